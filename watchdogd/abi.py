@@ -1,0 +1,223 @@
+"""The heartbeat: the one table that every party reads.
+
+A heartbeat is a file of ``SIZE`` bytes, one per incarnation of a worker, made and reserved by the supervisor and named
+to the worker by the environment variable ``ENVIRONMENT``. Workers (Python, C, C++, later the driver shim) map and write
+it; the supervisor, the exporter and ``watchdogd status`` only ever *read* it with ``pread``, so that a worker that
+truncates it gets a short read noticed, not a SIGBUS in its reader.
+
+Invariant: **one fact is one aligned 8-byte word** in native byte order, written with one plain store; no verdict needs two
+words to agree. ``watchdogd.h`` is generated from this module (``python -m watchdogd.abi``), and a test compiles it and
+compares every offset.
+
+A *stamp* is such a word: 0, or a CLOCK_MONOTONIC time in ns whose low bits are replaced by a code. Eight bits (256 ns)
+for operations, stages and states; sixteen (66 us) for CUDA errors.
+
+====================  =================================================================================================
+region                contents
+====================  =================================================================================================
+header                ``HEADER`` words, from byte 0
+hot lines             ``LANES`` lines of 64 bytes, from ``HOT_OFFSET``: what is happening now (``LANE`` words)
+stage names           ``STAGES`` entries of 32 bytes, from ``STAGE_OFFSET``: NUL-padded UTF-8, first word written last
+cold blocks           ``LANES`` blocks of ``COLD_STRIDE`` bytes, from ``COLD_OFFSET``: what has happened; never cleared,
+                      so that every count only grows, whoever owns the lane
+====================  =================================================================================================
+
+Claiming. A lane belongs to one thread, a stage name to whoever wrote it first. Writers with an atomic compare-and-swap
+claim the entries that ``is_locked()`` says no for; writers without (pure Python) claim the others, under a POSIX record lock
+on byte 0 of the file. The two never meet, so neither has to know of the other.
+
+Lanes of kind *process* (``tid`` 0 in ``owner``) belong to a process as a whole and hold its steps: a step may begin in one
+thread and end in another. ``step`` is the begin time of the oldest step in flight.
+"""
+
+from __future__ import annotations
+
+ENVIRONMENT = "WATCHDOGD_HEARTBEAT"
+VERSION = 1
+MAGIC = 0x3142_4854_474F_4457  # b"WDOGHTB1" on a little-endian machine
+BYTE_ORDER = 0x0102_0304_0506_0708
+
+WORD = 8
+CODE_BITS = 8
+CODE_MASK = (1 << CODE_BITS) - 1
+ERROR_BITS = 16
+ERROR_MASK = (1 << ERROR_BITS) - 1
+
+# Header words, in order. The supervisor writes the first block before the worker starts; the worker writes the second.
+HEADER = (
+    "magic",
+    "version",
+    "byte_order",
+    "size",
+    "lanes",
+    "hot_offset",
+    "hot_stride",
+    "stage_offset",
+    "stages",
+    "cold_offset",
+    "cold_stride",
+    "ring_entries",
+    "boot_id_high",  # of /proc/sys/kernel/random/boot_id: a monotonic time means nothing after a reboot
+    "boot_id_low",
+    "incarnation",
+    "spawned_ns",
+    "spawned_pid",
+    "reserved_17",
+    "reserved_18",
+    "reserved_19",
+    "attached_pid",  # the process that attached last
+    "pid_namespace",  # its inode: pids of another namespace cannot be looked up by the supervisor
+    "state",  # stamp of STATES
+    "last_error",  # stamp, 16 bits: the last CUresult that was not success
+    "lanes_used_cas",  # highest claimed lane + 1, by compare-and-swap claimers
+    "lanes_used_locked",  # the same, by claimers under the lock
+    "laneless_cas",  # threads that found no lane (counted once each)
+    "laneless_locked",
+    "stages_used_cas",  # claimed stage names
+    "stages_used_locked",
+    "reserved_30",
+    "reserved_31",
+)
+HEADER_SIZE = 256
+H = {name: index for index, name in enumerate(HEADER)}
+
+# Words of a hot line, in order.
+LANE = (
+    "outer",  # stamp of OPERATIONS: the outermost guard in flight, 0 outside
+    "inner",  # stamp: the first guard nested in it; deeper ones fold into it
+    "step",  # begin time of the oldest step in flight (process lanes), low 8 bits 0
+    "stage",  # stamp of a stage code: the innermost open stage
+    "owner",  # pid << 32 | tid; 0 = free
+    "calls",  # guards left so far; the newest ring entry is (calls - 1) % RING_ENTRIES
+    "steps_begun",
+    "steps_done",
+)
+LANE_WORDS = len(LANE)
+L = {name: index for index, name in enumerate(LANE)}
+HOT_STRIDE = LANE_WORDS * WORD  # one cache line: threads do not share one
+
+LANES = 320
+LOCKED_EVERY = 5  # lane or dynamic stage i is claimed under the lock if i % 5 == 4: 256 by CAS, 64 by lock
+
+
+def is_locked(index: int) -> bool:
+    """Whether a lane or stage is claimed under the record lock (else by compare-and-swap)."""
+    return index % LOCKED_EVERY == LOCKED_EVERY - 1
+
+
+OPERATIONS = ("none", "sync", "event", "alloc", "free", "copy", "launch", "other")
+OPERATION = {name: code for code, name in enumerate(OPERATIONS)}
+
+STATES = ("created", "attached", "ready")
+STATE = {name: code for code, name in enumerate(STATES)}
+
+# Stage codes below FIRST_DYNAMIC_STAGE have these names everywhere; the others are claimed and named by writers.
+WELL_KNOWN_STAGES = ("none", "preprocess", "copy_in", "enqueue", "plugin", "sync", "copy_out", "postprocess")
+FIRST_DYNAMIC_STAGE = 16
+STAGES = 256  # entries; code = index; entries below FIRST_DYNAMIC_STAGE stay empty
+STAGE_NAME_SIZE = 32
+
+# A cold block: per operation (and one for steps) the sum of durations and a histogram, then the ring.
+# Buckets: [0, 1024 ns), then 4 per octave from 2**10 to 2**37 ns (137 s), then the rest.
+HISTOGRAM_FIRST_OCTAVE = 10
+HISTOGRAM_LAST_OCTAVE = 37
+HISTOGRAM_SUB_BITS = 2
+BUCKETS = ((HISTOGRAM_LAST_OCTAVE - HISTOGRAM_FIRST_OCTAVE) << HISTOGRAM_SUB_BITS) + 2
+HISTOGRAM_WORDS = 1 + BUCKETS  # total_ns, then the counts
+STEP_HISTOGRAM = 0  # operation code 0 is no operation, so its histogram holds step durations
+HISTOGRAMS = len(OPERATIONS)
+RING_ENTRIES = 32
+RING_ENTRY_WORDS = 2  # entry stamp, duration_ns << 8 | stage code
+RING_OFFSET = HISTOGRAMS * HISTOGRAM_WORDS * WORD  # within the cold block
+COLD_STRIDE = (RING_OFFSET + RING_ENTRIES * RING_ENTRY_WORDS * WORD + 63) // 64 * 64
+
+HOT_OFFSET = HEADER_SIZE
+STAGE_OFFSET = HOT_OFFSET + LANES * HOT_STRIDE
+COLD_OFFSET = STAGE_OFFSET + STAGES * STAGE_NAME_SIZE
+SIZE = (COLD_OFFSET + LANES * COLD_STRIDE + 4095) // 4096 * 4096
+
+# What the supervisor writes at creation, and any reader or writer checks before it believes the rest.
+CONSTANT_HEADER = {
+    "magic": MAGIC,
+    "version": VERSION,
+    "byte_order": BYTE_ORDER,
+    "size": SIZE,
+    "lanes": LANES,
+    "hot_offset": HOT_OFFSET,
+    "hot_stride": HOT_STRIDE,
+    "stage_offset": STAGE_OFFSET,
+    "stages": STAGES,
+    "cold_offset": COLD_OFFSET,
+    "cold_stride": COLD_STRIDE,
+    "ring_entries": RING_ENTRIES,
+}
+
+
+def stamp(time_ns: int, code: int) -> int:
+    """The word for ``code`` since ``time_ns`` (CLOCK_MONOTONIC); up to 255 ns earlier than that time."""
+    return (time_ns & ~CODE_MASK) | code
+
+
+def bucket_of(duration_ns: int) -> int:
+    """Index of the histogram bucket that counts a duration in ns."""
+    if duration_ns < 1 << HISTOGRAM_FIRST_OCTAVE:
+        return 0
+    octave = duration_ns.bit_length() - 1
+    if octave >= HISTOGRAM_LAST_OCTAVE:
+        return BUCKETS - 1
+    sub = (duration_ns >> (octave - HISTOGRAM_SUB_BITS)) & ((1 << HISTOGRAM_SUB_BITS) - 1)
+    return 1 + ((octave - HISTOGRAM_FIRST_OCTAVE) << HISTOGRAM_SUB_BITS) + sub
+
+
+def bucket_upper_ns(index: int) -> int | None:
+    """Exclusive upper bound of a bucket in ns; None for the last, which has none."""
+    if index == 0:
+        return 1 << HISTOGRAM_FIRST_OCTAVE
+    if index >= BUCKETS - 1:
+        return None
+    octave, sub = divmod(index - 1, 1 << HISTOGRAM_SUB_BITS)
+    octave += HISTOGRAM_FIRST_OCTAVE
+    return (1 << octave) + ((sub + 1) << (octave - HISTOGRAM_SUB_BITS))
+
+
+def c_header_block() -> str:
+    """The constants as C preprocessor lines, for the marked block of ``watchdogd.h``."""
+    values: dict[str, int] = {
+        "VERSION": VERSION,
+        "MAGIC": MAGIC,
+        "BYTE_ORDER": BYTE_ORDER,
+        "SIZE": SIZE,
+        "LANES": LANES,
+        "LOCKED_EVERY": LOCKED_EVERY,
+        "HOT_OFFSET": HOT_OFFSET,
+        "HOT_STRIDE": HOT_STRIDE,
+        "STAGE_OFFSET": STAGE_OFFSET,
+        "STAGES": STAGES,
+        "STAGE_NAME_SIZE": STAGE_NAME_SIZE,
+        "FIRST_DYNAMIC_STAGE": FIRST_DYNAMIC_STAGE,
+        "COLD_OFFSET": COLD_OFFSET,
+        "COLD_STRIDE": COLD_STRIDE,
+        "RING_OFFSET": RING_OFFSET,
+        "RING_ENTRIES": RING_ENTRIES,
+        "HISTOGRAM_FIRST_OCTAVE": HISTOGRAM_FIRST_OCTAVE,
+        "HISTOGRAM_LAST_OCTAVE": HISTOGRAM_LAST_OCTAVE,
+        "HISTOGRAM_SUB_BITS": HISTOGRAM_SUB_BITS,
+        "BUCKETS": BUCKETS,
+        "HISTOGRAM_WORDS": HISTOGRAM_WORDS,
+        "CODE_MASK": CODE_MASK,
+        "ERROR_MASK": ERROR_MASK,
+    }
+    values |= {f"HEADER_{name.upper()}": index for name, index in H.items() if not name.startswith("reserved")}
+    values |= {f"LANE_{name.upper()}": index for name, index in L.items()}
+    values |= {f"OP_{name.upper()}": code for name, code in OPERATION.items()}
+    values |= {f"STATE_{name.upper()}": code for name, code in STATE.items()}
+    values |= {f"STAGE_{name.upper()}": code for code, name in enumerate(WELL_KNOWN_STAGES)}
+    lines = [f'#define WATCHDOGD_ENVIRONMENT "{ENVIRONMENT}"']
+    lines += [f"#define WATCHDOGD_{name} UINT64_C(0x{value:x})" for name, value in values.items()]
+    names = ", ".join(f'"{name}"' for name in WELL_KNOWN_STAGES)
+    lines.append(f"#define WATCHDOGD_WELL_KNOWN_STAGES {names}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(c_header_block(), end="")

@@ -1,0 +1,194 @@
+"""The words of the pure core: settings, phases, observations, findings, actions.
+
+Invariant: everything here is immutable and knows no clock and no I/O. Times are ``_ns`` integers of CLOCK_MONOTONIC;
+an absent value is ``None``, never 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NewType
+
+from watchdogd import abi
+
+SECOND = 1_000_000_000
+MILLISECOND = 1_000_000
+
+IncidentId = NewType("IncidentId", str)
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long things may take. ``None`` = never overdue."""
+
+    startup_ns: int | None = 120 * SECOND
+    first_step_ns: int | None = None
+    step_ns: int | None = None
+    calls_ns: tuple[int | None, ...] = (None,) * len(abi.OPERATIONS)  # indexed by operation code
+
+
+@dataclass(frozen=True, slots=True)
+class RestartSettings:
+    backoff_ns: int = 100 * MILLISECOND
+    backoff_max_ns: int = 10 * SECOND
+    budget: int = 5
+    window_ns: int = 60 * SECOND
+    when_spent: str = "quarantine"  # or "retry-slowly"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    name: str
+    command: tuple[str, ...]
+    accelerator: str | None = None
+    coupled_with: tuple[str, ...] = ()  # accelerators or workers whose hang can freeze this worker
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
+    restart: RestartSettings = field(default_factory=RestartSettings)
+    required: bool = True
+    observe_only: bool = False
+    autostart: bool = True
+    stop_timeout_ns: int = 10 * SECOND  # SIGTERM to SIGKILL
+    user: str | None = None
+    group: str | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    working_directory: str | None = None
+    cpu_affinity: tuple[int, ...] = ()
+    nice: int | None = None
+    scheduling: str | None = None  # "other" "batch" "idle" "fifo:PRIORITY" "rr:PRIORITY"
+    oom_score_adj: int | None = None
+    cuda_visible_devices: str | None = None
+    output: str = "file"  # "file" "journal" "inherit" "null"
+    output_max_bytes: int = 16 * 1024 * 1024
+    on_supervisor_exit: str = "kill"
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorSettings:
+    runtime_dir: str = "/run/gpu-watchdogd"
+    state_dir: str = "/var/lib/gpu-watchdogd"
+    stop_timeout_ns: int = 10 * SECOND  # default of every worker's
+    kill_grace_ns: int = 5 * SECOND  # SIGKILL to "unkillable"
+    max_kills: int = 20
+    max_kills_window_ns: int = 60 * SECOND
+    observe_only: bool = False
+    late_margin_ns: int = 20 * MILLISECOND  # a wake-up later than this was a stalled machine
+    hold_max_ns: int = 5 * SECOND  # longest deferral of a kill in favour of an older suspect
+    events_max_bytes: int = 8 * 1024 * 1024
+    log_format: str = "text"  # or "json"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    listen: str = "127.0.0.1:19877"  # "" = no exporter
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """One load reader: a child process whose lines are samples. An empty command switches it off."""
+
+    name: str  # "tegrastats" "nvml" "nvgpu"
+    command: tuple[str, ...]
+    interval_ns: int = 500 * MILLISECOND
+    frozen_after_ns: int = 3 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    supervisor: SupervisorSettings
+    metrics: MetricsSettings
+    sources: tuple[SourceSettings, ...]
+    workers: tuple[WorkerSettings, ...]
+    files: tuple[str, ...] = ()  # where this came from, for messages
+
+
+# --- observed -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSample:
+    """One accelerator's load at one moment, as one source tells it."""
+
+    accelerator: str  # "gpu0" "dla0" ...
+    load_ratio: float | None  # 0.0 to 1.0; None = the source prints no load for it
+    name: str | None = None  # the device's own name, where the source knows it
+    uuid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended. Both None: it is gone and nobody can know how."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            return f"killed by signal {self.signal}"
+        return "exited (status unknown)" if self.code is None else f"exited with status {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadSample:
+    """What the kernel's scheduler says of one thread (``/proc/PID/task/TID/{stat,schedstat}``)."""
+
+    state: str  # R S D T ...
+    ran_ns: int
+    waited_ns: int  # runnable but not run; a wait that still lasts is not in it
+
+
+# --- judged ---------------------------------------------------------------------------------------------------------
+
+
+class Verdict(str, Enum):
+    """What the evidence says. The text is the label of metrics and events."""
+
+    STARTUP = "startup"
+    FIRST_STEP = "first_step"
+    STEP = "step"
+    CALL = "call"
+    CRASHED = "crashed"
+    EXITED = "exited"
+    STICKY_ERROR = "sticky_error"
+    UNREADABLE = "heartbeat_unreadable"
+    UNINSTRUMENTED = "uninstrumented"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict and the one fact it rests on.
+
+    ``word`` at ``offset`` of the heartbeat is that fact: while it still reads the same, the verdict stands.
+    """
+
+    verdict: Verdict
+    detected_ns: int
+    operation: str | None = None  # for CALL
+    entered_ns: int | None = None
+    deadline_ns: int | None = None  # the instant, not the length
+    word: int | None = None
+    offset: int | None = None
+    stage: str | None = None
+    pid: int | None = None
+    tid: int | None = None
+    detail: str = ""
+
+
+# --- decided --------------------------------------------------------------------------------------------------------
+
+
+class Phase(str, Enum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    OBSERVED = "observed"  # running, every verdict recorded, nothing signalled
+    PAUSED = "paused"
+    TERMINATING = "terminating"
+    KILLING = "killing"
+    UNKILLABLE = "unkillable"
+    BACKOFF = "backoff"
+    QUARANTINED = "quarantined"
