@@ -1,0 +1,169 @@
+"""The board: where the supervisor publishes, and the exporter, ``status`` and people read, without asking it anything.
+
+One file of the runtime directory, mapped by its only writer and read with ``pread`` by everybody else, so that it also
+answers when the supervisor is stuck or dead. Fixed words (the tick, the supervisor's own lateness) change with every tick;
+the body, a JSON object (``snapshot.py`` documents it), only when something happened.
+
+Invariant: a reader gets a body that was published whole, or a ``BoardError``: the body is written into the slot that is not
+current, then made current by one word, and carries its length and checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from watchdogd import abi
+from watchdogd.histogram import Histogram
+
+MAGIC = 0x3144_5242_474F_4457  # b"WDOGBRD1"
+VERSION = 1
+
+_HEADER = (
+    "magic", "version", "pid", "boot_id_high", "boot_id_low", "capacity",
+    "current",  # sequence number of the current body; it lies in slot current & 1
+    "last_tick_ns", "ticks", "last_tick_duration_ns", "max_lateness_ns", "next_tick_ns",
+)  # fmt: skip
+_INDEX = {name: index for index, name in enumerate(_HEADER)}
+HISTOGRAMS = ("wakeup_lateness", "detection_lateness", "tick_duration")
+_HISTOGRAM_START = 16
+_SLOT_START = _HISTOGRAM_START + len(HISTOGRAMS) * abi.HISTOGRAM_WORDS
+_SLOT_HEADER = struct.Struct("=QQQ")  # sequence, length, crc32
+
+
+class BoardError(Exception):
+    """There is no board, or it is not one, or it never stood still. The message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One consistent reading of the board."""
+
+    pid: int
+    boot_id: int
+    last_tick_ns: int
+    ticks: int
+    last_tick_duration_ns: int
+    max_lateness_ns: int
+    next_tick_ns: int
+    sequence: int
+    histograms: dict[str, Histogram]
+    body: dict[str, Any]
+
+
+class Board:
+    """The writer. Made anew (new inode, renamed into place) by each supervisor."""
+
+    def __init__(self, path: str, *, pid: int, boot_id: int, capacity: int) -> None:
+        capacity = (capacity + 7) // 8 * 8
+        size = _SLOT_START * abi.WORD + 2 * (_SLOT_HEADER.size + capacity)
+        fresh = f"{path}.{pid}.new"
+        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            self._map = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        self._words = memoryview(self._map).cast("Q")
+        self._capacity = capacity
+        self._sequence = 0
+        first = {
+            "magic": MAGIC, "version": VERSION, "pid": pid, "capacity": capacity,
+            "boot_id_high": boot_id >> 64, "boot_id_low": boot_id & (1 << 64) - 1,
+        }  # fmt: skip
+        for name, value in first.items():
+            self._words[_INDEX[name]] = value
+        self.publish(b"{}")
+        os.rename(fresh, path)
+        self.path = path
+
+    def publish(self, body: bytes) -> None:
+        """Make ``body`` current. Raises BoardError if it does not fit."""
+        if len(body) > self._capacity:
+            raise BoardError(f"snapshot of {len(body)} bytes does not fit the board's {self._capacity}")
+        sequence = self._sequence + 1
+        start = _SLOT_START * abi.WORD + (sequence & 1) * (_SLOT_HEADER.size + self._capacity)
+        header = _SLOT_HEADER.pack(sequence, len(body), zlib.crc32(body))
+        self._map[start : start + _SLOT_HEADER.size] = header
+        self._map[start + _SLOT_HEADER.size : start + _SLOT_HEADER.size + len(body)] = body
+        self._words[_INDEX["current"]] = self._sequence = sequence
+
+    def tick(self, now_ns: int, duration_ns: int, next_tick_ns: int) -> None:
+        """Mark a complete tick that began at ``now_ns``."""
+        words = self._words
+        words[_INDEX["last_tick_duration_ns"]] = duration_ns
+        words[_INDEX["next_tick_ns"]] = next_tick_ns
+        words[_INDEX["ticks"]] += 1
+        self.count("tick_duration", duration_ns)
+        words[_INDEX["last_tick_ns"]] = now_ns
+
+    def count(self, histogram: str, duration_ns: int) -> None:
+        """Count one duration; a negative one (woken early) counts as 0."""
+        duration_ns = max(duration_ns, 0)
+        start = _HISTOGRAM_START + HISTOGRAMS.index(histogram) * abi.HISTOGRAM_WORDS
+        self._words[start] += duration_ns
+        self._words[start + 1 + abi.bucket_of(duration_ns)] += 1
+        if histogram == "wakeup_lateness" and duration_ns > self._words[_INDEX["max_lateness_ns"]]:
+            self._words[_INDEX["max_lateness_ns"]] = duration_ns
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()
+
+
+def read(path: str) -> Published:
+    """Read the board. Raises BoardError (missing, foreign, torn for 100 readings in a row)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise BoardError(f"{path} does not exist: the supervisor has not run with this runtime directory") from None
+    except PermissionError:
+        raise BoardError(f"{path}: permission denied; join the group that may read it, or use sudo") from None
+    try:
+        for _ in range(100):
+            published = _parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0), path)
+            if published is not None:
+                return published
+    finally:
+        os.close(descriptor)
+    raise BoardError(f"{path} never stood still: its writer stopped in the middle, or something else writes it")
+
+
+def _parse(raw: bytes, path: str) -> Published | None:
+    if len(raw) < _SLOT_START * abi.WORD or len(raw) % abi.WORD:
+        raise BoardError(f"{path} is not a watchdogd board (too short)")
+    words = memoryview(raw).cast("Q")
+    value = {name: words[index] for index, name in enumerate(_HEADER)}
+    if value["magic"] != MAGIC:
+        raise BoardError(f"{path} is not a watchdogd board")
+    if value["version"] != VERSION:
+        raise BoardError(f"{path} is a board of version {value['version']}; this program reads {VERSION}")
+    start = _SLOT_START * abi.WORD + (value["current"] & 1) * (_SLOT_HEADER.size + value["capacity"])
+    if len(raw) < start + _SLOT_HEADER.size:
+        raise BoardError(f"{path} is cut off")
+    sequence, length, checksum = _SLOT_HEADER.unpack_from(raw, start)
+    body = raw[start + _SLOT_HEADER.size : start + _SLOT_HEADER.size + length]
+    if sequence != value["current"] or len(body) != length or zlib.crc32(body) != checksum:
+        return None
+    histograms = {}
+    for index, name in enumerate(HISTOGRAMS):
+        first = _HISTOGRAM_START + index * abi.HISTOGRAM_WORDS
+        block = words[first : first + abi.HISTOGRAM_WORDS].tolist()
+        histograms[name] = Histogram(block[0], block[1:])
+    return Published(
+        pid=value["pid"],
+        boot_id=value["boot_id_high"] << 64 | value["boot_id_low"],
+        last_tick_ns=value["last_tick_ns"],
+        ticks=value["ticks"],
+        last_tick_duration_ns=value["last_tick_duration_ns"],
+        max_lateness_ns=value["max_lateness_ns"],
+        next_tick_ns=value["next_tick_ns"],
+        sequence=sequence,
+        histograms=histograms,
+        body=json.loads(body),
+    )

@@ -1,0 +1,181 @@
+"""The supervisor's and the readers' side of a heartbeat file (the format is ``watchdogd.abi``).
+
+Invariant: a reader never maps what a worker can write; every read is a ``pread`` that may come back short, and whatever
+does not look like a heartbeat is a ``HeartbeatError`` with a typed reason, never a value.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from watchdogd import abi
+from watchdogd.histogram import Histogram
+
+_CONSTANT_PREFIX = struct.pack(f"={len(abi.CONSTANT_HEADER)}Q", *abi.CONSTANT_HEADER.values())
+
+
+class Unreadable(str, Enum):
+    """Why a heartbeat cannot be believed."""
+
+    MISSING = "missing"
+    TRUNCATED = "truncated"
+    BAD_MAGIC = "bad magic"
+    OTHER_VERSION = "other version"
+    BAD_HEADER = "bad header"
+    IMPOSSIBLE_LANES = "impossible lane count"
+
+
+class HeartbeatError(Exception):
+    def __init__(self, reason: Unreadable, path: str) -> None:
+        super().__init__(f"heartbeat {path}: {reason.value}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """One read of a heartbeat's header and of the hot lines in use."""
+
+    raw: bytes
+    lanes: int  # hot lines in ``raw``
+
+    def header(self, name: str) -> int:
+        return _word(self.raw, abi.H[name] * abi.WORD)
+
+    def column(self, name: str) -> list[int]:
+        """One word of every hot line, by lane."""
+        words = memoryview(self.raw).cast("Q")
+        start = abi.HOT_OFFSET // abi.WORD + abi.L[name]
+        column: list[int] = words[start :: abi.LANE_WORDS].tolist()
+        return column
+
+    def lane(self, lane: int, name: str) -> int:
+        return _word(self.raw, word_offset(lane, name))
+
+
+def word_offset(lane: int, name: str) -> int:
+    """Byte offset of a lane's word in the file."""
+    return abi.HOT_OFFSET + lane * abi.HOT_STRIDE + abi.L[name] * abi.WORD
+
+
+def _word(raw: bytes, offset: int) -> int:
+    return int.from_bytes(raw[offset : offset + abi.WORD], _ORDER)
+
+
+_ORDER: Literal["little", "big"] = sys.byteorder
+
+
+def create(
+    path: str, *, boot_id: int, incarnation: int, spawned_ns: int, owner: tuple[int, int] | None = None
+) -> HeartbeatReader:
+    """Make the heartbeat of a new incarnation: a new inode, its space reserved, readable by the owner's group.
+
+    ``owner`` is (uid, gid) of the worker where it differs from ours. Raises OSError (no space, no permission, exists).
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    try:
+        # Reserved now, so that a full tmpfs fails our start and not the worker's store (SIGBUS).
+        os.posix_fallocate(descriptor, 0, abi.SIZE)
+        words = [0] * len(abi.HEADER)
+        for name, value in abi.CONSTANT_HEADER.items():
+            words[abi.H[name]] = value
+        words[abi.H["boot_id_high"]] = boot_id >> 64
+        words[abi.H["boot_id_low"]] = boot_id & (1 << 64) - 1
+        words[abi.H["incarnation"]] = incarnation
+        words[abi.H["spawned_ns"]] = spawned_ns
+        words[abi.H["state"]] = abi.stamp(spawned_ns, abi.STATE["created"])
+        os.pwrite(descriptor, struct.pack(f"={len(words)}Q", *words), 0)
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+    except OSError:
+        os.close(descriptor)
+        os.unlink(path)
+        raise
+    return HeartbeatReader(path, descriptor)
+
+
+class HeartbeatReader:
+    """Reads one heartbeat file. Cheap: one ``pread`` of the header and the lanes in use."""
+
+    def __init__(self, path: str, descriptor: int | None = None) -> None:
+        self.path = path
+        self._size = abi.HOT_OFFSET + 8 * abi.HOT_STRIDE
+        if descriptor is None:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                raise HeartbeatError(Unreadable.MISSING, path) from None
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def write_spawned_pid(self, pid: int) -> None:
+        """The creator only: the pid is known after the fork."""
+        os.pwrite(self._descriptor, struct.pack("=Q", pid), abi.H["spawned_pid"] * abi.WORD)
+
+    def read(self) -> Pulse:
+        """Header and hot lines. Raises HeartbeatError."""
+        raw = os.pread(self._descriptor, self._size, 0)
+        if raw[: len(_CONSTANT_PREFIX)] != _CONSTANT_PREFIX:
+            raise HeartbeatError(_why(raw), self.path)
+        lanes = max(_word(raw, _USED_CAS), _word(raw, _USED_LOCKED))
+        if lanes > abi.LANES:
+            raise HeartbeatError(Unreadable.IMPOSSIBLE_LANES, self.path)
+        size = abi.HOT_OFFSET + lanes * abi.HOT_STRIDE
+        if size > self._size:  # more lanes in use than last time: once per growth
+            self._size = size
+            raw = os.pread(self._descriptor, size, 0)
+        if len(raw) < size:
+            raise HeartbeatError(Unreadable.TRUNCATED, self.path)
+        return Pulse(raw[:size], lanes)
+
+    def word(self, offset: int) -> int | None:
+        """One word, read now; None if the file no longer reaches that far."""
+        raw = os.pread(self._descriptor, abi.WORD, offset)
+        return _word(raw, 0) if len(raw) == abi.WORD else None
+
+    def stage_name(self, code: int) -> str:
+        """The name of a stage code (``stage 17`` where it was claimed but not yet named)."""
+        if code < len(abi.WELL_KNOWN_STAGES):
+            return abi.WELL_KNOWN_STAGES[code]
+        raw = os.pread(self._descriptor, abi.STAGE_NAME_SIZE, abi.STAGE_OFFSET + code * abi.STAGE_NAME_SIZE)
+        name = raw.split(b"\0", 1)[0].decode("utf-8", "replace")
+        return "".join(c if c.isprintable() else "?" for c in name) or f"stage {code}"
+
+    def histograms(self, pulse: Pulse) -> dict[str, Histogram]:
+        """Durations per operation name, and of steps under ``step``, over all lanes that were ever used."""
+        totals: list[int] = [0] * (abi.HISTOGRAMS * abi.HISTOGRAM_WORDS)
+        used = zip(pulse.column("calls"), pulse.column("steps_done"), strict=True)
+        for lane, (calls, steps) in enumerate(used):
+            if calls or steps:
+                raw = os.pread(self._descriptor, abi.RING_OFFSET, abi.COLD_OFFSET + lane * abi.COLD_STRIDE)
+                if len(raw) < abi.RING_OFFSET:
+                    raise HeartbeatError(Unreadable.TRUNCATED, self.path)
+                totals = [a + b for a, b in zip(totals, memoryview(raw).cast("Q"), strict=True)]
+        result = {}
+        for code in range(abi.HISTOGRAMS):
+            words = totals[code * abi.HISTOGRAM_WORDS : (code + 1) * abi.HISTOGRAM_WORDS]
+            name = "step" if code == abi.STEP_HISTOGRAM else abi.OPERATIONS[code]
+            result[name] = Histogram(words[0], words[1:])
+        return result
+
+
+_USED_CAS = abi.H["lanes_used_cas"] * abi.WORD
+_USED_LOCKED = abi.H["lanes_used_locked"] * abi.WORD
+
+
+def _why(raw: bytes) -> Unreadable:
+    if len(raw) < len(_CONSTANT_PREFIX):
+        return Unreadable.TRUNCATED
+    if _word(raw, 0) != abi.MAGIC:
+        return Unreadable.BAD_MAGIC
+    if _word(raw, abi.H["version"] * abi.WORD) != abi.VERSION:
+        return Unreadable.OTHER_VERSION
+    return Unreadable.BAD_HEADER

@@ -1,0 +1,74 @@
+"""The body of a snapshot: what the supervisor knows, as one JSON object for the board.
+
+Everything a reader can take from a heartbeat itself (the call in flight, histograms, steps) is not in here: readers open the
+worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to be compared with the board's ``last_tick_ns`` and ``now``.
+
+::
+
+    {"schema": 1,
+     "supervisor": {"version", "started_ns", "observe_only", "runtime_dir", "state_dir", "config": [FILE, ...],
+                    "metrics": "HOST:PORT" or null, "stopping": bool},
+     "workers": [{"name", "phase", "phase_since_ns", "required", "observe_only", "accelerator", "note",
+                  "pid" or null, "incarnation", "heartbeat": FILE or null, "spawned_ns" or null, "ready_ns" or null,
+                  "restarts": {VERDICT or "operator": count}, "budget_left", "next_start_ns" or null,
+                  "deadlines": {"startup" "first_step" "step" "sync" ...: seconds, only those that are set}, "soft" or null,
+                  "hangs": {OPERATION: count}, "would_have_killed", "near_misses", "soft_exceeded",
+                  "uninstrumented": bool, "heartbeat_error": text or null, "last_error": CUresult or null,
+                  "held": text or null,   (a verdict stands, its kill waits; why)
+                  "recovery": {"counts": [per RECOVERY_BOUNDS_NS, then the rest], "total_ns"},
+                  "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339} or null}],
+     "accelerators": [{"name", "load_ratio" or null, "frozen": bool, "source", "sample_ns", "device" or null, "uuid" or null,
+                       "blocked_by": worker or null}],
+     "sources": [{"name", "up": bool, "sample_ns" or null, "restarts", "bad_lines", "note"}],
+     "events": {"written", "dropped", "error" or null}}
+
+``hangs`` counts verdicts startup, first_step, step and call; its keys are the call's operation, or the verdict for the others.
+Invariant: pure; equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from watchdogd import abi
+from watchdogd.model import MILLISECOND, SECOND, Deadlines
+
+SCHEMA = 1
+RECOVERY_BOUNDS_NS = tuple(
+    ms * MILLISECOND for ms in (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 180_000)
+)
+HANG_KEYS = ("startup", "first_step", "step", *abi.OPERATIONS[1:])
+
+
+def fragment(value: Mapping[str, Any]) -> str:
+    """One worker's (or source's) object, encoded; kept and reused until it changes."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def body(
+    supervisor: Mapping[str, Any],
+    workers: Iterable[str],
+    accelerators: Iterable[Mapping[str, Any]],
+    sources: Iterable[Mapping[str, Any]],
+    events: Mapping[str, Any],
+) -> bytes:
+    """The whole object from its parts; ``workers`` are fragments."""
+    rest = fragment(
+        {
+            "schema": SCHEMA,
+            "supervisor": supervisor,
+            "accelerators": list(accelerators),
+            "sources": list(sources),
+            "events": events,
+        }
+    )
+    return f'{rest[:-1]},"workers":[{",".join(workers)}]}}'.encode()
+
+
+def deadlines_seconds(deadlines: Deadlines) -> dict[str, float]:
+    """Only those that are set, by their names in the configuration, in seconds."""
+    named = {"startup": deadlines.startup_ns, "first_step": deadlines.first_step_ns, "step": deadlines.step_ns}
+    named |= {abi.OPERATIONS[code]: value for code, value in enumerate(deadlines.calls_ns)}
+    return {name: value / SECOND for name, value in named.items() if value is not None}
