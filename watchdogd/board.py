@@ -1,11 +1,11 @@
 """The board: where the supervisor publishes, and the exporter, ``status`` and people read, without asking it anything.
 
 One file of the runtime directory, mapped by its only writer and read with ``pread`` by everybody else, so that it also
-answers when the supervisor is stuck or dead. Fixed words (the tick, the supervisor's own lateness) change with every tick;
-the body, a JSON object (``snapshot.py`` documents it), only when something happened.
+answers when the supervisor is stuck or dead. Fixed words (the tick, the supervisor's own lateness) change with every
+tick; the body, a JSON object (``snapshot.py`` documents it), only when something happened.
 
-Invariant: a reader gets a body that was published whole, or a ``BoardError``: the body is written into the slot that is not
-current, then made current by one word, and carries its length and checksum.
+Invariant: a reader gets a body that was published whole, or a ``BoardError``: the body is written into the slot that is
+not current, then made current by one word, and carries its length and checksum.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from watchdogd import abi
 from watchdogd.histogram import Histogram
 
+FILE_NAME = "board"  # in the runtime directory
 MAGIC = 0x3144_5242_474F_4457  # b"WDOGBRD1"
 VERSION = 1
 
@@ -119,18 +120,21 @@ class Board:
 def read(path: str) -> Published:
     """Read the board. Raises BoardError (missing, foreign, torn for 100 readings in a row)."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Not to wait for the other end of a FIFO.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            for _ in range(100):
+                published = _parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0), path)
+                if published is not None:
+                    return published
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise BoardError(f"{path} does not exist: the supervisor has not run with this runtime directory") from None
     except PermissionError:
         raise BoardError(f"{path}: permission denied; join the group that may read it, or use sudo") from None
-    try:
-        for _ in range(100):
-            published = _parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0), path)
-            if published is not None:
-                return published
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise BoardError(f"{path} is not a watchdogd board ({error.strerror})") from None
     raise BoardError(f"{path} never stood still: its writer stopped in the middle, or something else writes it")
 
 
@@ -150,6 +154,12 @@ def _parse(raw: bytes, path: str) -> Published | None:
     body = raw[start + _SLOT_HEADER.size : start + _SLOT_HEADER.size + length]
     if sequence != value["current"] or len(body) != length or zlib.crc32(body) != checksum:
         return None
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise BoardError(f"{path} holds no snapshot")
     histograms = {}
     for index, name in enumerate(HISTOGRAMS):
         first = _HISTOGRAM_START + index * abi.HISTOGRAM_WORDS
@@ -165,5 +175,5 @@ def _parse(raw: bytes, path: str) -> Published | None:
         next_tick_ns=value["next_tick_ns"],
         sequence=sequence,
         histograms=histograms,
-        body=json.loads(body),
+        body=content,
     )

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
-from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
 
 from watchdogd import abi
 from watchdogd.histogram import Histogram
+from watchdogd.pulse import Pulse, word_at
 
 _CONSTANT_PREFIX = struct.pack(f"={len(abi.CONSTANT_HEADER)}Q", *abi.CONSTANT_HEADER.values())
 
@@ -34,39 +32,6 @@ class HeartbeatError(Exception):
     def __init__(self, reason: Unreadable, path: str) -> None:
         super().__init__(f"heartbeat {path}: {reason.value}")
         self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Pulse:
-    """One read of a heartbeat's header and of the hot lines in use."""
-
-    raw: bytes
-    lanes: int  # hot lines in ``raw``
-
-    def header(self, name: str) -> int:
-        return _word(self.raw, abi.H[name] * abi.WORD)
-
-    def column(self, name: str) -> list[int]:
-        """One word of every hot line, by lane."""
-        words = memoryview(self.raw).cast("Q")
-        start = abi.HOT_OFFSET // abi.WORD + abi.L[name]
-        column: list[int] = words[start :: abi.LANE_WORDS].tolist()
-        return column
-
-    def lane(self, lane: int, name: str) -> int:
-        return _word(self.raw, word_offset(lane, name))
-
-
-def word_offset(lane: int, name: str) -> int:
-    """Byte offset of a lane's word in the file."""
-    return abi.HOT_OFFSET + lane * abi.HOT_STRIDE + abi.L[name] * abi.WORD
-
-
-def _word(raw: bytes, offset: int) -> int:
-    return int.from_bytes(raw[offset : offset + abi.WORD], _ORDER)
-
-
-_ORDER: Literal["little", "big"] = sys.byteorder
 
 
 def create(
@@ -125,7 +90,7 @@ class HeartbeatReader:
         raw = os.pread(self._descriptor, self._size, 0)
         if raw[: len(_CONSTANT_PREFIX)] != _CONSTANT_PREFIX:
             raise HeartbeatError(_why(raw), self.path)
-        lanes = max(_word(raw, _USED_CAS), _word(raw, _USED_LOCKED))
+        lanes = max(word_at(raw, _USED_CAS), word_at(raw, _USED_LOCKED))
         if lanes > abi.LANES:
             raise HeartbeatError(Unreadable.IMPOSSIBLE_LANES, self.path)
         size = abi.HOT_OFFSET + lanes * abi.HOT_STRIDE
@@ -139,7 +104,7 @@ class HeartbeatReader:
     def word(self, offset: int) -> int | None:
         """One word, read now; None if the file no longer reaches that far."""
         raw = os.pread(self._descriptor, abi.WORD, offset)
-        return _word(raw, 0) if len(raw) == abi.WORD else None
+        return word_at(raw, 0) if len(raw) == abi.WORD else None
 
     def stage_name(self, code: int) -> str:
         """The name of a stage code (``stage 17`` where it was claimed but not yet named)."""
@@ -174,8 +139,8 @@ _USED_LOCKED = abi.H["lanes_used_locked"] * abi.WORD
 def _why(raw: bytes) -> Unreadable:
     if len(raw) < len(_CONSTANT_PREFIX):
         return Unreadable.TRUNCATED
-    if _word(raw, 0) != abi.MAGIC:
+    if word_at(raw, 0) != abi.MAGIC:
         return Unreadable.BAD_MAGIC
-    if _word(raw, abi.H["version"] * abi.WORD) != abi.VERSION:
+    if word_at(raw, abi.H["version"] * abi.WORD) != abi.VERSION:
         return Unreadable.OTHER_VERSION
     return Unreadable.BAD_HEADER

@@ -41,7 +41,7 @@ class Histogram:
         return 1 << abi.HISTOGRAM_LAST_OCTAVE
 
     def cumulative(self, bounds_ns: Iterable[int]) -> list[int]:
-        """How many durations were at most each bound, rounded to whole buckets (a bucket counts when it ends by the bound)."""
+        """How many durations were at most each bound; a bucket counts once it ends by the bound."""
         result = []
         index = seen = 0
         for bound in bounds_ns:

@@ -1,0 +1,90 @@
+"""What no worker can decide alone: whose kill must wait, because another is the likelier culprit or the cap is reached.
+
+Invariant: a hold delays an action, never a verdict, and is bounded by ``hold_max`` from the verdict on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from watchdogd import budget, suspicion
+from watchdogd.model import MILLISECOND, Finding, Phase, SupervisorSettings, Verdict
+from watchdogd.policy import HANGS
+from watchdogd.watched import Watched
+
+CULPRIT_MARGIN_NS = 100 * MILLISECOND  # a suspect's own verdict may come this much after its deadline
+
+
+class Fleet:
+    def __init__(self, watched: list[Watched], settings: SupervisorSettings) -> None:
+        self._watched = watched
+        self._settings = settings
+        self._findings: dict[str, Finding] = {}
+        self._kills: tuple[int, ...] = ()
+
+    def found(self, watched: Watched, finding: Finding) -> None:
+        """Keep a new finding until all workers have been looked at."""
+        self._findings[watched.settings.name] = finding
+
+    def take(self, watched: Watched) -> Finding | None:
+        return self._findings.pop(watched.settings.name, None)
+
+    def standing(self) -> list[Watched]:
+        """Workers with a new finding, or with one whose kill is held."""
+        if not self._findings and all(w.held is None for w in self._watched):
+            return []
+        return [w for w in self._watched if w.settings.name in self._findings or w.held is not None]
+
+    def killed(self, now_ns: int) -> None:
+        self._kills = (*budget.recent(self._kills, now_ns, self._settings.max_kills_window_ns), now_ns)
+
+    def hold(self, victim: Watched, finding: Finding, now_ns: int) -> str | None:
+        """Why the victim's kill must wait now; None = it must not."""
+        settings = self._settings
+        recent = budget.recent(self._kills, now_ns, settings.max_kills_window_ns)
+        if len(recent) >= settings.max_kills:
+            seconds = settings.max_kills_window_ns / 1e9
+            return f"{len(recent)} kills in {seconds:g} s: what hits every worker is not cured by killing every worker"
+        if finding.verdict not in HANGS or finding.verdict is Verdict.STARTUP:
+            return None
+        if now_ns - finding.detected_ns >= settings.hold_max_ns:
+            return None
+        return self._likelier_culprit(victim, finding, now_ns)
+
+    def _likelier_culprit(self, victim: Watched, finding: Finding, now_ns: int) -> str | None:
+        entered = finding.entered_ns or 0
+        allowance = (finding.deadline_ns or entered) - entered
+        for other in self._coupled(victim):
+            name = other.settings.name
+            ended_for_a_hang = other.state.reason != "operator" and other.state.incident is not None
+            if other.state.phase is Phase.KILLING and ended_for_a_hang:
+                return f"{name} is being killed"
+            # Its own time-out starts again when the culprit is gone: that is what the kill was for.
+            if other.gone_ns is not None and entered < other.gone_ns and now_ns < other.gone_ns + allowance:
+                return f"{name} has just been killed"
+        suspected = suspicion.rank(self._stuck(victim, now_ns))
+        if suspected is None or suspected.suspect.worker == victim.settings.name:
+            return None
+        suspect = suspected.suspect
+        if suspect.deadline_ns is None or now_ns > suspect.deadline_ns + CULPRIT_MARGIN_NS:
+            return None  # nothing will be done about it, or it should have been done by now
+        return f"{suspect.worker} probably froze first (confidence {suspected.confidence:.2f})"
+
+    def _coupled(self, victim: Watched) -> list[Watched]:
+        return [w for w in self._watched if w is not victim and suspicion.coupled(w.settings, victim.settings)]
+
+    def _stuck(self, victim: Watched, now_ns: int) -> list[suspicion.Stuck]:
+        alive = [w for w in self._coupled(victim) if w.state.phase is Phase.RUNNING]
+        found = [watched.stuck(now_ns) for watched in (victim, *alive)]
+        return [item for item in found if item is not None]
+
+    def suspects(self, victim: Watched, now_ns: int) -> list[dict[str, Any]]:
+        """The ranking, for the record."""
+        ranking = suspicion.rank(self._stuck(victim, now_ns))
+        if ranking is None:
+            return []
+        return [
+            {"worker": item.worker, "operation": item.operation, "entered_ns": item.entered_ns}
+            | ({"confidence": round(ranking.confidence, 3)} if item is ranking.suspect else {})
+            for item in (ranking.suspect, *ranking.runners_up)
+        ]

@@ -1,0 +1,89 @@
+"""The supervisor's end of the event record: numbers events and hands them to the recorder without ever blocking.
+
+Invariant: an event is in the recorder's pipe, or in the queue before it, when ``emit`` returns; so what was decided is on
+record before it is done. A full queue drops the newest and counts them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import deque
+from typing import Any
+
+from watchdogd.events import EventKind, encode
+from watchdogd.model import SECOND
+
+MOST_QUEUED = 10_000
+BURST = (
+    20  # near misses and the like of one worker, per second; the rest are counted in the next one that is let through
+)
+
+
+class Journal:
+    def __init__(self, boot_id: int, first_seq: int) -> None:
+        self._boot_id = boot_id
+        self._seq = first_seq
+        self._queue: deque[bytes] = deque()
+        self._partial = b""
+        self._descriptor: int | None = None
+        self.dropped = 0
+        self.emitted = 0
+        self._windows: dict[tuple[str, str | None], tuple[int, int, int]] = {}
+
+    def emit(
+        self, kind: EventKind, now_ns: int, *, worker: str | None = None, incarnation: int | None = None,
+        incident: str | None = None, **fields: Any,
+    ) -> None:  # fmt: skip
+        line = encode(
+            kind, boot_id=self._boot_id, seq=self._seq, wall_ns=time.time_ns(), monotonic_ns=now_ns, worker=worker,
+            incarnation=incarnation, incident=incident, **fields,
+        )  # fmt: skip
+        self._seq += 1
+        self.emitted += 1
+        if len(self._queue) >= MOST_QUEUED:
+            self.dropped += 1
+            return
+        self._queue.append(line)
+        self.flush()
+
+    def emit_limited(self, kind: EventKind, now_ns: int, *, worker: str | None, **fields: Any) -> None:
+        """For what a sick worker may produce at any rate: at most ``BURST`` a second, the rest as ``suppressed``."""
+        start, count, suppressed = self._windows.get((kind.value, worker), (now_ns, 0, 0))
+        if now_ns - start >= SECOND:
+            start, count = now_ns, 0
+        if count >= BURST:
+            self._windows[kind.value, worker] = (start, count, suppressed + 1)
+            return
+        self._windows[kind.value, worker] = (start, count + 1, 0)
+        if suppressed:
+            fields["suppressed"] = suppressed
+        self.emit(kind, now_ns, worker=worker, **fields)
+
+    def attach(self, descriptor: int | None) -> None:
+        """A (new) recorder's standard input; what a dead one had half of is sent again whole."""
+        self._descriptor = descriptor
+        self.flush()
+
+    @property
+    def backlog(self) -> bool:
+        return bool(self._queue)
+
+    def flush(self) -> None:
+        """Write as much as the pipe takes now."""
+        while self._queue and self._descriptor is not None:
+            line = self._partial or self._queue[0]
+            try:
+                written = os.write(self._descriptor, line)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.EPIPE:
+                    raise
+                self._descriptor = None  # the recorder died; the next one gets the line whole
+                self._partial = b""
+                return
+            self._partial = line[written:]
+            if not self._partial:
+                self._queue.popleft()

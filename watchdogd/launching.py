@@ -1,0 +1,92 @@
+"""From a worker's settings to a ``Launch``: its identity, environment and output.
+
+Invariant: a worker's output never passes through the supervisor; it goes to a file, the journal, or where ours goes.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from collections.abc import Mapping
+
+from watchdogd import abi
+from watchdogd.model import WorkerSettings
+from watchdogd.process import Launch
+
+NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+
+
+def identity(settings: WorkerSettings) -> tuple[int, int, tuple[int, ...]] | None:
+    """uid, gid and supplementary groups to run under; None = the supervisor's own. Raises KeyError (unknown name)."""
+    if settings.user is None and settings.group is None:
+        return None
+    if settings.user is None:
+        group = grp.getgrnam(settings.group or "").gr_gid
+        return os.getuid(), group, (group,)
+    user = pwd.getpwnam(settings.user)
+    gid = grp.getgrnam(settings.group).gr_gid if settings.group else user.pw_gid
+    return user.pw_uid, gid, tuple(os.getgrouplist(settings.user, gid))
+
+
+def environment(settings: WorkerSettings, heartbeat: str, base: Mapping[str, str]) -> dict[str, str]:
+    result = {name: value for name, value in base.items() if name not in NOT_FOR_WORKERS}
+    result |= dict(settings.environment)
+    if settings.cuda_visible_devices is not None:
+        result["CUDA_VISIBLE_DEVICES"] = settings.cuda_visible_devices
+    result[abi.ENVIRONMENT] = heartbeat
+    result["WATCHDOGD_WORKER"] = settings.name
+    return result
+
+
+def log_path(settings: WorkerSettings, logs: str) -> str:
+    return f"{logs}/{settings.name}.log"
+
+
+def open_output(settings: WorkerSettings, logs: str) -> int | None:
+    """A descriptor for the worker's standard output and error; None = where ours goes. Raises OSError."""
+    if settings.output == "null":
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    if settings.output == "journal":
+        from systemd import journal  # noqa: PLC0415 - only where the journal is asked for
+
+        with journal.stream(f"watchdogd-{settings.name}") as stream:
+            return os.dup(stream.fileno())
+    if settings.output == "file":
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(log_path(settings, logs), flags, 0o640)
+    return None
+
+
+def bound_output(settings: WorkerSettings, logs: str) -> bool:
+    """Empty a log that has outgrown its bound (its writer appends, so it goes on at the start). Whether it was."""
+    if settings.output != "file":
+        return False
+    path = log_path(settings, logs)
+    try:
+        if os.stat(path).st_size <= settings.output_max_bytes:
+            return False
+        os.truncate(path, 0)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def request(settings: WorkerSettings, heartbeat: str, output: int | None, base: Mapping[str, str]) -> Launch:
+    scheduling = None
+    if settings.scheduling is not None:
+        name, _, priority = settings.scheduling.partition(":")
+        scheduling = (name, int(priority or 0))
+    return Launch(
+        command=settings.command,
+        environment=environment(settings, heartbeat, base),
+        stdout=output if output is not None else 1,
+        stderr=output,
+        directory=settings.working_directory,
+        ids=identity(settings),
+        affinity=settings.cpu_affinity,
+        nice=settings.nice,
+        scheduling=scheduling,
+        oom_score_adj=settings.oom_score_adj,
+        die_with_parent=settings.on_supervisor_exit == "kill",
+    )

@@ -1,0 +1,293 @@
+"""From evidence to a verdict: what in a heartbeat is overdue, and whether the worker had its chance.
+
+Invariant: pure, and silent evidence is never a verdict. A word that is zero, from the future, from before the spawn or of
+an unknown operation condemns nobody; a call counts as overdue only by one word that stood still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from watchdogd import abi
+from watchdogd.model import MILLISECOND, SECOND, Deadlines, Exit, Finding, ThreadSample, Verdict
+from watchdogd.pulse import Pulse, word_offset
+
+FUTURE_TOLERANCE_NS = SECOND  # lanes are read after ``now``: a little later than now is fresh
+IDLE_CHECK_NS = SECOND  # with no deadline armed, look this often all the same
+STARTING_CHECK_NS = 50 * MILLISECOND  # how soon "ready" is noticed; its own stamp says when it was
+RECHECK_NS = 2 * MILLISECOND
+WAIT_UNSEEN_NS = MILLISECOND  # a runnable thread that may have waited longer than this may be starving right now
+
+# The CUDA errors after which every call of the process fails: NVIDIA's cuda.h says "the process must be terminated and
+# relaunched" for these (710: the context must be destroyed).
+STICKY_ERRORS = frozenset((226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911))
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """A worker's deadlines, prepared for a fast look."""
+
+    deadlines: Deadlines
+    hard: tuple[int | None, ...]  # by operation code; STEP and FIRST_STEP below
+    soft: tuple[int | None, ...]
+    shortest_ns: int  # no check can find anything new sooner than this after the last
+
+
+def prepare(deadlines: Deadlines, soft: float | None) -> Rules:
+    lengths = [*deadlines.calls_ns, deadlines.step_ns, deadlines.first_step_ns]
+    softened = [None if length is None or soft is None else int(length * soft) for length in lengths]
+    armed = [length for length in (*lengths, *softened) if length is not None]
+    return Rules(deadlines, tuple(lengths), tuple(softened), min([IDLE_CHECK_NS, *armed]))
+
+
+_STEP = len(abi.OPERATIONS)
+_FIRST_STEP = _STEP + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Something in flight past its soft or hard level."""
+
+    verdict: Verdict
+    operation: str | None
+    entered_ns: int
+    deadline_ns: int
+    word: int
+    offset: int
+    lane: int | None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.offset, self.word
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    next_check_ns: int
+    overdue: tuple[Pending, ...] = ()  # past the hard level, longest entered first
+    slow: tuple[Pending, ...] = ()  # past the soft level only
+    error: str | None = None  # words that cannot be; they were left out
+
+
+def is_ready(pulse: Pulse) -> bool:
+    return pulse.header("state") & abi.CODE_MASK == abi.STATE["ready"]
+
+
+def look_starting(pulse: Pulse | None, rules: Rules, spawned_ns: int, now_ns: int) -> Look:
+    """Before ready, only the startup deadline holds: an engine build may synchronize for minutes."""
+    soonest = now_ns + min(STARTING_CHECK_NS, rules.shortest_ns)
+    startup = rules.deadlines.startup_ns
+    if startup is None:
+        return Look(soonest)
+    deadline = spawned_ns + startup
+    if now_ns < deadline:
+        return Look(min(soonest, deadline))
+    offset = abi.H["state"] * abi.WORD
+    word = 0 if pulse is None else pulse.header("state")
+    return Look(soonest, (Pending(Verdict.STARTUP, None, spawned_ns, deadline, word, offset, None),))
+
+
+def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int) -> Look:
+    """What of a ready worker is overdue, and when to look again.
+
+    ``armed_ns`` is when its deadlines were armed (ready or resumed): nothing is older than that.
+    """
+    outer, inner, steps = pulse.column("outer"), pulse.column("inner"), pulse.column("step")
+    words = sorted(filter(None, outer + inner))
+    begun = sorted(filter(None, steps))
+    error = None
+    if words and (words[-1] > now_ns + FUTURE_TOLERANCE_NS or words[0] < spawned_ns & ~abi.CODE_MASK):
+        error, words = _without_impossible("call", words, spawned_ns, now_ns)
+    if begun and (begun[-1] > now_ns + FUTURE_TOLERANCE_NS or begun[0] < spawned_ns & ~abi.CODE_MASK):
+        error, begun = _without_impossible("step", begun, spawned_ns, now_ns)
+    step_code = _STEP if not begun or any(pulse.column("steps_done")) else _FIRST_STEP
+    next_check = now_ns + rules.shortest_ns
+    overdue: list[Pending] = []
+    slow: list[Pending] = []
+    for word, code in [*((w, w & abi.CODE_MASK) for w in words), *((w, step_code) for w in begun)]:
+        since = max(word & ~abi.CODE_MASK, armed_ns)
+        if since + rules.shortest_ns >= next_check:
+            continue  # entered too late to be due before the next check
+        if not 0 < code < len(rules.hard):
+            error = f"operation code {code} is unknown"
+            continue
+        hard, soft = rules.hard[code], rules.soft[code]
+        if hard is None:
+            continue
+        if soft is not None and now_ns < since + soft:
+            next_check = min(next_check, since + soft)
+            continue
+        item = _pending(word, code, since + hard, outer, inner, steps)
+        if now_ns < item.deadline_ns:
+            next_check = min(next_check, item.deadline_ns)
+            slow.append(item)
+        else:
+            overdue.append(item)
+    # A call says where it is stuck, a step only that it is: the call comes first.
+    overdue.sort(key=lambda item: (item.verdict is not Verdict.CALL, item.deadline_ns))
+    return Look(next_check, tuple(overdue), tuple(slow), error)
+
+
+def _pending(word: int, code: int, deadline_ns: int, outer: list[int], inner: list[int], steps: list[int]) -> Pending:
+    entered = word & ~abi.CODE_MASK
+    if code >= _STEP:
+        lane = steps.index(word)
+        verdict = Verdict.STEP if code == _STEP else Verdict.FIRST_STEP
+        return Pending(verdict, None, entered, deadline_ns, word, word_offset(lane, "step"), lane)
+    column, name = (outer, "outer") if word in outer else (inner, "inner")
+    lane = column.index(word)
+    offset = word_offset(lane, name)
+    return Pending(Verdict.CALL, abi.OPERATIONS[code], entered, deadline_ns, word, offset, lane)
+
+
+def _without_impossible(kind: str, words: list[int], spawned_ns: int, now_ns: int) -> tuple[str, list[int]]:
+    floor, ceiling = spawned_ns & ~abi.CODE_MASK, now_ns + FUTURE_TOLERANCE_NS
+    kept = [word for word in words if floor <= word <= ceiling]
+    return f"{len(words) - len(kept)} {kind} words have impossible times", kept
+
+
+# --- had it its chance? ---------------------------------------------------------------------------------------------
+
+Threads = Mapping[int, ThreadSample]  # by tid, of the process that owns the overdue lane
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """What is remembered of one slow call while its word stands still."""
+
+    pending: Pending
+    base_ns: int  # when ``base`` was taken: at the soft level, or at the first overdue look
+    base: Threads | None
+    rearmed: bool = False  # the late-watcher guard was used
+    overdue_ns: int | None = None  # first overdue look, and the threads then
+    overdue_threads: Threads | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not a verdict yet: look again then, because of that."""
+
+    until_ns: int
+    reason: str
+
+
+def judge(
+    patience: Patience, threads: Threads | None, late_ns: int, late_margin_ns: int, now_ns: int
+) -> Finding | Wait:
+    """Whether an overdue word, read again and unchanged, is a verdict now.
+
+    ``late_ns``: how late the supervisor itself woke. If that was more than the margin, the machine stalled or slept and
+    the worker with it: look again after the same time, once per call. ``threads``: the kernel's word on each thread of
+    the process; time that one of them was runnable but not run is credited to the call, at the same rate for the part
+    of the call before the first sample. A thread that may be waiting for a CPU right now gets its turn first.
+    """
+    pending = patience.pending
+    if late_ns > late_margin_ns and not patience.rearmed:
+        allowance = max(pending.deadline_ns - pending.entered_ns, RECHECK_NS)
+        return Wait(now_ns + min(late_ns, allowance), f"the machine stalled for {late_ns / MILLISECOND:.0f} ms")
+    if threads is not None and patience.base is not None:
+        if patience.overdue_threads is None:
+            since_ns, since = patience.base_ns, patience.base
+        else:
+            since_ns, since = patience.overdue_ns or now_ns, patience.overdue_threads
+        if _may_be_starving(since, threads, now_ns - since_ns):
+            return Wait(now_ns + RECHECK_NS, "runnable but not run")
+        base = patience.base
+        waited = max((s.waited_ns - base[tid].waited_ns for tid, s in threads.items() if tid in base), default=0)
+        seen = now_ns - patience.base_ns
+        if waited > 0 and seen > 0:
+            credit = int(waited * max(1.0, (now_ns - pending.entered_ns) / seen))
+            if now_ns < pending.deadline_ns + credit:
+                return Wait(min(pending.deadline_ns + credit, now_ns + 100 * MILLISECOND), "starved of CPU")
+    elif threads is not None and any(s.state == "R" for s in threads.values()):
+        return Wait(now_ns + RECHECK_NS, "runnable, first look")
+    return Finding(
+        verdict=pending.verdict,
+        detected_ns=now_ns,
+        operation=pending.operation,
+        entered_ns=pending.entered_ns,
+        deadline_ns=pending.deadline_ns,
+        word=pending.word,
+        offset=pending.offset,
+    )
+
+
+def _may_be_starving(before: Threads, after: Threads, elapsed_ns: int) -> bool:
+    for tid, sample in after.items():
+        if sample.state != "R":
+            continue
+        old = before.get(tid)
+        accounted = 0 if old is None else (sample.ran_ns - old.ran_ns) + (sample.waited_ns - old.waited_ns)
+        if elapsed_ns - accounted > WAIT_UNSEEN_NS and (old is None or sample.ran_ns - old.ran_ns < WAIT_UNSEEN_NS):
+            return True
+    return False
+
+
+# --- other verdicts -------------------------------------------------------------------------------------------------
+
+
+def sticky_error(pulse: Pulse, spawned_ns: int, now_ns: int) -> Finding | None:
+    """A CUDA error after which the process can only be replaced, recorded by the worker in the header."""
+    word = pulse.header("last_error")
+    code = word & abi.ERROR_MASK
+    since = word & ~abi.ERROR_MASK
+    if code not in STICKY_ERRORS or not spawned_ns & ~abi.ERROR_MASK <= since <= now_ns + FUTURE_TOLERANCE_NS:
+        return None
+    return Finding(
+        Verdict.STICKY_ERROR,
+        detected_ns=now_ns,
+        entered_ns=since,
+        word=word,
+        offset=abi.H["last_error"] * abi.WORD,
+        detail=f"CUDA error {code}",
+    )
+
+
+def ended(status: Exit, now_ns: int) -> Finding:
+    """A worker that nobody asked to end: exited with status 0, or crashed."""
+    verdict = Verdict.EXITED if status.code == 0 else Verdict.CRASHED
+    return Finding(verdict, detected_ns=now_ns, detail=str(status))
+
+
+UNINSTRUMENTED_AFTER_STEPS = 10
+
+
+def uninstrumented(pulse: Pulse, rules: Rules) -> bool:
+    """Steps go by, call deadlines are configured, and no call was ever stamped: nobody watches its CUDA calls."""
+    if all(hard is None for hard in rules.hard[:_STEP]):
+        return False
+    if any(pulse.column("calls")) or any(pulse.column("outer")):
+        return False
+    return sum(pulse.column("steps_done")) >= UNINSTRUMENTED_AFTER_STEPS
+
+
+# --- frozen load ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPoint:
+    """One load sample and what the accelerator's workers were doing when it arrived."""
+
+    arrived_ns: int
+    load_ratio: float | None
+    pending: bool  # a worker of this accelerator was in a call
+    completed: int  # calls completed by all of them so far
+
+
+def is_frozen(points: tuple[LoadPoint, ...], now_ns: int, frozen_after_ns: int, stale_after_ns: int) -> bool:
+    """Load constant (at any value, zero too) while work was pending and nothing completed. Corroborates; never kills.
+
+    Idle, silent or load-less sources are not frozen.
+    """
+    if not points or now_ns - points[-1].arrived_ns > stale_after_ns:
+        return False
+    last = points[-1]
+    since = last.arrived_ns
+    for point in reversed(points):
+        if point.load_ratio is None or point.load_ratio != last.load_ratio:
+            break
+        if not point.pending or point.completed != last.completed:
+            break
+        since = point.arrived_ns
+    return last.arrived_ns - since >= frozen_after_ns

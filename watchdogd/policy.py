@@ -1,0 +1,347 @@
+"""What to do about it: the (phase x trigger) table of one worker.
+
+Invariant: pure, and no kill without an incident before it: every ``Signal`` that ends a worker because of a verdict follows
+an ``OpenIncident`` for the same verdict. A kill carries the finding it rests on, to be read once more before the signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from watchdogd import budget
+from watchdogd.model import Finding, IncidentId, Phase, Verdict, WorkerSettings
+
+TERM, KILL = "TERM", "KILL"
+
+# Reported, never acted on: evidence that is missing or spoilt condemns nobody.
+REPORT_ONLY = frozenset((Verdict.UNREADABLE, Verdict.UNINSTRUMENTED))
+HANGS = frozenset((Verdict.STARTUP, Verdict.FIRST_STEP, Verdict.STEP, Verdict.CALL))
+
+
+class Trigger(str, Enum):
+    """One thing that happened to a worker."""
+
+    START = "start"  # by the operator, or at the supervisor's own start
+    STOP = "stop"
+    RESTART = "restart"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RESET = "reset"
+    READY = "ready"
+    VERDICT = "verdict"  # a finding; held or not
+    RELEASED = "released"  # nothing holds the kill of the standing finding any longer
+    RETURNED = "returned"  # the standing finding's word moved: not hung after all
+    EXITED = "exited"  # the process that was spawned is gone
+    CLEARED = "cleared"  # it is reaped, and no descendant is left
+    TIMEOUT = "timeout"  # the phase's own deadline passed
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """End the worker: TERM asks, KILL does. ``confirm`` is read again first; if it moved, there is no signal."""
+
+    kind: str
+    confirm: Finding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """See to it that no descendant of the worker is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenIncident:
+    incident: IncidentId
+    finding: Finding
+    would_kill: bool = False  # observe only: what would have been done is recorded, nothing is
+
+
+@dataclass(frozen=True, slots=True)
+class CloseIncident:
+    incident: IncidentId
+    outcome: str  # "recovered" "returned" "stopped" "quarantined"
+
+
+Action = Spawn | Signal | Clear | OpenIncident | CloseIncident
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """All that is remembered of one worker."""
+
+    name: str
+    phase: Phase = Phase.STOPPED
+    since_ns: int = 0
+    deadline_ns: int | None = None  # of the phase
+    incarnation: int = 0
+    wanted: bool = False
+    spawned_ns: int | None = None
+    ready_ns: int | None = None
+    armed_ns: int | None = None  # nothing in flight counts as older than this
+    finding: Finding | None = None  # the standing verdict
+    incident: IncidentId | None = None
+    reason: str = "operator"  # why the next start happens: a verdict's name, or "operator"
+    restarts: tuple[int, ...] = ()  # instants of budgeted restarts within the window
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """What the handlers may look at besides the state."""
+
+    now_ns: int
+    settings: WorkerSettings
+    kill_grace_ns: int
+    finding: Finding | None = None  # with VERDICT and EXITED
+    held: bool = False  # with VERDICT: the kill must wait
+    observe_only: bool = False
+    incident: IncidentId | None = None  # the id to use if one is opened
+
+
+Step = tuple[WorkerState, tuple[Action, ...]]
+Handler = Callable[[WorkerState, Occasion], Step]
+
+ALIVE = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED, Phase.PAUSED))
+
+
+def decide(state: WorkerState, trigger: Trigger, occasion: Occasion) -> Step:
+    """The worker's next state and the actions to take, in order."""
+    return TABLE[state.phase, trigger](state, occasion)
+
+
+def applies(state: WorkerState, trigger: Trigger) -> bool:
+    """Whether the trigger means anything in the worker's phase (an operator is told if not)."""
+    return TABLE[state.phase, trigger] is not _ignore
+
+
+def _enter(state: WorkerState, phase: Phase, now_ns: int, deadline_ns: int | None = None) -> WorkerState:
+    return replace(state, phase=phase, since_ns=now_ns, deadline_ns=deadline_ns)
+
+
+# --- handlers -------------------------------------------------------------------------------------------------------
+
+
+def _ignore(state: WorkerState, _occasion: Occasion) -> Step:
+    return state, ()
+
+
+def _spawn(state: WorkerState, occasion: Occasion) -> Step:
+    state = replace(
+        _enter(state, Phase.STARTING, occasion.now_ns),
+        incarnation=state.incarnation + 1,
+        wanted=True,
+        spawned_ns=occasion.now_ns,
+        ready_ns=None,
+        armed_ns=None,
+        finding=None,
+    )
+    return state, (Spawn(state.incarnation),)
+
+
+def _ready(state: WorkerState, occasion: Occasion) -> Step:
+    now = occasion.now_ns
+    phase = Phase.OBSERVED if occasion.observe_only else Phase.RUNNING
+    actions: tuple[Action, ...] = ()
+    if state.incident is not None:
+        actions = (CloseIncident(state.incident, "recovered"),)
+    state = replace(_enter(state, phase, now), ready_ns=now, armed_ns=now, finding=None, incident=None)
+    return state, actions
+
+
+def _ready_while_paused(state: WorkerState, occasion: Occasion) -> Step:
+    return replace(state, ready_ns=occasion.now_ns), ()
+
+
+def _verdict(state: WorkerState, occasion: Occasion) -> Step:
+    finding = occasion.finding
+    if finding is None or finding.verdict in REPORT_ONLY or occasion.incident is None:
+        return state, ()
+    if state.finding is not None:  # one verdict at a time: the standing one is held, or only observed
+        return state, ()
+    # A verdict while the incident of the last one is still open (the successor hung too) closes that first.
+    closing: tuple[Action, ...] = () if state.incident is None else (CloseIncident(state.incident, "hung again"),)
+    state = replace(state, finding=finding, incident=occasion.incident)
+    opened = OpenIncident(occasion.incident, finding, would_kill=occasion.observe_only)
+    if occasion.observe_only or occasion.held:
+        return state, (*closing, opened)
+    state, kill = _kill_standing(state, occasion)
+    return state, (*closing, opened, *kill)
+
+
+def _kill_standing(state: WorkerState, occasion: Occasion) -> Step:
+    if state.finding is None or occasion.observe_only:
+        return state, ()
+    killing = _enter(state, Phase.KILLING, occasion.now_ns, occasion.now_ns + occasion.kill_grace_ns)
+    return replace(killing, reason=_reason(state.finding)), (Signal(KILL, confirm=state.finding),)
+
+
+def _reason(finding: Finding) -> str:
+    return finding.verdict.value
+
+
+def _returned(state: WorkerState, occasion: Occasion) -> Step:
+    """The word moved before anything destructive was done: a near miss. The worker goes on as before."""
+    phase = state.phase
+    if phase is Phase.KILLING:
+        phase = Phase.STARTING if state.ready_ns is None else Phase.RUNNING
+    actions: tuple[Action, ...] = ()
+    if state.incident is not None:
+        actions = (CloseIncident(state.incident, "returned"),)
+    back = state if phase is state.phase else _enter(state, phase, occasion.now_ns)
+    return replace(back, finding=None, incident=None), actions
+
+
+def _ended_unasked(state: WorkerState, occasion: Occasion) -> Step:
+    """Crashed or exited: an incident of its own, unless a standing verdict already has one."""
+    actions: list[Action] = []
+    finding = occasion.finding
+    if finding is not None and state.finding is None and occasion.incident is not None:
+        if state.incident is not None:
+            actions.append(CloseIncident(state.incident, "ended again"))
+        actions.append(OpenIncident(occasion.incident, finding))
+        state = replace(state, finding=finding, incident=occasion.incident)
+    reason = _reason(state.finding) if state.finding is not None else state.reason
+    deadline = occasion.now_ns + occasion.kill_grace_ns
+    return replace(_enter(state, Phase.KILLING, occasion.now_ns, deadline), reason=reason), (*actions, Clear())
+
+
+def _ended_as_asked(state: WorkerState, occasion: Occasion) -> Step:
+    if state.phase is Phase.UNKILLABLE:
+        return state, (Clear(),)
+    deadline = occasion.now_ns + occasion.kill_grace_ns
+    return _enter(state, Phase.KILLING, occasion.now_ns, deadline), (Clear(),)
+
+
+def _cleared(state: WorkerState, occasion: Occasion) -> Step:
+    """Gone, with all its descendants. What comes next is the budget's word, unless an operator has had his."""
+    now = occasion.now_ns
+    if not state.wanted:
+        actions: tuple[Action, ...] = ()
+        if state.incident is not None:
+            actions = (CloseIncident(state.incident, "stopped"),)
+        stopped = _enter(state, Phase.STOPPED, now)
+        return replace(stopped, finding=None, incident=None, spawned_ns=None, ready_ns=None), actions
+    if state.reason == "operator":
+        return _spawn(state, occasion)
+    settings = occasion.settings.restart
+    delay = budget.delay_ns(state.restarts, now, settings, state.name)
+    if delay is None:
+        actions = () if state.incident is None else (CloseIncident(state.incident, "quarantined"),)
+        state = replace(_enter(state, Phase.QUARANTINED, now), incident=None, finding=None)
+        return replace(state, spawned_ns=None, ready_ns=None), actions
+    restarts = (*budget.recent(state.restarts, now, settings.window_ns), now + delay)
+    state = replace(state, restarts=restarts)
+    if delay == 0:
+        return _spawn(state, occasion)
+    return replace(_enter(state, Phase.BACKOFF, now, now + delay), spawned_ns=None, ready_ns=None), ()
+
+
+def _unkillable(state: WorkerState, occasion: Occasion) -> Step:
+    """SIGKILL did not take. Its descendants may still be killed; its successor is not started."""
+    return _enter(state, Phase.UNKILLABLE, occasion.now_ns), (Clear(),)
+
+
+def _terminate(state: WorkerState, occasion: Occasion, *, wanted: bool) -> Step:
+    deadline = occasion.now_ns + occasion.settings.stop_timeout_ns
+    state = replace(_enter(state, Phase.TERMINATING, occasion.now_ns, deadline), wanted=wanted, reason="operator")
+    return state, (Signal(TERM),)
+
+
+def _stop(state: WorkerState, occasion: Occasion) -> Step:
+    return _terminate(state, occasion, wanted=False)
+
+
+def _restart(state: WorkerState, occasion: Occasion) -> Step:
+    return _terminate(state, occasion, wanted=True)
+
+
+def _grace_over(state: WorkerState, occasion: Occasion) -> Step:
+    deadline = occasion.now_ns + occasion.kill_grace_ns
+    return _enter(state, Phase.KILLING, occasion.now_ns, deadline), (Signal(KILL),)
+
+
+def _not_wanted(state: WorkerState, _occasion: Occasion) -> Step:
+    return replace(state, wanted=False), ()
+
+
+def _wanted(state: WorkerState, _occasion: Occasion) -> Step:
+    return replace(state, wanted=True, reason="operator"), ()
+
+
+def _park(state: WorkerState, occasion: Occasion) -> Step:
+    """Stop waiting to start."""
+    actions = () if state.incident is None else (CloseIncident(state.incident, "stopped"),)
+    return replace(_enter(state, Phase.STOPPED, occasion.now_ns), wanted=False, incident=None, finding=None), actions
+
+
+def _pause(state: WorkerState, occasion: Occasion) -> Step:
+    return replace(_enter(state, Phase.PAUSED, occasion.now_ns), finding=None), ()
+
+
+def _resume(state: WorkerState, occasion: Occasion) -> Step:
+    """Deadlines run again, from now: what was in flight while paused is not held against the worker."""
+    now = occasion.now_ns
+    if state.ready_ns is None:
+        return replace(_enter(state, Phase.STARTING, now), spawned_ns=now), ()
+    phase = Phase.OBSERVED if occasion.observe_only else Phase.RUNNING
+    return replace(_enter(state, phase, now), armed_ns=now), ()
+
+
+def _forgive(state: WorkerState, _occasion: Occasion) -> Step:
+    return replace(state, restarts=()), ()
+
+
+def _leave_quarantine(state: WorkerState, occasion: Occasion) -> Step:
+    return _spawn(replace(state, restarts=(), reason="operator"), occasion)
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+P, T = Phase, Trigger
+
+
+def _table() -> dict[tuple[Phase, Trigger], Handler]:
+    table: dict[tuple[Phase, Trigger], Handler] = {(phase, trigger): _ignore for phase in P for trigger in T}
+    for phase in P:
+        table[phase, T.RESET] = _forgive
+    for phase in ALIVE:
+        table[phase, T.EXITED] = _ended_unasked
+        table[phase, T.STOP] = _stop
+        table[phase, T.RESTART] = _restart
+        table[phase, T.PAUSE] = _pause
+        table[phase, T.VERDICT] = _verdict
+        table[phase, T.RELEASED] = _kill_standing
+        table[phase, T.RETURNED] = _returned
+    for trigger in (T.PAUSE, T.VERDICT, T.RELEASED, T.RETURNED):
+        table[P.PAUSED, trigger] = _ignore  # deadlines are suspended
+    for phase in (P.TERMINATING, P.KILLING, P.UNKILLABLE):
+        table[phase, T.EXITED] = _ended_as_asked
+        table[phase, T.CLEARED] = _cleared
+        table[phase, T.STOP] = _not_wanted
+        table[phase, T.START] = table[phase, T.RESTART] = _wanted
+    table |= {
+        (P.STOPPED, T.START): _spawn,
+        (P.STOPPED, T.RESTART): _spawn,
+        (P.STARTING, T.READY): _ready,
+        (P.PAUSED, T.READY): _ready_while_paused,
+        (P.PAUSED, T.RESUME): _resume,
+        (P.TERMINATING, T.TIMEOUT): _grace_over,
+        (P.KILLING, T.TIMEOUT): _unkillable,
+        (P.KILLING, T.RETURNED): _returned,
+        (P.BACKOFF, T.TIMEOUT): _spawn,
+        (P.BACKOFF, T.START): _spawn,
+        (P.BACKOFF, T.RESTART): _spawn,
+        (P.BACKOFF, T.STOP): _park,
+        (P.QUARANTINED, T.STOP): _park,
+        (P.QUARANTINED, T.RESET): _leave_quarantine,
+    }
+    return table
+
+
+TABLE = _table()

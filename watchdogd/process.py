@@ -1,0 +1,191 @@
+"""One child process: launched without waiting for it, held by a pidfd, signalled through it, reaped last.
+
+Invariant: no call here waits for the child. ``launch`` returns right after the fork; whether the exec worked is told by
+a pipe that the loop may read later. The child stays unreaped until ``reap``, so neither its pid nor its process group can
+be anybody else's while it may be signalled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from watchdogd.model import Exit
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+SCHEDULERS = {
+    "other": os.SCHED_OTHER,
+    "batch": os.SCHED_BATCH,
+    "idle": os.SCHED_IDLE,
+    "fifo": os.SCHED_FIFO,
+    "rr": os.SCHED_RR,
+}
+EXEC_FAILED = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to run and how. Descriptors are the parent's; all others are closed in the child."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    stdin: int | None = None  # None = /dev/null
+    stdout: int | None = None
+    stderr: int | None = None  # None = the parent's own
+    directory: str | None = None
+    ids: tuple[int, int, tuple[int, ...]] | None = None  # uid, gid, supplementary groups
+    affinity: tuple[int, ...] = ()
+    nice: int | None = None
+    scheduling: tuple[str, int] | None = None  # name of SCHEDULERS, priority
+    oom_score_adj: int | None = None
+    die_with_parent: bool = True
+
+
+def become_subreaper() -> None:
+    """Orphans of our workers come to us instead of init. Raises OSError."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+class Process:
+    """A launched child."""
+
+    def __init__(self, pid: int, errors: int) -> None:
+        if pid <= 0:
+            raise ValueError(f"refusing pid {pid}")
+        self.pid = pid
+        self.errors = errors  # read end of the exec pipe; -1 once it is known
+        self.pidfd = os.pidfd_open(pid)
+
+    def launch_error(self) -> str | None:
+        """Why the exec failed, if that is known by now. Does not block."""
+        if self.errors < 0:
+            return None
+        try:
+            raw = os.read(self.errors, 4096)
+        except BlockingIOError:
+            return None
+        os.close(self.errors)
+        self.errors = -1
+        return raw.decode("utf-8", "replace") or None  # nothing written: the exec closed it
+
+    def signal(self, number: int) -> OSError | None:
+        """Signal the process and its group. A refusal is returned, to be shown; "already gone" is not one."""
+        refusal: OSError | None = None
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            refusal = None
+        except OSError as error:
+            refusal = error
+        try:
+            # Safe although by number: the leader is ours and unreaped, so the number is still its group's.
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return refusal
+        except OSError as error:
+            return refusal or error
+        return refusal
+
+    def exit_status(self) -> Exit | None:
+        """How it ended, None while it runs. It stays unreaped."""
+        try:
+            result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return Exit()
+        if result is None:
+            return None
+        if result.si_code == os.CLD_EXITED:
+            return Exit(code=result.si_status)
+        return Exit(signal=result.si_status)
+
+    def reap(self) -> None:
+        """Let go of an ended process: from here on its pid may be anybody's."""
+        with contextlib.suppress(ChildProcessError):  # reaped already; the descriptors are still ours
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        self.close()
+
+    def close(self) -> None:
+        for descriptor in (self.pidfd, self.errors):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.pidfd = self.errors = -1
+
+
+def launch(request: Launch) -> Process:
+    """Start a child in a session and process group of its own. Raises OSError if there can be no new process.
+
+    A plain fork: the supervisor has one thread, so nothing else can hold a lock in the child, and unlike ``subprocess``
+    this does not wait for the exec, which may sleep on a slow disk.
+    """
+    receive, send = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    parent = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(receive)
+        os.close(send)
+        raise
+    if pid == 0:
+        _become(request, parent, send)
+    os.close(send)
+    return Process(pid, receive)
+
+
+def _become(request: Launch, parent: int, errors: int) -> NoReturn:
+    """In the child: never returns, never runs the parent's handlers."""
+    try:
+        errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, 100)  # out of the way of 0 to 2
+        _prepare(request, parent, errors)
+        os.execvpe(request.command[0], request.command, dict(request.environment))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, this copy of the supervisor must not go on
+        name = getattr(error, "filename", None)
+        text = f"{request.command[0]}: {error}" if name is None else f"{error}"
+        os.write(errors, text.encode("utf-8", "replace")[:4000])
+    finally:
+        os._exit(EXEC_FAILED)
+
+
+def _prepare(request: Launch, parent: int, errors: int) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for target, source in enumerate((request.stdin, request.stdout, request.stderr)):
+        if source is None and target == 2:
+            continue
+        os.dup2(null if source is None else source, target, inheritable=True)
+    os.closerange(3, errors)
+    os.closerange(errors + 1, 2**20)
+    if request.oom_score_adj is not None:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(request.oom_score_adj))
+    if request.affinity:
+        os.sched_setaffinity(0, request.affinity)
+    if request.nice is not None:
+        os.setpriority(os.PRIO_PROCESS, 0, request.nice)
+    if request.scheduling is not None:
+        name, priority = request.scheduling
+        os.sched_setscheduler(0, SCHEDULERS[name], os.sched_param(priority))
+    if request.ids is not None:
+        uid, gid, groups = request.ids
+        os.setgroups(groups)
+        os.setgid(gid)
+        os.setuid(uid)
+    if request.directory is not None:
+        os.chdir(request.directory)
+    if request.die_with_parent:
+        # After setuid, which would clear it. A parent that died before this line is noticed by the next.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(EXEC_FAILED)

@@ -1,0 +1,87 @@
+"""What the kernel says of a process, from the files of ``/proc`` that cannot block on it.
+
+``stat`` and ``schedstat`` take no lock of the process's memory; ``maps``, ``cmdline`` and ``environ`` do and are not read in
+the supervisor (``sweep.py`` reads ``environ``, in a child that may be abandoned). Invariant: a process that is gone is
+``None``, never an exception.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from watchdogd.model import ThreadSample
+
+MAX_THREADS = 64  # sampled per process: a look at a slow call stays below a millisecond
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    pid: int
+    state: str
+    parent: int
+    group: int
+    session: int
+    start_ticks: int  # since boot; with the pid, a process's identity
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    try:
+        return os.read(descriptor, 4096)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _fields(path: str) -> list[bytes] | None:
+    """Fields of a ``stat`` file from the state on (the name before it may hold spaces and parentheses)."""
+    raw = _read(path)
+    return None if raw is None else raw[raw.rindex(b")") + 2 :].split()
+
+
+def stat(pid: int) -> Stat | None:
+    fields = _fields(f"/proc/{pid}/stat")
+    if fields is None:
+        return None
+    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+
+
+def threads(pid: int, first: int | None = None) -> dict[int, ThreadSample] | None:
+    """Scheduler's view of a process's threads, ``first`` (a tid) among them; None if the process is gone.
+
+    Without ``schedstat`` (kernels built without it) the run and wait times are 0: no credit can be given.
+    """
+    try:
+        tids = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if first in tids:
+        tids.remove(first)
+        tids.insert(0, first)
+    samples = {}
+    for tid in tids[:MAX_THREADS]:
+        fields = _fields(f"/proc/{pid}/task/{tid}/stat")
+        if fields is None:
+            continue
+        times = (_read(f"/proc/{pid}/task/{tid}/schedstat") or b"0 0 0").split()
+        samples[tid] = ThreadSample(fields[0].decode(), int(times[0]), int(times[1]))
+    return samples
+
+
+def pid_namespace(pid: int | str = "self") -> int | None:
+    """Inode of the pid namespace; None if it may not be read."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return None
+
+
+def boot_id() -> int:
+    """128 bits that change with every boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return int(file.read().strip().replace("-", ""), 16)

@@ -1,0 +1,38 @@
+"""One reading of a heartbeat's header and hot lines, as plain words.
+
+Invariant: immutable bytes; nothing here has judged them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from watchdogd import abi
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    raw: bytes  # the header and ``lanes`` hot lines
+    lanes: int
+
+    def header(self, name: str) -> int:
+        return word_at(self.raw, abi.H[name] * abi.WORD)
+
+    def column(self, name: str) -> list[int]:
+        """One word of every hot line, by lane."""
+        words = memoryview(self.raw).cast("Q")
+        column: list[int] = words[abi.HOT_OFFSET // abi.WORD + abi.L[name] :: abi.LANE_WORDS].tolist()
+        return column
+
+    def lane(self, lane: int, name: str) -> int:
+        return word_at(self.raw, word_offset(lane, name))
+
+
+def word_offset(lane: int, name: str) -> int:
+    """Byte offset of a lane's word in the file."""
+    return abi.HOT_OFFSET + lane * abi.HOT_STRIDE + abi.L[name] * abi.WORD
+
+
+def word_at(raw: bytes, offset: int) -> int:
+    return int.from_bytes(raw[offset : offset + abi.WORD], sys.byteorder)

@@ -1,0 +1,94 @@
+"""The directories of one supervisor: made, locked against a second one, cleared of what a dead one left.
+
+Invariant: nothing is removed, and nothing signalled, before the lock is held.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import time
+from contextlib import suppress
+
+from watchdogd.model import SupervisorSettings
+from watchdogd.sweep import Sweeper, leftovers
+
+SWEEP_SECONDS = 3.0
+
+
+class CannotStart(Exception):
+    """The message says why, and what to do."""
+
+
+class Runtime:
+    """Paths below the runtime and state directories. Raises CannotStart."""
+
+    def __init__(self, settings: SupervisorSettings) -> None:
+        self.directory = settings.runtime_dir
+        self.state_directory = settings.state_dir
+        self.heartbeats = f"{self.directory}/heartbeats"
+        self.board = f"{self.directory}/board"
+        self.socket = f"{self.directory}/control.sock"
+        self.events = f"{self.state_directory}/events.jsonl"
+        self.logs = f"{self.state_directory}/log"
+        for path, mode in (
+            (self.directory, 0o755),
+            (self.heartbeats, 0o755),
+            (self.state_directory, 0o750),
+            (self.logs, 0o750),
+        ):
+            try:
+                os.makedirs(path, mode, exist_ok=True)
+            except OSError as error:
+                raise CannotStart(
+                    f"cannot make {path}: {error.strerror}; make it, or change it in [supervisor]"
+                ) from None
+        self._lock = self._take_lock()
+
+    def _take_lock(self) -> int:
+        path = f"{self.directory}/supervisor.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise CannotStart(f"cannot open {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise CannotStart(
+                f"another supervisor (pid {holder}) uses {self.directory}; stop it, or give this one its own runtime_dir"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return descriptor
+
+    def clear_leftovers(self) -> tuple[int, ...]:
+        """End processes that a dead supervisor's workers left, and remove their heartbeats. Returns the pids killed."""
+        sweeper = Sweeper(lambda: leftovers(self.heartbeats))
+        poller = select.poll()
+        poller.register(sweeper.descriptor, select.POLLIN)
+        killed: tuple[int, ...] = ()
+        deadline = time.monotonic() + SWEEP_SECONDS
+        while (rest := deadline - time.monotonic()) > 0:
+            poller.poll(rest * 1000)
+            swept = sweeper.result()
+            if swept is not None:
+                killed = swept.killed
+                break
+        else:
+            sweeper.abandon()
+        for name in os.listdir(self.heartbeats):
+            os.unlink(f"{self.heartbeats}/{name}")
+        return killed
+
+    def heartbeat(self, worker: str, incarnation: int) -> str:
+        return f"{self.heartbeats}/{worker}.{incarnation}"
+
+    def remove_heartbeat(self, worker: str, incarnation: int) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self.heartbeat(worker, incarnation))
+
+    def close(self) -> None:
+        os.close(self._lock)

@@ -1,0 +1,157 @@
+"""Find and kill what a worker left behind: descendants, ``setsid`` ones included.
+
+Runs in a forked child of the supervisor that may be abandoned, since ``/proc/PID/environ`` can block on a process stuck
+in the kernel. A process belongs to an incarnation if its ancestors lead to the process that was spawned, if it is in
+that process's session, or if it was orphaned (so that its parent is the supervisor or init) and its environment names
+the incarnation's heartbeat. Invariant: nothing is signalled but through a pidfd whose process was looked at after opening it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from watchdogd import abi, procfs
+
+DEADLINE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Outcome of one sweep: pids that got SIGKILL, pids still there at its end."""
+
+    killed: tuple[int, ...]
+    left: tuple[int, ...]
+
+
+def all_processes() -> dict[int, procfs.Stat]:
+    found = (procfs.stat(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return {stat.pid: stat for stat in found if stat is not None}
+
+
+def marks(pid: int) -> bytes | None:
+    """The heartbeat that a process's environment names."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            raw = file.read()
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return None
+    prefix = f"{abi.ENVIRONMENT}=".encode()
+    return next((entry[len(prefix) :] for entry in raw.split(b"\0") if entry.startswith(prefix)), None)
+
+
+def members(root: int, heartbeat: str, supervisor: int) -> list[procfs.Stat]:
+    """All living members of an incarnation but the root itself."""
+    processes = all_processes()
+    found = []
+    for stat in processes.values():
+        if stat.pid in (root, supervisor, os.getpid()) or stat.state in "ZX":
+            continue
+        if stat.session == root or _descends(stat, root, processes):
+            found.append(stat)
+        elif stat.parent in (supervisor, 1) and marks(stat.pid) == heartbeat.encode():
+            found.append(stat)
+            found += [s for s in processes.values() if s.state not in "ZX" and _descends(s, stat.pid, processes)]
+    return list({stat.pid: stat for stat in found}.values())
+
+
+def leftovers(heartbeats: str) -> list[procfs.Stat]:
+    """Every process whose environment names a heartbeat in this directory: what a dead supervisor left."""
+    prefix = heartbeats.encode() + b"/"
+    return [stat for stat in all_processes().values() if stat.state not in "ZX" and _marked(stat.pid, prefix)]
+
+
+def _marked(pid: int, prefix: bytes) -> bool:
+    mark = marks(pid)
+    return mark is not None and mark.startswith(prefix)
+
+
+def _descends(stat: procfs.Stat, ancestor: int, processes: dict[int, procfs.Stat]) -> bool:
+    parent = processes.get(stat.parent)
+    for _ in range(1000):  # a parent chain cannot be longer than this, unless pids were reused under our eyes
+        if parent is None:
+            return False
+        if parent.pid == ancestor:
+            return True
+        parent = processes.get(parent.parent)
+    return False
+
+
+def kill(stat: procfs.Stat) -> bool:
+    """SIGKILL exactly this process. False if it is gone, or is not it any more."""
+    try:
+        descriptor = os.pidfd_open(stat.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        again = procfs.stat(stat.pid)
+        if again is None or again.start_ticks != stat.start_ticks:
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def sweep(find: Callable[[], list[procfs.Stat]]) -> Swept:
+    """Kill until none is left, or the deadline. A process that dies may leave new orphans, so look again."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while True:
+        left = find()
+        if not left or time.monotonic() > deadline:
+            return Swept(tuple(sorted(killed)), tuple(sorted(stat.pid for stat in left)))
+        killed |= {stat.pid for stat in left if kill(stat)}
+        time.sleep(0.001)
+
+
+class Sweeper:
+    """A sweep in a child of its own. ``descriptor`` becomes readable when it has ended."""
+
+    def __init__(self, find: Callable[[], list[procfs.Stat]]) -> None:
+        self.descriptor, send = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self.pid = os.fork()
+        except OSError:
+            os.close(self.descriptor)
+            os.close(send)
+            raise
+        if self.pid == 0:
+            _run(find, send)
+        os.close(send)
+
+    def result(self) -> Swept | None:
+        """What it found; ``left`` holds the root if the sweep itself failed. None while it runs."""
+        try:
+            raw = os.read(self.descriptor, 1 << 16)
+        except BlockingIOError:
+            return None
+        os.close(self.descriptor)
+        try:
+            value = json.loads(raw)
+            return Swept(tuple(value["killed"]), tuple(value["left"]))
+        except (ValueError, KeyError, TypeError):
+            return Swept((), (self.pid,))
+
+    def abandon(self) -> None:
+        """It did not return: kill it and forget it. It may be stuck in the kernel, so it is not waited for."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.close(self.descriptor)
+
+
+def _run(find: Callable[[], list[procfs.Stat]], send: int) -> NoReturn:
+    try:
+        # Nothing of the supervisor's may stay open in a child that may outlive it: its lock, sockets, pidfds.
+        os.dup2(send, 0)
+        os.closerange(3, 2**20)
+        swept = sweep(find)
+        os.write(0, json.dumps({"killed": swept.killed, "left": swept.left}).encode())
+    finally:
+        os._exit(0)

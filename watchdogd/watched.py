@@ -1,0 +1,359 @@
+"""One worker's effects: reads its heartbeat, launches and signals its process, and remembers what was seen.
+
+Decides nothing: what is overdue is ``liveness``'s word, what to do about it ``policy``'s. Invariant: nothing here waits.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from typing import Any
+
+from watchdogd import abi, liveness, procfs, snapshot
+from watchdogd.heartbeat import HeartbeatError, HeartbeatReader
+from watchdogd.histogram import Histogram
+from watchdogd.liveness import Look, Patience, Pending, Threads, Wait
+from watchdogd.model import MILLISECOND, SECOND, Exit, Finding, Phase, Verdict, WorkerSettings
+from watchdogd.policy import WorkerState
+from watchdogd.process import Process
+from watchdogd.pulse import Pulse
+from watchdogd.suspicion import Stuck, stuck
+from watchdogd.sweep import Sweeper, Swept, members
+
+BASELINE_EVERY_NS = 50 * MILLISECOND  # a worker that is always slow is sampled this often at most
+SWEEP_AGAIN_NS = 20 * MILLISECOND
+SWEEP_ABANDON_NS = 5 * SECOND
+
+
+class Watched:
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self.rules = liveness.prepare(settings.deadlines, settings.soft)
+        self.state = WorkerState(settings.name)
+        self.reader: HeartbeatReader | None = None
+        self.process: Process | None = None
+        self.sweeper: Sweeper | None = None
+        self.sweep_deadline_ns = 0
+        self.sweep_again_ns: int | None = None
+        self.exit: Exit | None = None
+        self.pulse: Pulse | None = None
+        self.look = Look(0)
+        self.patience: dict[tuple[int, int], Patience] = {}
+        self.waiting_ns: int | None = None  # look again then: a verdict waits for it
+        self._baseline_ns = 0
+        # what is told about it
+        self.heartbeat_error: str | None = None
+        self.uninstrumented = False
+        self.note = ""
+        self.held: str | None = None
+        self.held_since_ns = 0
+        self.gone_ns: int | None = None  # when its last incarnation was gone because of a verdict
+        self.restarts: dict[str, int] = {}
+        self.hangs = dict.fromkeys(snapshot.HANG_KEYS, 0)
+        self.would_have_killed = 0
+        self.near_misses = 0
+        self.soft_exceeded = 0
+        self.recovery = [0] * (len(snapshot.RECOVERY_BOUNDS_NS) + 1)
+        self.recovery_total_ns = 0
+        self.stuck_since_ns: int | None = None  # entry of the call that the current recovery is from
+        self.last_incident: dict[str, Any] | None = None
+        self.last_error: int | None = None
+        self.budget_left = settings.restart.budget
+        self._fragment: str | None = None
+
+    # --- observe ---
+
+    def read(self) -> str | None:
+        """Take its pulse. Returns the reason when it has just become unreadable."""
+        self.pulse = None
+        if self.reader is None:
+            return None
+        try:
+            self.pulse = self.reader.read()
+        except HeartbeatError as error:
+            told, self.heartbeat_error = self.heartbeat_error, error.reason.value
+            if told != self.heartbeat_error:
+                self.changed()
+                return self.heartbeat_error
+            return None
+        if self.heartbeat_error is not None:
+            self.heartbeat_error = None
+            self.changed()
+        return None
+
+    def examine(self, now_ns: int) -> list[Pending]:
+        """What of its pulse is slow or overdue now. Returns what was slow and has returned since."""
+        state = self.state
+        self.waiting_ns = None
+        spawned_ns = state.spawned_ns or 0
+        if self.pulse is None:
+            self.look = Look(now_ns + self.rules.shortest_ns)
+        elif state.phase is Phase.STARTING:
+            self.look = liveness.look_starting(self.pulse, self.rules, spawned_ns, now_ns)
+        else:
+            self.look = liveness.look(self.pulse, self.rules, spawned_ns, state.armed_ns or spawned_ns, now_ns)
+            self._notice_error_word(self.pulse)
+            if self.look.error != self.heartbeat_error:
+                self.heartbeat_error = self.look.error
+                self.changed()
+        seen = (*self.look.overdue, *self.look.slow)
+        if not seen and not self.patience:
+            return []
+        keys = {pending.key for pending in seen}
+        returned = [kept.pending for key, kept in self.patience.items() if key not in keys]
+        for pending in returned:
+            del self.patience[pending.key]
+        for pending in seen:
+            if pending.key not in self.patience:
+                self.patience[pending.key] = Patience(pending, now_ns, self._baseline(pending, now_ns))
+                if pending.verdict is not Verdict.STARTUP:
+                    self.soft_exceeded += 1
+                    self.changed()
+        return [pending for pending in returned if pending.verdict is not Verdict.STARTUP]
+
+    def _notice_error_word(self, pulse: Pulse) -> None:
+        code = pulse.header("last_error") & abi.ERROR_MASK or None
+        if code != self.last_error:
+            self.last_error = code
+            self.changed()
+
+    def _baseline(self, pending: Pending, now_ns: int) -> Threads | None:
+        if pending.verdict is Verdict.STARTUP or now_ns - self._baseline_ns < BASELINE_EVERY_NS:
+            return None
+        self._baseline_ns = now_ns
+        return self._threads(pending)[0]
+
+    def _owner(self, pending: Pending) -> tuple[int, int]:
+        """pid and tid of the lane's owner; tid 0 = the process as a whole."""
+        if pending.lane is None or self.pulse is None:
+            return (self.process.pid if self.process else 0), 0
+        word = self.pulse.lane(pending.lane, "owner")
+        return word >> 32, word & 0xFFFF_FFFF
+
+    def _threads(self, pending: Pending) -> tuple[Threads | None, bool]:
+        """Scheduler's view of the owner's process, and whether the owner is known to be gone."""
+        pid, tid = self._owner(pending)
+        if pid == 0:
+            return None, pending.lane is not None  # a lane that belongs to nobody
+        namespace = self.pulse.header("pid_namespace") if self.pulse else 0
+        if namespace and namespace != procfs.pid_namespace():
+            return None, False  # its pids mean nothing here
+        threads = procfs.threads(pid, tid)
+        return threads, threads is None or (tid != 0 and tid not in threads)
+
+    def verdict(self, late_ns: int, late_margin_ns: int, now_ns: int) -> Finding | None:
+        """The first overdue item that is a verdict now, its word read again."""
+        for pending in self.look.overdue:
+            if self.reader is None or self.reader.word(pending.offset) != pending.word:
+                continue
+            patience = self.patience[pending.key]
+            if pending.verdict is Verdict.STARTUP:
+                threads, gone = None, False
+            else:
+                threads, gone = self._threads(pending)
+            if gone:
+                continue  # its thread or process is no more: a crash, if anything, and told by its exit
+            judged = liveness.judge(patience, threads, late_ns, late_margin_ns, now_ns)
+            if isinstance(judged, Finding):
+                return self._described(judged, pending, threads)
+            self._wait(pending, patience, judged, threads, late_ns > late_margin_ns, now_ns)
+        return None
+
+    def _wait(
+        self, pending: Pending, patience: Patience, wait: Wait, threads: Threads | None, late: bool, now_ns: int
+    ) -> None:
+        first = patience.overdue_ns is None
+        self.patience[pending.key] = replace(
+            patience,
+            rearmed=patience.rearmed or late,
+            overdue_ns=now_ns if first else patience.overdue_ns,
+            overdue_threads=threads if first else patience.overdue_threads,
+        )
+        self.waiting_ns = wait.until_ns if self.waiting_ns is None else min(self.waiting_ns, wait.until_ns)
+
+    def _described(self, finding: Finding, pending: Pending, threads: Threads | None) -> Finding:
+        pid, tid = self._owner(pending)
+        stage = None
+        if pending.lane is not None and self.pulse is not None and self.reader is not None:
+            code = self.pulse.lane(pending.lane, "stage") & abi.CODE_MASK
+            stage = self.reader.stage_name(code) if code else None
+        sample = (threads or {}).get(tid)
+        detail = f"thread state {sample.state}" if sample is not None else ""
+        if pending.verdict is Verdict.STARTUP and self.pulse is not None:
+            attached = self.pulse.header("attached_pid") != 0
+            detail = "attached, but not ready" if attached else "never attached to its heartbeat"
+        return replace(finding, stage=stage, pid=pid or None, tid=tid or None, detail=detail)
+
+    def sticky_error(self, now_ns: int) -> Finding | None:
+        if self.pulse is None or self.reader is None:
+            return None
+        finding = liveness.sticky_error(self.pulse, self.state.spawned_ns or 0, now_ns)
+        if finding is None or finding.offset is None or self.reader.word(finding.offset) != finding.word:
+            return None
+        return finding
+
+    def still(self, finding: Finding) -> bool:
+        """Whether the fact a finding rests on reads the same right now."""
+        if finding.offset is None:
+            return True
+        if finding.verdict is Verdict.STARTUP:  # attaching meanwhile is not being ready
+            return self.reader is not None and not self._ready_now()
+        return self.reader is not None and self.reader.word(finding.offset) == finding.word
+
+    def _ready_now(self) -> bool:
+        word = self.reader.word(abi.H["state"] * abi.WORD) if self.reader is not None else None
+        return word is not None and word & abi.CODE_MASK == abi.STATE["ready"]
+
+    def activity(self) -> tuple[bool, int]:
+        """Whether a call is in flight, and how many have completed: for the frozen-load rule."""
+        if self.pulse is None:
+            return False, 0
+        return any(self.pulse.column("outer")), sum(self.pulse.column("calls"))
+
+    def stuck(self, now_ns: int) -> Stuck | None:
+        """Its call that most should have returned by now, against its own history; None if it is in none."""
+        if self.pulse is None or self.reader is None:
+            return None
+        believed = [word for word in self.pulse.column("outer") if self._believable(word, now_ns)]
+        calls = [(word, abi.OPERATIONS[word & abi.CODE_MASK]) for word in believed]
+        calls = calls or [(word, "step") for word in self.pulse.column("step") if word]
+        if not calls:
+            return None
+        try:
+            history = self.reader.histograms(self.pulse)
+        except HeartbeatError:
+            history = {}
+        deadlines = self.settings.deadlines
+        found = [
+            stuck(
+                self.settings.name,
+                operation,
+                word & ~abi.CODE_MASK,
+                deadlines.step_ns if operation == "step" else deadlines.calls_ns[abi.OPERATION[operation]],
+                self.settings.soft,
+                history.get(operation, Histogram()),
+                now_ns,
+            )
+            for word, operation in calls
+        ]
+        return min(found, key=lambda item: (not item.outside, item.expected_ns))
+
+    def _believable(self, word: int, now_ns: int) -> bool:
+        known = 0 < word & abi.CODE_MASK < len(abi.OPERATIONS)
+        return known and (self.state.spawned_ns or 0) & ~abi.CODE_MASK <= word <= now_ns + SECOND
+
+    # --- act ---
+
+    def signal(self, number: int) -> OSError | None:
+        return None if self.process is None else self.process.signal(number)
+
+    def kill_root_only_if_still(self, finding: Finding | None) -> tuple[bool, OSError | None]:
+        """SIGKILL, unless the finding's fact has moved. Returns whether it was sent, and a refusal."""
+        if finding is not None and not self.still(finding):
+            return False, None
+        return True, self.signal(signal.SIGKILL)
+
+    def begin_sweep(self, now_ns: int) -> None:
+        if self.sweeper is not None or self.reader is None:
+            return
+        self.sweep_again_ns = None
+        root, heartbeat, supervisor = (self.process.pid if self.process else 0), self.reader.path, os.getpid()
+        self.sweeper = Sweeper(lambda: members(root, heartbeat, supervisor))
+        self.sweep_deadline_ns = now_ns + SWEEP_ABANDON_NS
+
+    def end_sweep(self, now_ns: int) -> Swept | None:
+        """Its result, if it is there; a sweep that does not return is abandoned and begun again."""
+        if self.sweeper is None:
+            return None
+        swept = self.sweeper.result()
+        if swept is None:
+            if now_ns < self.sweep_deadline_ns:
+                return None
+            self.sweeper.abandon()
+            self.note = "the search for descendants did not return"
+            self.sweep_again_ns = now_ns + SECOND
+            self.sweeper = None
+            return None
+        self.sweeper = None
+        if swept.left:
+            self.note = f"descendants that SIGKILL did not end: {', '.join(map(str, swept.left))}"
+            self.sweep_again_ns = now_ns + SWEEP_AGAIN_NS
+            self.changed()
+        return swept
+
+    def forget_incarnation(self) -> None:
+        """It is gone: let go of everything that was its."""
+        if self.process is not None:
+            self.process.reap()
+            self.process = None
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+        self.pulse = None
+        self.patience.clear()
+        self.exit = None
+        self.held = None
+        self.note = ""
+        self.heartbeat_error = None
+        self.uninstrumented = False
+        self.sweep_again_ns = None
+        self.changed()
+
+    def recovered(self, ready_ns: int) -> int | None:
+        """Count the time from the hung call's entry to the successor's ready; None if it was no recovery."""
+        if self.stuck_since_ns is None:
+            return None
+        duration = ready_ns - self.stuck_since_ns
+        self.stuck_since_ns = None
+        index = sum(duration > bound for bound in snapshot.RECOVERY_BOUNDS_NS)
+        self.recovery[index] += 1
+        self.recovery_total_ns += duration
+        return duration
+
+    # --- publish ---
+
+    def changed(self) -> None:
+        self._fragment = None
+
+    @property
+    def is_changed(self) -> bool:
+        return self._fragment is None
+
+    def fragment(self) -> str:
+        """Its part of the snapshot; encoded again only after a change."""
+        if self._fragment is None:
+            self._fragment = snapshot.fragment(self._describe())
+        return self._fragment
+
+    def _describe(self) -> dict[str, Any]:
+        state, settings = self.state, self.settings
+        return {
+            "name": settings.name,
+            "phase": state.phase.value,
+            "phase_since_ns": state.since_ns,
+            "required": settings.required,
+            "observe_only": settings.observe_only,
+            "accelerator": settings.accelerator,
+            "note": self.note,
+            "pid": self.process.pid if self.process else None,
+            "incarnation": state.incarnation,
+            "heartbeat": self.reader.path if self.reader else None,
+            "spawned_ns": state.spawned_ns,
+            "ready_ns": state.ready_ns,
+            "restarts": self.restarts,
+            "budget_left": self.budget_left,
+            "next_start_ns": state.deadline_ns if state.phase is Phase.BACKOFF else None,
+            "deadlines": snapshot.deadlines_seconds(settings.deadlines),
+            "soft": settings.soft,
+            "hangs": self.hangs,
+            "would_have_killed": self.would_have_killed,
+            "near_misses": self.near_misses,
+            "soft_exceeded": self.soft_exceeded,
+            "uninstrumented": self.uninstrumented,
+            "heartbeat_error": self.heartbeat_error,
+            "last_error": self.last_error,
+            "held": self.held,
+            "recovery": {"counts": self.recovery, "total_ns": self.recovery_total_ns},
+            "last_incident": self.last_incident,
+        }
