@@ -97,6 +97,11 @@ class Child:
         if self.process is not None:
             self.process.signal(signal.SIGKILL)
 
+    def close_stdin(self) -> None:
+        """Tell it that there is no more."""
+        _close(self.stdin)
+        self.stdin = None
+
     def forget(self) -> None:
         """Close our side: one that ends by end of input does so now."""
         self._drop()

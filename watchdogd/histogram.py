@@ -5,12 +5,15 @@ Invariant: pure arithmetic; a quantile of nothing is ``None``.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from watchdogd import abi
 
 EMPTY_COUNTS = (0,) * abi.BUCKETS
+EDGES_NS = tuple(edge for edge in map(abi.bucket_upper_ns, range(abi.BUCKETS)) if edge is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +44,9 @@ class Histogram:
         return 1 << abi.HISTOGRAM_LAST_OCTAVE
 
     def cumulative(self, bounds_ns: Iterable[int]) -> list[int]:
-        """How many durations were at most each bound; a bucket counts once it ends by the bound."""
-        result = []
-        index = seen = 0
-        for bound in bounds_ns:
-            while index < abi.BUCKETS:
-                upper = abi.bucket_upper_ns(index)
-                if upper is None or upper > bound:
-                    break
-                seen += self.counts[index]
-                index += 1
-            result.append(seen)
-        return result
+        """How many durations were below each bound; a bucket counts once it ends by the bound."""
+        running = list(accumulate(self.counts, initial=0))
+        return [running[bisect_right(EDGES_NS, bound)] for bound in bounds_ns]
 
 
 def add(first: Histogram, second: Histogram) -> Histogram:

@@ -6,7 +6,6 @@ Decides nothing: what is overdue is ``liveness``'s word, what to do about it ``p
 from __future__ import annotations
 
 import os
-import signal
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +46,6 @@ class Watched:
         self.uninstrumented = False
         self.note = ""
         self.held: str | None = None
-        self.held_since_ns = 0
         self.gone_ns: int | None = None  # when its last incarnation was gone because of a verdict
         self.restarts: dict[str, int] = {}
         self.hangs = dict.fromkeys(snapshot.HANG_KEYS, 0)
@@ -205,6 +203,17 @@ class Watched:
         word = self.reader.word(abi.H["state"] * abi.WORD) if self.reader is not None else None
         return word is not None and word & abi.CODE_MASK == abi.STATE["ready"]
 
+    def notice_uninstrumented(self) -> bool:
+        """Whether it has just been found that its calls are not stamped."""
+        if self.pulse is None or self.state.ready_ns is None:
+            return False
+        found = liveness.uninstrumented(self.pulse, self.rules)
+        if found == self.uninstrumented:
+            return False
+        self.uninstrumented = found
+        self.changed()
+        return found
+
     def activity(self) -> tuple[bool, int]:
         """Whether a call is in flight, and how many have completed: for the frozen-load rule."""
         if self.pulse is None:
@@ -247,12 +256,6 @@ class Watched:
 
     def signal(self, number: int) -> OSError | None:
         return None if self.process is None else self.process.signal(number)
-
-    def kill_root_only_if_still(self, finding: Finding | None) -> tuple[bool, OSError | None]:
-        """SIGKILL, unless the finding's fact has moved. Returns whether it was sent, and a refusal."""
-        if finding is not None and not self.still(finding):
-            return False, None
-        return True, self.signal(signal.SIGKILL)
 
     def begin_sweep(self, now_ns: int) -> None:
         if self.sweeper is not None or self.reader is None:

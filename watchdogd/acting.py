@@ -1,0 +1,232 @@
+"""Doing what policy ordered, and putting it on record: spawn, signal, clear away, in that order of cause and effect.
+
+Invariant: an order's record is in the journal before the order is carried out; what an order leads to (an exit, a word that
+moved) comes back as a ``Happening``, never as a decision made here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from watchdogd import abi, events, launching, liveness, policy
+from watchdogd.board import Board
+from watchdogd.events import EventKind
+from watchdogd.fleet import Fleet
+from watchdogd.heartbeat import create
+from watchdogd.journal import Journal
+from watchdogd.loop import Loop
+from watchdogd.model import SECOND, Exit, Finding, Verdict
+from watchdogd.policy import Trigger
+from watchdogd.process import launch
+from watchdogd.runtime import Runtime
+from watchdogd.watched import Watched
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One trigger on its way to ``decide``."""
+
+    watched: Watched
+    trigger: Trigger
+    finding: Finding | None = None
+    held: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChanged:
+    """For the record."""
+
+    before: policy.WorkerState
+    after: policy.WorkerState
+    trigger: Trigger
+
+
+Order = policy.Action | PhaseChanged
+
+
+class Actor:
+    def __init__(
+        self, runtime: Runtime, board: Board, loop: Loop, journal: Journal, fleet: Fleet, boot_id: int,
+        happenings: deque[Happening],
+    ) -> None:  # fmt: skip
+        self._runtime = runtime
+        self._board = board
+        self._loop = loop
+        self._journal = journal
+        self._fleet = fleet
+        self._boot_id = boot_id
+        self._happenings = happenings
+
+    def perform(self, watched: Watched, order: Order, published_ns: int | None, now_ns: int) -> None:
+        if isinstance(order, policy.OpenIncident):
+            self._record_verdict(watched, order, published_ns)
+        elif isinstance(order, PhaseChanged):
+            self._record_phase(watched, order, now_ns)
+        elif isinstance(order, policy.Signal):
+            self._signal(watched, order, now_ns)
+        elif isinstance(order, policy.Spawn):
+            self._spawn(watched, order.incarnation, now_ns)
+        elif isinstance(order, policy.Clear):
+            self.begin_sweep(watched, now_ns)
+
+    # --- records ---
+
+    def count_incident(self, watched: Watched, action: policy.OpenIncident) -> None:
+        """Before the snapshot is published that shows it."""
+        finding = action.finding
+        if finding.verdict in policy.HANGS:
+            watched.hangs[finding.operation or finding.verdict.value] += 1
+        watched.would_have_killed += action.would_kill
+        if not action.would_kill:
+            watched.stuck_since_ns = finding.entered_ns or finding.detected_ns
+        if finding.deadline_ns is not None:
+            self._board.count("detection_lateness", finding.detected_ns - finding.deadline_ns)
+        watched.last_incident = {
+            "id": action.incident,
+            "verdict": finding.verdict.value,
+            "operation": finding.operation,
+            "time": events.rfc3339(time.time_ns()),
+        }
+        watched.changed()
+
+    def _record_verdict(self, watched: Watched, action: policy.OpenIncident, published_ns: int | None) -> None:
+        finding = action.finding
+        self._journal.emit(
+            EventKind.VERDICT, finding.detected_ns, worker=watched.settings.name,
+            incarnation=watched.state.incarnation, incident=action.incident, verdict=finding.verdict.value,
+            operation=finding.operation, stage=finding.stage, entered_ns=finding.entered_ns,
+            deadline_ns=finding.deadline_ns, detected_ns=finding.detected_ns, published_ns=published_ns,
+            pid=finding.pid, tid=finding.tid, detail=finding.detail, would_have_killed=action.would_kill,
+            held=watched.held, suspects=self._fleet.suspects(watched, finding.detected_ns),
+        )  # fmt: skip
+
+    def record_report_only(self, watched: Watched, verdict: Verdict, detail: str, now_ns: int) -> None:
+        self._journal.emit_limited(
+            EventKind.VERDICT, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            verdict=verdict.value, detected_ns=now_ns, detail=detail,
+        )  # fmt: skip
+
+    def record_near_miss(self, watched: Watched, pending: liveness.Pending, stood: bool, now_ns: int) -> None:
+        """A call or step that was past its soft level is over. ``stood``: there was a verdict on it."""
+        watched.near_misses += 1
+        watched.changed()
+        self._journal.emit_limited(
+            EventKind.NEAR_MISS, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            incident=watched.state.incident if stood else None, operation=pending.operation or pending.verdict.value,
+            entered_ns=pending.entered_ns, deadline_ns=pending.deadline_ns,
+            reason="returned after its verdict, before its kill" if stood else "returned after its soft level",
+        )  # fmt: skip
+
+    def record_ready(self, watched: Watched, incident: str | None, now_ns: int) -> None:
+        word = watched.pulse.header("state") if watched.pulse is not None else 0
+        ready_ns = word & ~abi.CODE_MASK
+        recovery_ns = watched.recovered(ready_ns)
+        self._journal.emit(
+            EventKind.READY, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            incident=incident, pid=watched.process.pid if watched.process else None, ready_ns=ready_ns,
+            recovery_seconds=None if recovery_ns is None else recovery_ns / SECOND,
+        )  # fmt: skip
+
+    def _record_phase(self, watched: Watched, change: PhaseChanged, now_ns: int) -> None:
+        self._journal.emit(
+            EventKind.PHASE, now_ns, worker=watched.settings.name, incarnation=change.after.incarnation,
+            incident=change.after.incident or change.before.incident, previous=change.before.phase.value,
+            phase=change.after.phase.value, reason=change.trigger.value,
+        )  # fmt: skip
+
+    # --- deeds ---
+
+    def _signal(self, watched: Watched, action: policy.Signal, now_ns: int) -> None:
+        number = signal.SIGKILL if action.kind == policy.KILL else signal.SIGTERM
+        if action.confirm is not None and not watched.still(action.confirm):
+            self._happenings.append(Happening(watched, Trigger.RETURNED))
+            return
+        if action.confirm is not None:
+            self._fleet.killed(now_ns)
+        refusal = watched.signal(number)
+        watched.note = "" if refusal is None else f"{number.name} was refused: {refusal.strerror}"
+        self._journal.emit(
+            EventKind.SIGNAL, time.monotonic_ns(), worker=watched.settings.name,
+            incarnation=watched.state.incarnation, incident=watched.state.incident, signal=number.name,
+            pid=watched.process.pid if watched.process else None, refused=refusal.strerror if refusal else None,
+        )  # fmt: skip
+
+    def _spawn(self, watched: Watched, incarnation: int, now_ns: int) -> None:
+        settings = watched.settings
+        if incarnation > 1:
+            reason = watched.state.reason
+            watched.restarts[reason] = watched.restarts.get(reason, 0) + 1
+            # The last one's heartbeat stays for those who read its final counts; the one before that goes.
+            self._runtime.remove_heartbeat(settings.name, incarnation - 2)
+        output = None
+        try:
+            ids = launching.identity(settings)
+            # The file is the intent: if we die between here and the fork, there is a name left and no worker.
+            watched.reader = create(
+                self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
+                spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()),
+            )  # fmt: skip
+            output = launching.open_output(settings, self._runtime.logs)
+            watched.process = launch(launching.request(settings, watched.reader.path, output, os.environ))
+        except (OSError, KeyError, ImportError) as error:
+            watched.exit = Exit(code=127)
+            watched.note = f"cannot start: {error}"
+            finding = Finding(Verdict.CRASHED, detected_ns=now_ns, detail=watched.note)
+            self._happenings.append(Happening(watched, Trigger.EXITED, finding))
+            return
+        finally:
+            if output is not None:
+                os.close(output)
+        watched.reader.write_spawned_pid(watched.process.pid)
+        self._loop.listen(watched.process.pidfd, lambda now: self._on_exit(watched, now))
+        watched.look = liveness.Look(now_ns)
+
+    def _on_exit(self, watched: Watched, now_ns: int) -> None:
+        if watched.process is None or watched.exit is not None:
+            return
+        status = watched.process.exit_status()
+        if status is None:
+            return
+        self._loop.forget(watched.process.pidfd)  # it stays readable for ever
+        watched.exit = status
+        watched.read()
+        error = watched.process.launch_error()
+        watched.note = error or watched.note
+        finding = watched.sticky_error(now_ns) or liveness.ended(status, now_ns)
+        detail = "; ".join(dict.fromkeys(filter(None, (finding.detail, error, str(status)))))
+        ended = Finding(finding.verdict, now_ns, entered_ns=finding.entered_ns, detail=detail)
+        self._happenings.append(Happening(watched, Trigger.EXITED, ended))
+
+    def begin_sweep(self, watched: Watched, now_ns: int) -> None:
+        watched.begin_sweep(now_ns)
+        if watched.sweeper is None:
+            if watched.reader is None:  # there was never anything to clear
+                self._cleared(watched, 0, now_ns)
+        elif not self._loop.listens_to(watched.sweeper.descriptor):
+            self._loop.listen(watched.sweeper.descriptor, lambda now: self.check_sweep(watched, now))
+
+    def check_sweep(self, watched: Watched, now_ns: int) -> None:
+        """Take a sweep's result, or give the sweep up after its deadline."""
+        if watched.sweeper is None:
+            return
+        descriptor = watched.sweeper.descriptor
+        swept = watched.end_sweep(now_ns)
+        if watched.sweeper is None:
+            self._loop.forget(descriptor)
+        # With the worker itself still there, only its descendants are gone; its exit starts the next sweep.
+        if swept is not None and not swept.left and watched.exit is not None:
+            self._cleared(watched, len(swept.killed), now_ns)
+
+    def _cleared(self, watched: Watched, descendants: int, now_ns: int) -> None:
+        watched.gone_ns = now_ns
+        self._journal.emit(
+            EventKind.GONE, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            incident=watched.state.incident, pid=watched.process.pid if watched.process else None,
+            exit=str(watched.exit), descendants_killed=descendants,
+        )  # fmt: skip
+        watched.forget_incarnation()
+        self._happenings.append(Happening(watched, Trigger.CLEARED))

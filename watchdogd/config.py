@@ -1,0 +1,128 @@
+"""The configuration: TOML files to frozen settings, or everything that is wrong with them.
+
+``python -m watchdogd.config --markdown`` prints the table of every key, its default and meaning.
+
+Invariant: settings come out whole and consistent or not at all; whatever the files hold, the only exception is
+``ConfigError``, and it names file, key and remedy of every problem found.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from watchdogd import config_checks, config_files, config_schema
+from watchdogd.config_files import ConfigError, Problem, Tree
+from watchdogd.config_schema import CALLS, EVERY_WORKER, OF_EACH_WORKER_ALONE, TABLES
+from watchdogd.config_scope import Problems, Scope, suggestion
+from watchdogd.config_sources import sources
+from watchdogd.config_values import host_and_port, type_name
+from watchdogd.model import (
+    Deadlines,
+    MetricsSettings,
+    RestartSettings,
+    Settings,
+    SupervisorSettings,
+    WorkerSettings,
+)
+
+__all__ = ["ConfigError", "Problem", "check_port", "host_and_port", "load"]
+
+_WORKER_KEYS = TABLES["workers.NAME"]
+_DEFAULT_KEYS = {name: key for name, key in _WORKER_KEYS.items() if name != OF_EACH_WORKER_ALONE}
+_SINGLE_TABLES = [name for name in TABLES if name != "workers.NAME"]
+
+
+def load(path: Path, *, environ: Mapping[str, str]) -> Settings:
+    """The settings of the file ``path`` and its drop-ins ``<path>.d/*.toml``. Raises ``ConfigError``.
+
+    ``environ`` is what workers will inherit: their programs are looked for on its PATH.
+    """
+    tree, unread = config_files.read(path)
+    return settings_of(tree, unread, environ=environ)
+
+
+def settings_of(tree: Tree, unread: list[Problem], *, environ: Mapping[str, str]) -> Settings:
+    """The settings that ``tree`` says. Where a file could not be read, the values of the others are still
+    checked, but nothing is found missing: it may stand in that file."""
+    problems = Problems(tree, unread)
+    root = tree.root
+    single = {name: Scope(root.get(name, {}), (name,), TABLES[name], problems) for name in _SINGLE_TABLES}
+    defaults = Scope(root.get(EVERY_WORKER, {}), (EVERY_WORKER,), _DEFAULT_KEYS, problems)
+    workers = _workers(root.get("workers", {}), defaults, problems)
+    known = {*_SINGLE_TABLES, EVERY_WORKER, "workers"}
+    for name in root.keys() - known:
+        problems.note((name,), "is not a table of this configuration", suggestion(name, known))
+    if unread:
+        raise ConfigError(problems)
+
+    search_path = environ.get("PATH", os.defpath)
+    readers = sources(single, path=search_path, problems=problems)
+    config_checks.check_directories(single["supervisor"], problems)
+    config_checks.check_names(workers, problems)
+    for scope in workers.values():
+        config_checks.check_worker(scope, workers, search_path, problems)
+    if not root.get("workers"):
+        problems.note(("workers",), "has no worker", "add a table such as [workers.detector] with its command")
+    if problems:
+        raise ConfigError(problems)
+
+    supervisor = SupervisorSettings(**single["supervisor"].fields())
+    return Settings(
+        supervisor=supervisor,
+        metrics=MetricsSettings(**single["metrics"].fields()),
+        sources=readers,
+        workers=tuple(_worker_settings(name, scope, supervisor) for name, scope in workers.items()),
+        files=tuple(tree.files),
+    )
+
+
+def _workers(table: Any, defaults: Scope, problems: Problems) -> dict[str, Scope]:
+    if not isinstance(table, dict):
+        problems.note(("workers",), f"is {type_name(table)}, not a table", "write [workers.NAME] for each worker")
+        return {}
+    return {name: Scope(worker, ("workers", name), _WORKER_KEYS, problems, defaults) for name, worker in table.items()}
+
+
+def _worker_settings(name: str, scope: Scope, supervisor: SupervisorSettings) -> WorkerSettings:
+    deadlines = scope.fields("deadlines.")
+    calls = (None, *(deadlines.pop(f"{call}_ns") for call in CALLS))
+    return WorkerSettings(
+        name=name,
+        deadlines=Deadlines(**deadlines, calls_ns=calls),
+        restart=RestartSettings(**scope.fields("restart.")),
+        **({"stop_timeout_ns": supervisor.stop_timeout_ns} | scope.fields()),
+    )
+
+
+def check_port(settings: Settings) -> Problem | None:
+    """What keeps the exporter from listening, found by listening for a moment."""
+    if not settings.metrics.listen:
+        return None
+    host, port = host_and_port(settings.metrics.listen)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the exporter does: connections of a predecessor that linger in TIME_WAIT are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            what = f'cannot listen on "{settings.metrics.listen}": {error.strerror}'
+            remedy = "end what listens there, or choose another address or port (0: any free one)"
+            return Problem(_file_that_says(settings, "metrics", "listen"), "metrics.listen", what, remedy)
+    return None
+
+
+def _file_that_says(settings: Settings, *key: str) -> str:
+    tree, _ = config_files.read(Path(settings.files[0]))
+    return tree.file_of(key)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--markdown"]:
+        sys.exit("usage: python -m watchdogd.config --markdown")
+    print(config_schema.markdown(), end="")

@@ -1,0 +1,137 @@
+"""What one value alone cannot tell: keys that contradict each other, and names that this machine does not have.
+
+Invariant: a check reads and notes; it changes nothing, and skips whatever was given wrongly.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import shutil
+from collections.abc import Iterable, Mapping
+
+from watchdogd import duration
+from watchdogd.config_schema import CALLS, NO_DEFAULT
+from watchdogd.config_scope import Problems, Scope, suggestion
+from watchdogd.config_values import ACCELERATOR, WORKER_NAME
+
+_ACCELERATOR_KINDS = ("gpu", "dla")
+
+
+def check_directories(supervisor: Scope, problems: Problems) -> None:
+    runtime, state = supervisor.get("runtime_dir"), supervisor.get("state_dir")
+    if runtime is None or state is None:
+        return
+    paths = [os.path.normpath(cell.value) for cell in (runtime, state)]
+    if os.path.commonpath(paths) in paths:
+        blamed = state if state.given else runtime
+        message = f'runtime_dir "{runtime.value}" and state_dir "{state.value}" are the same or one is in the other'
+        problems.note(blamed.path, message, "give each a directory of its own")
+
+
+def check_names(workers: Mapping[str, Scope], problems: Problems) -> None:
+    accelerators = _accelerators(workers.values())
+    seen: dict[str, str] = {}
+    for name, scope in workers.items():
+        if WORKER_NAME.fullmatch(name) is None:
+            remedy = "use 1 to 48 of A-Z a-z 0-9 _ -"
+            problems.note(scope.path, "is not a worker's name", remedy)
+        if name in accelerators:
+            problems.note(scope.path, "is also the name of an accelerator", "give the worker another name")
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            problems.note(scope.path, f'differs from worker "{other}" only in case', "rename one of the two")
+
+
+def check_worker(scope: Scope, workers: Mapping[str, Scope], path: str, problems: Problems) -> None:
+    _check_deadlines(scope, problems)
+    _check_restart(scope, problems)
+    _check_coupling(scope, workers, problems)
+    _check_account(scope, problems)
+    _check_command(scope, path, problems)
+
+
+def _check_deadlines(scope: Scope, problems: Problems) -> None:
+    pairs = [("first_step", "step"), *((step, call) for step in ("first_step", "step") for call in CALLS)]
+    for outer_name, inner_name in pairs:
+        outer, inner = scope.get(f"deadlines.{outer_name}"), scope.get(f"deadlines.{inner_name}")
+        if outer and inner and outer.value and inner.value and outer.value < inner.value:
+            outer_text, inner_text = duration.show(outer.value), duration.show(inner.value)
+            problems.note(
+                (outer if outer.given else inner).path,
+                f'{outer_name} "{outer_text}" is shorter than {inner_name} "{inner_text}", which could never pass',
+                f'raise {outer_name} to "{inner_text}" or more, or lower {inner_name}',
+            )
+
+
+def _check_restart(scope: Scope, problems: Problems) -> None:
+    backoff, longest = scope.get("restart.backoff"), scope.get("restart.backoff_max")
+    if backoff and longest and longest.value < backoff.value:
+        short, least = duration.show(longest.value), duration.show(backoff.value)
+        blamed = longest if longest.given else backoff
+        message = f'backoff_max "{short}" is shorter than backoff "{least}"'
+        problems.note(blamed.path, message, f'raise backoff_max to "{least}" or more')
+
+
+def _accelerators(workers: Iterable[Scope]) -> set[str]:
+    cells = [scope.get("accelerator") for scope in workers]
+    return {cell.value for cell in cells if cell and cell.value is not None}
+
+
+def _check_coupling(scope: Scope, workers: Mapping[str, Scope], problems: Problems) -> None:
+    coupled = scope.get("coupled_with")
+    known = {*workers, *_accelerators(workers.values())}
+    if coupled is None:
+        return
+    for name in coupled.value:
+        if name == scope.path[-1]:
+            problems.note(coupled.path, f'"{name}" is this worker itself', "remove it")
+        # A GPU or DLA that only others use can freeze this worker all the same.
+        elif name not in known and not (ACCELERATOR.fullmatch(name) and name.startswith(_ACCELERATOR_KINDS)):
+            problems.note(
+                coupled.path,
+                f'"{name}" is neither a worker nor an accelerator',
+                suggestion(name, known - {scope.path[-1]}),
+            )
+
+
+def _check_account(scope: Scope, problems: Problems) -> None:
+    own = os.geteuid()
+    user, group = scope.get("user"), scope.get("group")
+    for cell, kind in ((user, "user"), (group, "group")):
+        if cell is None or cell.value is None:
+            continue
+        try:
+            number = pwd.getpwnam(cell.value).pw_uid if kind == "user" else grp.getgrnam(cell.value).gr_gid
+        except KeyError:
+            problems.note(cell.path, f'there is no {kind} "{cell.value}"', "create it, or name another")
+            continue
+        if own != 0 and number != (own if kind == "user" else os.getegid()):
+            message = f'is "{cell.value}", which a supervisor that is not root cannot become'
+            problems.note(cell.path, message, "run the supervisor as root, or remove it")
+
+
+def _check_command(scope: Scope, path: str, problems: Problems) -> None:
+    directory = scope.get("working_directory")
+    start = directory.value or "." if directory else None  # None: unknown
+    if directory and start and not os.path.isdir(start):
+        problems.note(directory.path, f'"{start}" is not a directory', "create it, or name another")
+        start = None
+    command, environment = scope.get("command"), scope.get("environment")
+    if command is None or environment is None:
+        return
+    if command.value is NO_DEFAULT:
+        problems.note(command.path, "is missing", 'write one such as ["python3", "-m", "vehicle.detector"]')
+        return
+    program, path = command.value[0], dict(environment.value).get("PATH", path)
+    if "/" not in program:
+        found, place = shutil.which(program, path=path) is not None, f"on PATH ({path})"
+    elif start is None and not os.path.isabs(program):
+        return
+    else:
+        file = os.path.join(start or ".", program)  # not ``which``: it reads "a/b" from our own directory
+        found, place = os.path.isfile(file) and os.access(file, os.X_OK), f"an executable file in {start}"
+        place = "an executable file" if os.path.isabs(program) else place
+    if not found:
+        problems.note(command.path, f'program "{program}" is not {place}', "install it, or write its whole path")

@@ -1,0 +1,218 @@
+"""The configuration's keys: name, kind, default and meaning of each, in one table that parsing and README share.
+
+Invariant: every default of a field of ``watchdogd.model`` is read from that field; none is written here again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+from watchdogd import abi, duration, model
+from watchdogd import config_values as values
+from watchdogd.config_values import Kind, choice_kind, duration_kind, integer_kind
+
+TEGRASTATS_COMMAND = ("tegrastats", "--interval", "500")
+CALLS = abi.OPERATIONS[1:]
+EVERY_WORKER = "defaults"  # the table whose keys every worker starts from
+OF_EACH_WORKER_ALONE = "command"
+
+NO_DEFAULT: Any = object()  # of a key that must be given, or whose default is worked out
+
+_DURATION = duration_kind()
+_DURATION_OR_ZERO = duration_kind(zero=True)
+_DEADLINE = duration_kind(never=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. A dotted name is a key of a table within the table."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    default: Any = NO_DEFAULT  # as the settings hold it
+    shown: str | None = None  # the default in the README where ``default`` does not tell it
+
+    def default_text(self) -> str:
+        """The default as one would write it in the file."""
+        return _as_toml(self.default, self.kind) if self.shown is None else self.shown
+
+
+def _as_toml(value: Any, kind: Kind) -> str:
+    if value is NO_DEFAULT:
+        return "required"
+    if value is None:
+        return kind.none
+    if kind.suffix == "_ns":
+        return f'"{duration.show(value)}"'
+    if kind is values.SIZE:
+        return f'"{value >> 20}MiB"'
+    if kind is values.ENVIRONMENT:
+        return "{}"
+    return json.dumps(value)
+
+
+def _default(fields: type, name: str) -> Any:
+    field = next(field for field in dataclasses.fields(fields) if field.name == name)
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return NO_DEFAULT if field.default is MISSING else field.default
+
+
+def _table(fields: type, rows: Iterable[tuple[str, Kind, str]], prefix: str = "") -> list[Key]:
+    """Keys whose defaults are those of the dataclass ``fields``."""
+    return [Key(prefix + name, kind, text, _default(fields, name + kind.suffix)) for name, kind, text in rows]
+
+
+_SUPERVISOR = _table(
+    model.SupervisorSettings,
+    [
+        ("runtime_dir", values.DIRECTORY, "heartbeats, snapshot and control socket; emptied by a reboot"),
+        ("state_dir", values.DIRECTORY, "events and the workers' output; survives a reboot"),
+        ("stop_timeout", _DURATION_OR_ZERO, "SIGTERM to SIGKILL in an orderly stop"),
+        ("kill_grace", _DURATION, "SIGKILL to the verdict that it did not take (`unkillable`)"),
+        ("max_kills", integer_kind(1), "kills of all workers together in `max_kills_window`; more are only reported"),
+        ("max_kills_window", _DURATION, "the window of `max_kills`"),
+        ("observe_only", values.BOOLEAN, "reach and record every verdict, signal nobody"),
+        ("late_margin", _DURATION, "a wake-up later than this was a stalled machine, not a hung worker"),
+        ("hold_max", _DURATION_OR_ZERO, "longest deferral of a kill in favour of a coupled worker that hung earlier"),
+        ("events_max_bytes", values.SIZE, "size at which the events file is rotated"),
+        ("log_format", choice_kind("text", "json"), "what the log on standard error looks like"),
+    ],
+)
+_METRICS = _table(
+    model.MetricsSettings,
+    [("listen", values.LISTEN, 'where the exporter listens; `""`: no exporter; port 0: any free port')],
+)
+_FROZEN_AFTER = ("frozen_after", _DURATION, "a load that did not change for so long, with work pending, is frozen")
+
+
+def _reader(name: str, on_if: str) -> list[Key]:
+    return [
+        Key("enabled", values.AUTO, f"whether to read the load from {name}; auto: {on_if}", None, '"auto"'),
+        *_table(model.SourceSettings, [("interval", _DURATION, "time between two samples"), _FROZEN_AFTER]),
+        Key("command", values.COMMAND, "the reader to run in place of the built-in one; `[]`: none", shown="built in"),
+    ]
+
+
+_DEADLINES = [
+    *_table(
+        model.Deadlines,
+        [
+            ("startup", _DEADLINE, "spawn to `ready()`"),
+            ("first_step", _DEADLINE, "the first step of an incarnation, which may load and compile"),
+            ("step", _DEADLINE, "every later step"),
+        ],
+        "deadlines.",
+    ),
+    *(
+        Key(
+            f"deadlines.{call}",
+            _DEADLINE,
+            f"one blocking `{call}` call",
+            model.Deadlines().calls_ns[abi.OPERATION[call]],
+        )
+        for call in CALLS
+    ),
+]
+_RESTART = _table(
+    model.RestartSettings,
+    [
+        ("backoff", _DURATION, "wait before the second restart in a row; doubles with each (the first is immediate)"),
+        ("backoff_max", _DURATION, "longest wait before a restart"),
+        ("budget", integer_kind(1), "restarts in `restart.window`"),
+        ("window", _DURATION, "the window of `restart.budget`"),
+        (
+            "when_spent",
+            choice_kind("quarantine", "retry-slowly"),
+            "budget spent: wait for `watchdogd reset`, or go on at `backoff_max`",
+        ),
+    ],
+    "restart.",
+)
+_WORKER = [
+    *_table(
+        model.WorkerSettings,
+        [
+            ("command", values.WORKER_COMMAND, "program and arguments; no shell"),
+            ("accelerator", values.ACCELERATOR_NAME, 'what it runs on: `"gpu0"`, `"dla1"`'),
+            ("coupled_with", values.STRINGS, "accelerators or workers that a hang of this one can freeze, or the other way round"),
+        ],
+    ),
+    *_DEADLINES,
+    *_table(
+        model.WorkerSettings, [("soft", values.FRACTION, "fraction of a deadline from which a call counts as slow")]
+    ),
+    *_RESTART,
+    *_table(
+        model.WorkerSettings,
+        [
+            ("required", values.BOOLEAN, "whether `/readyz` needs it"),
+            ("observe_only", values.BOOLEAN, "reach and record its verdicts, never signal it"),
+            ("autostart", values.BOOLEAN, "start it with the supervisor"),
+        ],
+    ),
+    Key(
+        "stop_timeout",
+        _DURATION_OR_ZERO,
+        "SIGTERM to SIGKILL in an orderly stop of this worker",
+        shown="the supervisor's",
+    ),
+    *_table(
+        model.WorkerSettings,
+        [
+            ("user", values.TEXT, "run as this user (the supervisor must be root)"),
+            ("group", values.TEXT, "run as this group (the supervisor must be root)"),
+            ("environment", values.ENVIRONMENT, "variables added to the supervisor's own"),
+            ("working_directory", values.DIRECTORY, "where it starts; unset: where the supervisor did"),
+            ("cpu_affinity", values.CPUS, 'CPUs it may use: `[0, 1]` or `"0-3,5"`; `[]`: all'),
+            ("nice", integer_kind(-20, 19), "its nice value"),
+            ("scheduling", values.SCHEDULING, '`"other"` `"batch"` `"idle"` `"fifo:10"` `"rr:10"`'),
+            ("oom_score_adj", integer_kind(-1000, 1000), "how soon the kernel kills it when memory is short"),
+            ("cuda_visible_devices", values.TEXT, "its `CUDA_VISIBLE_DEVICES`"),
+            ("output", choice_kind("file", "journal", "inherit", "null"), "where its standard output and error go"),
+            ("output_max_bytes", values.SIZE, "size at which its output file is rotated"),
+            (
+                "on_supervisor_exit",
+                choice_kind("kill", unsupported={"keep": "is not supported yet"}),
+                "what becomes of it when the supervisor dies",
+            ),
+        ],
+    ),
+]
+
+TABLES: dict[str, dict[str, Key]] = {
+    table: {key.name: key for key in keys}
+    for table, keys in {
+        "supervisor": _SUPERVISOR,
+        "metrics": _METRICS,
+        "tegrastats": [
+            Key(
+                "command",
+                values.COMMAND,
+                "the program and its arguments, `--interval` among them; `[]`: off",
+                TEGRASTATS_COMMAND,
+                _as_toml(TEGRASTATS_COMMAND, values.COMMAND) + " if it is on PATH, else `[]`",
+            ),
+            *_table(model.SourceSettings, [_FROZEN_AFTER]),
+        ],
+        "nvml": _reader("NVML", "pynvml and an NVIDIA driver are there"),
+        "nvgpu": _reader("the nvgpu driver's `load` file", "there is one, and tegrastats is off"),
+        "workers.NAME": _WORKER,
+    }.items()
+}
+
+
+def markdown() -> str:
+    """The README's table of every key."""
+    lines = ["| Key | Value | Default | Meaning |", "|---|---|---|---|"]
+    for table, keys in TABLES.items():
+        lines.append(f"| **`[{table}]`** | | | |")
+        for key in keys.values():
+            kind, default = (text if "`" in text else f"`{text}`" for text in (key.kind.name, key.default_text()))
+            lines.append(f"| `{key.name}` | {kind} | {default} | {key.meaning} |")
+    return "\n".join(lines) + "\n"

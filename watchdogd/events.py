@@ -1,0 +1,249 @@
+"""The event record: what one line of ``STATE/events.jsonl`` is, how it is read, and how a person reads it.
+
+One JSON object a line. Every event has ``schema``, ``boot_id``, ``seq``, ``time`` (RFC 3339, for people),
+``monotonic_ns``, ``kind``, ``worker``, ``incarnation`` and ``incident`` (the last three may be null), then the fields
+of its kind:
+
+=========  ===========================================================================================================
+phase      ``previous``, ``phase``, ``reason``
+verdict    ``verdict``, ``operation``, ``entered_ns``, ``deadline_ns``, ``detected_ns``, ``published_ns`` (the rest of
+           the vehicle could know from then on), ``detail``
+signal     ``signal``, ``pid``, ``reason``
+gone       ``pid``, ``exit``
+ready      ``pid``
+near_miss  ``operation``, ``reason``
+source     ``source``, ``up``, ``reason``
+operator   ``command``, ``uid``, ``pid``
+=========  ===========================================================================================================
+
+``seq`` grows over restarts of the supervisor; two events are ordered by it. A monotonic time means something only
+together with ``boot_id``. ``events.jsonl.1`` is the newest of the rotated files.
+
+Invariant: no file content makes a reader here raise or stop; a line that is no event is skipped and told to ``on_bad``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from itertools import pairwise
+from typing import Any, BinaryIO
+
+SCHEMA = 1
+FILE_NAME = "events.jsonl"
+MOST_ROTATED = 32  # rotated files looked for; the recorder keeps fewer
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_TAIL_BYTES = 256 * 1024
+
+
+class EventKind(str, Enum):
+    PHASE = "phase"
+    VERDICT = "verdict"
+    SIGNAL = "signal"
+    GONE = "gone"
+    READY = "ready"
+    NEAR_MISS = "near_miss"
+    SOURCE = "source"
+    OPERATOR = "operator"
+
+
+def boot_id_text(boot_id: int) -> str:
+    """The kernel's own form of a boot id, as in ``/proc/sys/kernel/random/boot_id``."""
+    digits = f"{boot_id:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def rfc3339(wall_ns: int) -> str:
+    """UTC with microseconds."""
+    return (_EPOCH + timedelta(microseconds=wall_ns // 1000)).isoformat(timespec="microseconds")[:26] + "Z"
+
+
+def encode(
+    kind: EventKind,
+    *,
+    boot_id: int,
+    seq: int,
+    wall_ns: int,
+    monotonic_ns: int,
+    worker: str | None,
+    incarnation: int | None,
+    incident: str | None,
+    **fields: object,
+) -> bytes:
+    """One line, newline included."""
+    event = {
+        "schema": SCHEMA,
+        "boot_id": boot_id_text(boot_id),
+        "seq": seq,
+        "time": rfc3339(wall_ns),
+        "monotonic_ns": monotonic_ns,
+        "kind": kind.value,
+        "worker": worker,
+        "incarnation": incarnation,
+        "incident": incident,
+        **fields,
+    }
+    return json.dumps(event, separators=(",", ":")).encode() + b"\n"
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _ignore(_line: bytes) -> None:
+    pass
+
+
+def decode(line: bytes) -> dict[str, Any] | None:
+    """The event in a line; None if there is none."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("seq"), int) or not isinstance(event.get("kind"), str):
+        return None
+    return event
+
+
+def read_file(path: str, on_bad: Callable[[bytes], None] = _ignore) -> Iterator[dict[str, Any]]:
+    """Every event that is kept, oldest first, rotated files included.
+
+    A torn last line may be one that is just being written, so it is not told to ``on_bad``. Raises OSError where a
+    file cannot be opened (other than because it is missing).
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(file) for file in _open_newest_first(path)]
+        for file in reversed(files):
+            for line in file:
+                yield from _events(line, on_bad if line.endswith(b"\n") else _ignore)
+
+
+def follow(
+    path: str, *, deadline_ns: int | None = None, poll_seconds: float = 0.2, on_bad: Callable[[bytes], None] = _ignore
+) -> Iterator[dict[str, Any]]:
+    """``read_file``, then each new event as it is written, until ``deadline_ns`` (CLOCK_MONOTONIC; None = for ever).
+
+    Survives rotation, and a file that does not exist yet.
+    """
+    with ExitStack() as stack:
+        waiting: deque[BinaryIO] = deque()
+        current: BinaryIO | None = None
+        partial = b""
+        while True:
+            done = deadline_ns is not None and time.monotonic_ns() >= deadline_ns
+            # Asked for before the last read of the current file: what is renamed is complete, so nothing is lost.
+            waiting.extend(stack.enter_context(file) for file in _newer_than(path, current))
+            while True:
+                for line in current or ():
+                    partial += line
+                    if partial.endswith(b"\n"):
+                        yield from _events(partial, on_bad)
+                        partial = b""
+                if not waiting:
+                    break
+                if current is not None:
+                    current.close()
+                if partial:
+                    on_bad(partial)
+                current, partial = waiting.popleft(), b""
+            if done:
+                return
+            time.sleep(poll_seconds)
+
+
+def last_seq(state_dir: str) -> int:
+    """The highest ``seq`` near the end of the record; 0 where there is none. Reads a bounded tail of each file."""
+    for file in _open_newest_first(os.path.join(state_dir, FILE_NAME)):
+        with file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            seqs: list[int] = [event["seq"] for line in file for event in _events(line, _ignore)]
+        if seqs:
+            return max(seqs)
+    return 0
+
+
+def _events(line: bytes, on_bad: Callable[[bytes], None]) -> Iterator[dict[str, Any]]:
+    if not line.strip():
+        return
+    event = decode(line)
+    if event is None:
+        on_bad(line)
+    else:
+        yield event
+
+
+def _open_newest_first(path: str) -> Iterator[BinaryIO]:
+    """The record's files. Newest first, so that a rotation meanwhile shows one twice (left out), never not at all."""
+    seen = set()
+    for name in (path, *(f"{path}.{index}" for index in range(1, MOST_ROTATED + 1))):
+        try:
+            file = open(name, "rb")  # noqa: SIM115 - the caller keeps it
+        except FileNotFoundError:
+            continue  # a recorder killed while it rotated leaves a gap
+        if _identity(file) in seen:
+            file.close()
+        else:
+            seen.add(_identity(file))
+            yield file
+
+
+def _newer_than(path: str, current: BinaryIO | None) -> list[BinaryIO]:
+    """The files written since ``current``, oldest first; all of them where it is None or gone."""
+    newer: list[BinaryIO] = []
+    for file in _open_newest_first(path):
+        if current is not None and _identity(file) == _identity(current):
+            file.close()
+            break
+        newer.append(file)
+    return newer[::-1]
+
+
+def _identity(file: BinaryIO) -> tuple[int, int]:
+    stat = os.fstat(file.fileno())
+    return stat.st_dev, stat.st_ino
+
+
+# --- for people -----------------------------------------------------------------------------------------------------
+
+_COMMON = {"schema", "boot_id", "seq", "time", "monotonic_ns", "kind", "worker", "incarnation", "incident"}
+
+
+def describe(event: Mapping[str, Any]) -> str:
+    """One readable line. Shows every field, and nothing a terminal could obey."""
+    rest = {key: value for key, value in event.items() if key not in _COMMON and value not in (None, "")}
+    kind = _text(event.get("kind"))
+    who = _text(event.get("worker") or "-")
+    if event.get("incarnation") is not None:
+        who += f"#{_text(event['incarnation'])}"
+    parts = [_text(event.get("time", "?")), who, kind, *_phrase(kind, rest)]
+    parts += [f"{key}={_text(value)}" for key, value in rest.items()]
+    if event.get("incident"):
+        parts.append(f"[{_text(event['incident'])}]")
+    return "".join(c if c.isprintable() else "?" for c in " ".join(parts))
+
+
+def _text(value: object) -> str:
+    return str(value) if isinstance(value, (str, int, float)) else "..."  # a nested value may be too deep to print
+
+
+def _phrase(kind: str, rest: dict[str, Any]) -> Iterator[str]:
+    """What a kind says in words; takes the fields it said out of ``rest``."""
+    if kind == EventKind.PHASE and "phase" in rest:
+        yield f"{_text(rest.pop('previous', '?'))} -> {_text(rest.pop('phase'))}"
+    if kind == EventKind.VERDICT:
+        yield " ".join(_text(rest.pop(key)) for key in ("verdict", "operation") if key in rest)
+        keys = ("entered_ns", "deadline_ns", "detected_ns", "published_ns")
+        pairs = pairwise(_instant(rest.pop(key, None)) for key in keys)
+        spans = zip(("deadline", "detected +", "published +"), pairs, strict=True)
+        yield ", ".join(f"{what} {(end - start) / 1e6:.3f} ms" for what, (start, end) in spans if start and end)
+    if "reason" in rest:
+        yield f"({_text(rest.pop('reason'))})"
+
+
+def _instant(value: object) -> int:
+    return value if isinstance(value, int) and 0 <= value < 1 << 63 else 0
