@@ -5,9 +5,9 @@ to the worker by the environment variable ``ENVIRONMENT``. Workers (Python, C, C
 it; the supervisor, the exporter and ``watchdogd status`` only ever *read* it with ``pread``, so that a worker that
 truncates it gets a short read noticed, not a SIGBUS in its reader.
 
-Invariant: **one fact is one aligned 8-byte word** in native byte order, written with one plain store; no verdict needs two
-words to agree. ``watchdogd.h`` is generated from this module (``python -m watchdogd.abi``), and a test compiles it and
-compares every offset.
+Invariant: **one fact is one aligned 8-byte word** in native byte order, written with one plain store; no verdict
+needs two words to agree. ``watchdogd.h`` is generated from this module (``python -m watchdogd.abi``), and a test
+compiles it and compares every offset.
 
 A *stamp* is such a word: 0, or a CLOCK_MONOTONIC time in ns whose low bits are replaced by a code. Eight bits (256 ns)
 for operations, stages and states; sixteen (66 us) for CUDA errors.
@@ -22,12 +22,12 @@ cold blocks           ``LANES`` blocks of ``COLD_STRIDE`` bytes, from ``COLD_OFF
                       so that every count only grows, whoever owns the lane
 ====================  =================================================================================================
 
-Claiming. A lane belongs to one thread, a stage name to whoever wrote it first. Writers with an atomic compare-and-swap
-claim the entries that ``is_locked()`` says no for; writers without (pure Python) claim the others, under a POSIX record lock
-on byte 0 of the file. The two never meet, so neither has to know of the other.
+Claiming. A lane belongs to one thread, a stage name to whoever wrote it first. Writers with an atomic
+compare-and-swap claim the entries that ``is_locked()`` says no for; writers without (pure Python) claim the others,
+under a POSIX record lock on byte 0 of the file. The two never meet, so neither has to know of the other.
 
-Lanes of kind *process* (``tid`` 0 in ``owner``) belong to a process as a whole and hold its steps: a step may begin in one
-thread and end in another. ``step`` is the begin time of the oldest step in flight.
+Lanes of kind *process* (``tid`` 0 in ``owner``) belong to a process as a whole and hold its steps: a step may begin
+in one thread and end in another. ``step`` is the begin time of the oldest step in flight.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Doing what policy ordered, and putting it on record: spawn, signal, clear away, in that order of cause and effect.
 
-Invariant: an order's record is in the journal before the order is carried out; what an order leads to (an exit, a word that
-moved) comes back as a ``Happening``, never as a decision made here.
+Invariant: an order's record is in the journal before the order is carried out; what an order leads to (an exit, a
+word that moved) comes back as a ``Happening``, never as a decision made here.
 """
 
 from __future__ import annotations

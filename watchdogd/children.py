@@ -1,7 +1,7 @@
 """The supervisor's own disposable children: load readers, the exporter, the recorder.
 
-Invariant: one that dies is started again with backoff, one that hangs is killed and, if that does not take, left alone; none
-of them is ever waited for.
+Invariant: one that dies is started again with backoff, one that hangs is killed and, if that does not take, left
+alone; none of them is ever waited for.
 """
 
 from __future__ import annotations

@@ -100,20 +100,19 @@ def _worker_settings(name: str, scope: Scope, supervisor: SupervisorSettings) ->
 
 
 def check_port(settings: Settings) -> Problem | None:
-    """What keeps the exporter from listening, found by listening for a moment."""
+    """What keeps the exporter from listening, found by binding to its address for a moment."""
     if not settings.metrics.listen:
         return None
     host, port = host_and_port(settings.metrics.listen)
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As the exporter does: connections of a predecessor that linger in TIME_WAIT are no obstacle.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # As the exporter does: connections of a predecessor that linger in TIME_WAIT are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            what = f'cannot listen on "{settings.metrics.listen}": {error.strerror}'
-            remedy = "end what listens there, or choose another address or port (0: any free one)"
-            return Problem(_file_that_says(settings, "metrics", "listen"), "metrics.listen", what, remedy)
+    except OSError as error:
+        what = f'cannot listen on "{settings.metrics.listen}": {error.strerror}'
+        remedy = "end what listens there, or choose another address or port (0: any free one)"
+        return Problem(_file_that_says(settings, "metrics", "listen"), "metrics.listen", what, remedy)
     return None
 
 

@@ -59,7 +59,7 @@ def _check_deadlines(scope: Scope, problems: Problems) -> None:
         if outer and inner and outer.value and inner.value and outer.value < inner.value:
             outer_text, inner_text = duration.show(outer.value), duration.show(inner.value)
             problems.note(
-                (outer if outer.given else inner).path,
+                outer.path,
                 f'{outer_name} "{outer_text}" is shorter than {inner_name} "{inner_text}", which could never pass',
                 f'raise {outer_name} to "{inner_text}" or more, or lower {inner_name}',
             )

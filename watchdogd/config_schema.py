@@ -140,7 +140,11 @@ _WORKER = [
         [
             ("command", values.WORKER_COMMAND, "program and arguments; no shell"),
             ("accelerator", values.ACCELERATOR_NAME, 'what it runs on: `"gpu0"`, `"dla1"`'),
-            ("coupled_with", values.STRINGS, "accelerators or workers that a hang of this one can freeze, or the other way round"),
+            (
+                "coupled_with",
+                values.STRINGS,
+                "accelerators or workers that a hang of this one can freeze, or the other way round",
+            ),
         ],
     ),
     *_DEADLINES,

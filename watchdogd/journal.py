@@ -1,7 +1,7 @@
 """The supervisor's end of the event record: numbers events and hands them to the recorder without ever blocking.
 
-Invariant: an event is in the recorder's pipe, or in the queue before it, when ``emit`` returns; so what was decided is on
-record before it is done. A full queue drops the newest and counts them.
+Invariant: an event is in the recorder's pipe, or in the queue before it, when ``emit`` returns; so what was decided
+is on record before it is done. A full queue drops the newest and counts them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From evidence to a verdict: what in a heartbeat is overdue, and whether the worker had its chance.
 
-Invariant: pure, and silent evidence is never a verdict. A word that is zero, from the future, from before the spawn or of
-an unknown operation condemns nobody; a call counts as overdue only by one word that stood still.
+Invariant: pure, and silent evidence is never a verdict. A word that is zero, from the future, from before the spawn
+or of an unknown operation condemns nobody; a call counts as overdue only by one word that stood still.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """systemd's notification protocol, by systemd-python.
 
-Invariant: where systemd expects to be told (``NOTIFY_SOCKET``) and we cannot tell, the start ends with the remedy; a service
-that never says READY would be killed by its start time-out, again and again.
+Invariant: where systemd expects to be told (``NOTIFY_SOCKET``) and we cannot tell, the start ends with the remedy; a
+service that never says READY would be killed by its start time-out, again and again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What to do about it: the (phase x trigger) table of one worker.
 
-Invariant: pure, and no kill without an incident before it: every ``Signal`` that ends a worker because of a verdict follows
-an ``OpenIncident`` for the same verdict. A kill carries the finding it rests on, to be read once more before the signal.
+Invariant: pure, and no kill without an incident before it: every ``Signal`` that ends a worker because of a verdict
+follows an ``OpenIncident`` for the same verdict. A kill carries the finding it rests on, to be read once more before
+the signal.
 """
 
 from __future__ import annotations

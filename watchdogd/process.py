@@ -1,8 +1,8 @@
 """One child process: launched without waiting for it, held by a pidfd, signalled through it, reaped last.
 
-Invariant: no call here waits for the child. ``launch`` returns right after the fork; whether the exec worked is told by
-a pipe that the loop may read later. The child stays unreaped until ``reap``, so neither its pid nor its process group can
-be anybody else's while it may be signalled.
+Invariant: no call here waits for the child. ``launch`` returns right after the fork; whether the exec worked is told
+by a pipe that the loop may read later. The child stays unreaped until ``reap``, so neither its pid nor its process
+group can be anybody else's while it may be signalled.
 """
 
 from __future__ import annotations

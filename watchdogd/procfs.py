@@ -1,8 +1,8 @@
 """What the kernel says of a process, from the files of ``/proc`` that cannot block on it.
 
-``stat`` and ``schedstat`` take no lock of the process's memory; ``maps``, ``cmdline`` and ``environ`` do and are not read in
-the supervisor (``sweep.py`` reads ``environ``, in a child that may be abandoned). Invariant: a process that is gone is
-``None``, never an exception.
+``stat`` and ``schedstat`` take no lock of the process's memory; ``maps``, ``cmdline`` and ``environ`` do and are not
+read in the supervisor (``sweep.py`` reads ``environ``, in a child that may be abandoned). Invariant: a process that
+is gone is ``None``, never an exception.
 """
 
 from __future__ import annotations

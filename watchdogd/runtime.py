@@ -58,7 +58,8 @@ class Runtime:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise CannotStart(
-                f"another supervisor (pid {holder}) uses {self.directory}; stop it, or give this one its own runtime_dir"
+                f"another supervisor (pid {holder}) uses {self.directory}; "
+                "stop it, or give this one its own runtime_dir"
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

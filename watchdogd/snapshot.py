@@ -1,7 +1,8 @@
 """The body of a snapshot: what the supervisor knows, as one JSON object for the board.
 
-Everything a reader can take from a heartbeat itself (the call in flight, histograms, steps) is not in here: readers open the
-worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to be compared with the board's ``last_tick_ns`` and ``now``.
+Everything a reader can take from a heartbeat itself (the call in flight, histograms, steps) is not in here: readers
+open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to be compared with the board's
+``last_tick_ns`` and ``now``.
 
 ::
 
@@ -11,19 +12,20 @@ worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to be compare
      "workers": [{"name", "phase", "phase_since_ns", "required", "observe_only", "accelerator", "note",
                   "pid" or null, "incarnation", "heartbeat": FILE or null, "spawned_ns" or null, "ready_ns" or null,
                   "restarts": {VERDICT or "operator": count}, "budget_left", "next_start_ns" or null,
-                  "deadlines": {"startup" "first_step" "step" "sync" ...: seconds, only those that are set}, "soft" or null,
+                  "deadlines": {"startup" "first_step" "step" "sync" ...: seconds, only those that are set},
+                  "soft" or null,
                   "hangs": {OPERATION: count}, "would_have_killed", "near_misses", "soft_exceeded",
                   "uninstrumented": bool, "heartbeat_error": text or null, "last_error": CUresult or null,
                   "held": text or null,   (a verdict stands, its kill waits; why)
                   "recovery": {"counts": [per RECOVERY_BOUNDS_NS, then the rest], "total_ns"},
                   "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339} or null}],
-     "accelerators": [{"name", "load_ratio" or null, "frozen": bool, "source", "sample_ns", "device" or null, "uuid" or null,
-                       "blocked_by": worker or null}],
+     "accelerators": [{"name", "load_ratio" or null, "frozen": bool, "source", "sample_ns", "device" or null,
+                       "uuid" or null, "blocked_by": worker or null}],
      "sources": [{"name", "up": bool, "sample_ns" or null, "restarts", "bad_lines", "note"}],
      "events": {"written", "dropped", "error" or null}}
 
-``hangs`` counts verdicts startup, first_step, step and call; its keys are the call's operation, or the verdict for the others.
-Invariant: pure; equal inputs give equal bytes.
+``hangs`` counts verdicts startup, first_step, step and call; its keys are the call's operation, or the verdict for
+the others. Invariant: pure; equal inputs give equal bytes.
 """
 
 from __future__ import annotations

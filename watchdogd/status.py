@@ -88,7 +88,7 @@ class StatusView:
         return age(self.now_ns, self.published.last_tick_ns or None)
 
     def lateness_ns(self, fraction: float) -> int | None:
-        """Quantile of the supervisor's own lateness. A bucket's upper bound may lie above the largest that there was."""
+        """Quantile of the supervisor's own lateness; never above the largest, as a bucket's upper bound may be."""
         quantile = self.published.histograms["wakeup_lateness"].quantile_ns(fraction)
         return None if quantile is None else min(quantile, self.published.max_lateness_ns)
 

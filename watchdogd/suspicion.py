@@ -1,8 +1,8 @@
 """Who froze first? A suspect with a confidence and runners-up, never proof.
 
-Entry order alone names the wrong worker in most phases: a healthy GPU synchronize in flight when the DLA freezes has the
-earlier entry. What discriminates is when each call *should have returned*: entered + the worker's own median. The true
-first mover was frozen before that instant, the others K ms later.
+Entry order alone names the wrong worker in most phases: a healthy GPU synchronize in flight when the DLA freezes has
+the earlier entry. What discriminates is when each call *should have returned*: entered + the worker's own median. The
+true first mover was frozen before that instant, the others K ms later.
 
 Invariant: pure, and a total order (ties by name), so that two workers never wait for each other.
 """

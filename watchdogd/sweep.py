@@ -1,9 +1,10 @@
 """Find and kill what a worker left behind: descendants, ``setsid`` ones included.
 
-Runs in a forked child of the supervisor that may be abandoned, since ``/proc/PID/environ`` can block on a process stuck
-in the kernel. A process belongs to an incarnation if its ancestors lead to the process that was spawned, if it is in
-that process's session, or if it was orphaned (so that its parent is the supervisor or init) and its environment names
-the incarnation's heartbeat. Invariant: nothing is signalled but through a pidfd whose process was looked at after opening it.
+Runs in a forked child of the supervisor that may be abandoned, since ``/proc/PID/environ`` can block on a process
+stuck in the kernel. A process belongs to an incarnation if its ancestors lead to the process that was spawned, if it
+is in that process's session, or if it was orphaned (so that its parent is the supervisor or init) and its environment
+names the incarnation's heartbeat. Invariant: nothing is signalled but through a pidfd whose process was looked at
+after opening it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """One worker's effects: reads its heartbeat, launches and signals its process, and remembers what was seen.
 
-Decides nothing: what is overdue is ``liveness``'s word, what to do about it ``policy``'s. Invariant: nothing here waits.
+Decides nothing: what is overdue is ``liveness``'s word, what to do about it ``policy``'s. Invariant: nothing here
+waits.
 """
 
 from __future__ import annotations

@@ -1,0 +1,204 @@
+"""The metric families: names, help and samples, from one reading of everything.
+
+Invariant: what is unknown has no sample; every label has a bounded set of values; a counter has its sample from the
+start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client.metrics_core import Metric
+
+import watchdogd
+from watchdogd import abi
+from watchdogd.board import Published
+from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
+from watchdogd.exporter.history import Totals
+from watchdogd.exporter.text import Pairs, cumulated, histogram, plain
+from watchdogd.model import SECOND, Phase, Verdict
+from watchdogd.snapshot import HANG_KEYS, RECOVERY_BOUNDS_NS
+
+PHASES = tuple(phase.value for phase in Phase)
+REASONS = (*(verdict.value for verdict in Verdict), "operator")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSample:
+    """Sums over a worker's processes; None = could not be read."""
+
+    resident_bytes: int | None
+    descriptors: int | None
+    threads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    body: Mapping[str, Any]
+    totals: Totals
+    in_flight: Mapping[str, int]  # age in ns, by operation
+    started_at: float | None
+    last_step_at: float | None
+    processes: ProcessSample | None
+
+    @property
+    def name(self) -> str:
+        return str(self.body["name"])
+
+
+def _rows(label: str, values: Iterable[tuple[str, float | None]]) -> Iterator[tuple[Pairs, float | None]]:
+    """Samples that differ in one label."""
+    return ((((label, of),), value) for of, value in values)
+
+
+def build_info() -> Metric:
+    return plain("build_info", "gauge", "Version of watchdogd.", _rows("version", [(watchdogd.__version__, 1)]))
+
+
+def supervisor_up(up: bool) -> Metric:
+    return plain("supervisor_up", "gauge", "1 while the supervisor completes its ticks, else 0.", [((), up)])
+
+
+def of_supervisor(published: Published, now_ns: int, wall_seconds: float) -> Iterator[Metric]:
+    def unix(then_ns: int | None) -> float | None:
+        return wall_seconds - (now_ns - then_ns) / SECOND if then_ns else None
+
+    text = "When the supervisor last completed a tick (Unix time)."
+    yield plain("last_tick_timestamp_seconds", "gauge", text, [((), unix(published.last_tick_ns))])
+    for name, text in (
+        ("tick_duration", "How long the supervisor's ticks take."),
+        ("wakeup_lateness", "How late the supervisor woke up after the moment it had chosen."),
+        ("detection_lateness", "From a deadline's moment to the verdict."),
+    ):
+        yield histogram(f"{name}_seconds", text, [((), LATENESS_NS, published.histograms[name])])
+    events = published.body.get("events", {})
+    yield plain("events_written", "counter", "Events recorded.", [((), events.get("written", 0))])
+    yield plain("events_dropped", "counter", "Events that could not be recorded.", [((), events.get("dropped", 0))])
+
+    sources = published.body.get("sources", [])
+    for name, kind, text, value in (
+        ("up", "gauge", "1 while a load source delivers samples in time.", lambda s: s["up"]),
+        ("last_sample_timestamp_seconds", "gauge", "Its last sample (Unix time).", lambda s: unix(s["sample_ns"])),
+        ("restarts", "counter", "Restarts of a load source's reader.", lambda s: s["restarts"]),
+        ("bad_lines", "counter", "Lines of a load source that could not be understood.", lambda s: s["bad_lines"]),
+    ):
+        yield plain(f"source_{name}", kind, text, _rows("source", ((s["name"], value(s)) for s in sources)))
+
+    accelerators = published.body.get("accelerators", [])
+    up = {source["name"] for source in sources if source["up"]}
+    text = "Load from 0 to 1, while its source is up and tells one."
+    loads = (
+        ((("accelerator", a["name"]), ("source", a["source"])), a["load_ratio"])
+        for a in accelerators
+        if a["source"] in up
+    )
+    yield plain("accelerator_load_ratio", "gauge", text, loads)
+    text = "1 while a load is constant although work is outstanding."
+    yield plain(
+        "accelerator_frozen", "gauge", text, _rows("accelerator", ((a["name"], a["frozen"]) for a in accelerators))
+    )
+    devices = (
+        ((("accelerator", a["name"]), ("uuid", a["uuid"] or ""), ("name", a["device"] or "")), 1)
+        for a in accelerators
+        if a["device"] or a["uuid"]
+    )
+    yield plain("accelerator_info", "gauge", "Which device an accelerator is.", devices)
+
+
+# --- workers --------------------------------------------------------------------------------------------------------
+
+_Value = Callable[[Worker], float | None]
+_Values = Callable[[Worker], Iterable[tuple[str, float]]]
+
+
+def _process(name: str) -> _Value:
+    return lambda worker: getattr(worker.processes, name, None)
+
+
+_SIMPLE: tuple[tuple[str, str, str, _Value], ...] = (
+    ("near_misses", "counter", "Overdue calls that returned before the kill.", lambda w: w.body["near_misses"]),
+    ("soft_exceeded", "counter", "Deadlines of which the soft part was used up.", lambda w: w.body["soft_exceeded"]),
+    ("would_have_killed", "counter", "Verdicts on an observed worker.", lambda w: w.body["would_have_killed"]),
+    ("steps", "counter", "Steps done, over all incarnations.", lambda w: w.totals.steps),
+    ("laneless_threads", "counter", "Threads that found no lane: not watched.", lambda w: w.totals.laneless),
+    ("last_step_timestamp_seconds", "gauge", "Its last step (Unix time), seen within 1 s.", lambda w: w.last_step_at),
+    ("worker_start_time_seconds", "gauge", "When its process was spawned (Unix time).", lambda w: w.started_at),
+    ("worker_resident_memory_bytes", "gauge", "Resident memory of its processes.", _process("resident_bytes")),
+    ("worker_open_fds", "gauge", "Open descriptors of its processes.", _process("descriptors")),
+    ("worker_threads", "gauge", "Threads of its processes.", _process("threads")),
+    ("worker_restart_budget_left", "gauge", "Restarts left until quarantine.", lambda w: w.body["budget_left"]),
+    ("worker_held", "gauge", "1 while a verdict stands and its kill waits.", lambda w: w.body["held"] is not None),
+    ("worker_uninstrumented", "gauge", "1 while no call is stamped.", lambda w: w.body["uninstrumented"]),
+    ("worker_heartbeat_up", "gauge", "0 if it cannot be believed.", lambda w: w.body["heartbeat_error"] is None),
+)
+_LABELLED: tuple[tuple[str, str, str, str, _Values], ...] = (
+    (
+        "worker_phase",
+        "gauge",
+        "1 for the phase a worker is in, 0 for the others.",
+        "phase",
+        lambda w: ((phase, phase == w.body["phase"]) for phase in PHASES),
+    ),
+    (
+        "worker_restarts",
+        "counter",
+        "Restarts by what led to them.",
+        "reason",
+        lambda w: ((reason, w.body["restarts"].get(reason, 0)) for reason in REASONS),
+    ),
+    (
+        "hangs",
+        "counter",
+        "Deadlines missed, by the call's operation or the kind of deadline.",
+        "operation",
+        lambda w: ((key, w.body["hangs"].get(key, 0)) for key in HANG_KEYS),
+    ),
+    (
+        "call_in_flight_seconds",
+        "gauge",
+        "Age of the oldest call in flight.",
+        "operation",
+        lambda w: ((name, age_ns / SECOND) for name, age_ns in w.in_flight.items()),
+    ),
+    (
+        "call_deadline_seconds",
+        "gauge",
+        "How long a call (or startup, a step) may take, where that is limited.",
+        "operation",
+        lambda w: w.body["deadlines"].items(),
+    ),
+)
+
+
+def of_workers(workers: Sequence[Worker]) -> Iterator[Metric]:
+    for name, kind, text, value in _SIMPLE:
+        yield plain(name, kind, text, _rows("worker", ((w.name, value(w)) for w in workers)))
+    for name, kind, text, label, values in _LABELLED:
+        rows = (((("worker", w.name), (label, of)), number) for w in workers for of, number in values(w))
+        yield plain(name, kind, text, rows)
+    durations = (
+        ((("worker", w.name), ("operation", operation)), _bounds(w, operation), w.totals.histograms[operation])
+        for w in workers
+        for operation in abi.OPERATIONS[1:]
+    )
+    text = "Durations of calls; the bounds lie around the operation's deadline."
+    yield histogram("call_duration_seconds", text, durations)
+    recoveries = (
+        (
+            (("worker", w.name),),
+            RECOVERY_BOUNDS_NS,
+            list(accumulate(w.body["recovery"]["counts"])),
+            w.body["recovery"]["total_ns"],
+        )
+        for w in workers
+    )
+    text = "From the entry of the call that hung to its successor being ready."
+    yield cumulated("recovery_duration_seconds", text, recoveries)
+
+
+def _bounds(worker: Worker, operation: str) -> tuple[int, ...]:
+    deadline = worker.body["deadlines"].get(operation)
+    return WITHOUT_DEADLINE_NS if deadline is None else around(round(deadline * SECOND))

@@ -1,0 +1,281 @@
+"""``watchdogd._native`` in pure Python, for interpreters without the extension.
+
+Invariant: everything that a reader judges is one ``words[i] = value`` on a ``memoryview`` cast to 8-byte words, which
+CPython copies in one store. (``struct.pack_into`` is not: readers saw zero in one read out of ten.)
+
+Where a signal handler may raise, a call guard's word is last to be set and first to be cleared.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from itertools import count
+from time import monotonic_ns
+
+from watchdogd import abi
+from watchdogd.worker._memory import Heartbeat, cold_word, hot_word
+
+_DEPTH = 8  # as in watchdogd.h: the time of deeper guards is not kept
+_STEPS = 1024
+_CODE = abi.CODE_MASK
+_TIME = ~abi.CODE_MASK
+_INNER, _STEP, _STAGE, _CALLS, _OWNER = (abi.L[name] for name in ("inner", "step", "stage", "calls", "owner"))
+_BEGUN, _DONE = abi.L["steps_begun"], abi.L["steps_done"]
+_FIRST_OCTAVE, _LAST_OCTAVE = abi.HISTOGRAM_FIRST_OCTAVE, abi.HISTOGRAM_LAST_OCTAVE
+_SUB_BITS = abi.HISTOGRAM_SUB_BITS
+_BUCKET_BIAS = 2 - (_FIRST_OCTAVE + 1 << _SUB_BITS)  # within a histogram, whose word 0 is the total
+_LAST_BUCKET = abi.BUCKETS
+_RING_ENTRIES = abi.RING_ENTRIES
+_RING = abi.RING_OFFSET // abi.WORD
+_COLD_WORDS = abi.COLD_STRIDE // abi.WORD
+
+_local = threading.local()
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class _Lane:
+    """The words of a claimed lane; scratch memory for those who found none."""
+
+    __slots__ = ("cold", "hot", "number")
+
+    def __init__(self, heartbeat: Heartbeat, tid: int) -> None:
+        self.number = heartbeat.claim(tid)
+        if self.number is None:
+            self.hot = memoryview(bytearray(abi.HOT_STRIDE)).cast("Q")
+            self.cold = memoryview(bytearray(abi.COLD_STRIDE)).cast("Q")
+        else:
+            hot, cold = hot_word(self.number), cold_word(self.number)
+            self.hot = heartbeat.words[hot : hot + abi.LANE_WORDS]
+            self.cold = heartbeat.words[cold : cold + _COLD_WORDS]
+
+
+class _ThreadLane(_Lane):
+    __slots__ = ("calls", "counts", "depth", "pid", "stage", "stamps", "started_ns")
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        super().__init__(heartbeat, threading.get_native_id())
+        self.depth = 0
+        # What only this thread writes is read from here: an index into a memoryview costs twice one into a list.
+        self.calls: int = self.hot[_CALLS]
+        self.counts: list[int] = self.cold[:_RING].tolist()
+        self.stage = 0
+        self.started_ns = [0] * _DEPTH
+        self.stamps = [0] * _DEPTH
+        self.pid = os.getpid()
+
+    def __del__(self, getpid: Callable[[], int] = os.getpid, words: range = range(_OWNER + 1)) -> None:
+        """At thread exit, when ``threading.local`` drops it. A forked child drops its parent's: those stay as they are.
+
+        Defaults, because at interpreter exit the globals may be gone.
+        """
+        if self.pid == getpid():
+            for word in words:  # the owner last
+                self.hot[word] = 0
+
+
+class _Process:
+    """What the threads of this process share."""
+
+    __slots__ = ("attached", "heartbeat", "in_flight", "lane", "lock", "stage_codes", "tokens")
+
+    heartbeat: Heartbeat  # from attach() on
+
+    def __init__(self) -> None:
+        self.tokens = count(1)
+        self.stage_codes: dict[str, int] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Also in a forked child: nothing of the parent's is ours, and another thread may have held the lock."""
+        self.lock = threading.RLock()  # reentrant: a signal handler may run where it is held
+        self.attached = False
+        self.lane: _Lane | None = None
+        self.in_flight: dict[int, int] = {}  # token -> begin time, oldest first
+
+    def steps(self) -> _Lane:
+        if self.lane is None:
+            self.lane = _Lane(self.heartbeat, 0)
+        return self.lane
+
+
+_process = _Process()
+
+
+def _after_fork() -> None:
+    _process.reset()
+    _local.__dict__.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _claim() -> _ThreadLane:
+    with _process.lock:
+        lane = _local.lane = _ThreadLane(_process.heartbeat)
+        return lane
+
+
+class _CallGuard:
+    __slots__ = ("_code", "_total")
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+        self._total = code * abi.HISTOGRAM_WORDS
+
+    def __enter__(self) -> None:
+        try:
+            lane: _ThreadLane = _local.lane
+        except AttributeError:
+            lane = _claim()
+        depth = lane.depth
+        lane.depth = depth + 1
+        if depth < _DEPTH:
+            lane.started_ns[depth] = now_ns = monotonic_ns()
+            lane.stamps[depth] = word = now_ns & _TIME | self._code
+            if depth <= _INNER:
+                lane.hot[depth] = word
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        try:
+            lane: _ThreadLane = _local.lane
+        except AttributeError:  # entered before the fork
+            return
+        depth = lane.depth - 1
+        if depth < 0:
+            return
+        hot = lane.hot
+        if depth <= _INNER:
+            hot[depth] = 0
+        if depth < _DEPTH:
+            stamp = lane.stamps[depth]
+            duration_ns = monotonic_ns() - lane.started_ns[depth]
+            cold, counts, calls = lane.cold, lane.counts, lane.calls
+            total = self._total
+            octave = duration_ns.bit_length() - 1  # abi.bucket_of() in place: the call would cost 80 ns
+            if octave < _FIRST_OCTAVE:
+                bucket = total + 1
+            elif octave < _LAST_OCTAVE:
+                bucket = total + (octave << _SUB_BITS) + (duration_ns >> octave - _SUB_BITS) + _BUCKET_BIAS
+            else:
+                bucket = total + _LAST_BUCKET
+            cold[total] = counts[total] = counts[total] + duration_ns
+            cold[bucket] = counts[bucket] = counts[bucket] + 1
+            entry = _RING + calls % _RING_ENTRIES * 2
+            cold[entry] = stamp
+            cold[entry + 1] = duration_ns << 8 | lane.stage
+            hot[_CALLS] = lane.calls = calls + 1  # last: says that the entry is there
+        lane.depth = depth
+
+
+class _StageGuard:
+    __slots__ = ("_code", "_previous")
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+        self._previous = 0
+
+    def __enter__(self) -> None:
+        lane: _ThreadLane = getattr(_local, "lane", None) or _claim()
+        self._previous = lane.hot[_STAGE]
+        lane.hot[_STAGE] = monotonic_ns() & _TIME | self._code
+        lane.stage = self._code
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        lane: _ThreadLane | None = getattr(_local, "lane", None)
+        if lane is not None:
+            lane.hot[_STAGE] = self._previous
+            lane.stage = self._previous & _CODE
+
+
+class _StepGuard:
+    __slots__ = ("_token",)
+
+    def __init__(self) -> None:
+        self._token = -1  # in flight nowhere
+
+    def __enter__(self) -> None:
+        self._token = begin_step()
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        end_step(self._token)
+
+
+class _CallGuards(dict[str, _CallGuard]):
+    def __missing__(self, operation: str) -> _CallGuard:
+        raise ValueError(f"unknown operation {operation!r}: use one of {tuple(self)!r}")
+
+
+call: Callable[[str], _CallGuard] = _CallGuards(
+    (name, _CallGuard(abi.OPERATION[name])) for name in abi.OPERATIONS[1:]
+).__getitem__
+step = _StepGuard
+
+
+def stage(name: str) -> _StageGuard:
+    code = _process.stage_codes.get(name)
+    if code is None:
+        with _process.lock:
+            code = _process.stage_codes[name] = _process.heartbeat.stage_code(name)
+    return _StageGuard(code)
+
+
+def begin_step() -> int:
+    process = _process
+    with process.lock:
+        hot = process.steps().hot
+        token = 0
+        if len(process.in_flight) < _STEPS:
+            token = next(process.tokens)
+            now_ns = monotonic_ns()
+            if not process.in_flight:
+                hot[_STEP] = now_ns & _TIME
+            process.in_flight[token] = now_ns
+        hot[_BEGUN] += 1
+        return token
+
+
+def end_step(token: int) -> None:
+    process = _process
+    with process.lock:
+        begun_ns = process.in_flight.pop(token, None)
+        if begun_ns is None and token != 0:
+            return
+        lane = process.steps()
+        if begun_ns is not None:
+            lane.hot[_STEP] = next(iter(process.in_flight.values()), 0) & _TIME
+            duration_ns = monotonic_ns() - begun_ns
+            lane.cold[0] += duration_ns
+            lane.cold[1 + abi.bucket_of(duration_ns)] += 1
+        lane.hot[_DONE] += 1
+
+
+def attach(path: str | None) -> bool:
+    process = _process
+    with process.lock:
+        if not hasattr(process, "heartbeat"):
+            process.heartbeat = Heartbeat(path)
+        if not process.attached:
+            process.attached = True
+            process.heartbeat.attach()
+            process.steps()
+        return process.heartbeat.supervised
+
+
+def ready() -> None:
+    if not _process.heartbeat.is_ready():
+        _process.heartbeat.set_state("ready")
+
+
+def error(curesult: int) -> None:
+    code = curesult if 0 <= curesult <= abi.ERROR_MASK else abi.ERROR_MASK
+    if code:
+        _process.heartbeat.words[abi.H["last_error"]] = monotonic_ns() & ~abi.ERROR_MASK | code
+
+
+def lane() -> int | None:
+    claimed: _ThreadLane | None = getattr(_local, "lane", None)
+    return None if claimed is None else claimed.number
