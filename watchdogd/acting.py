@@ -204,7 +204,7 @@ class Actor:
     def begin_sweep(self, watched: Watched, now_ns: int) -> None:
         watched.begin_sweep(now_ns)
         if watched.sweeper is None:
-            if watched.reader is None:  # there was never anything to clear
+            if watched.process is None:  # there was never anything to clear
                 self._cleared(watched, 0, now_ns)
         elif not self._loop.listens_to(watched.sweeper.descriptor):
             self._loop.listen(watched.sweeper.descriptor, lambda now: self.check_sweep(watched, now))

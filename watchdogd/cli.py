@@ -224,7 +224,7 @@ def _load(config: str | None) -> Settings:
 
 def _directory(config: str, key: str, default: str) -> str:
     """One directory of a configuration, whose other problems do not matter to a reader."""
-    from watchdogd import config_files  # noqa: PLC0415
+    from watchdogd.config import files as config_files  # noqa: PLC0415
 
     tree, problems = config_files.read(Path(config))
     if problems:

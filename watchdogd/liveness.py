@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from watchdogd import abi
+from watchdogd.cuda_results import STICKY_ERRORS
 from watchdogd.model import MILLISECOND, SECOND, Deadlines, Exit, Finding, ThreadSample, Verdict
 from watchdogd.pulse import Pulse, word_offset
 
@@ -18,10 +19,6 @@ IDLE_CHECK_NS = SECOND  # with no deadline armed, look this often all the same
 STARTING_CHECK_NS = 50 * MILLISECOND  # how soon "ready" is noticed; its own stamp says when it was
 RECHECK_NS = 2 * MILLISECOND
 WAIT_UNSEEN_NS = MILLISECOND  # a runnable thread that may have waited longer than this may be starving right now
-
-# The CUDA errors after which every call of the process fails: NVIDIA's cuda.h says "the process must be terminated and
-# relaunched" for these (710: the context must be destroyed).
-STICKY_ERRORS = frozenset((226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +237,7 @@ def sticky_error(pulse: Pulse, spawned_ns: int, now_ns: int) -> Finding | None:
         entered_ns=since,
         word=word,
         offset=abi.H["last_error"] * abi.WORD,
-        detail=f"CUDA error {code}",
+        detail=f"{STICKY_ERRORS[code]} ({code})",
     )
 
 

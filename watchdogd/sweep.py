@@ -47,7 +47,9 @@ def marks(pid: int) -> bytes | None:
 
 
 def members(root: int, heartbeat: str, supervisor: int) -> list[procfs.Stat]:
-    """All living members of an incarnation but the root itself."""
+    """All living members of an incarnation but the root itself. Session 0 is the kernel's and init's own."""
+    if root <= 0:
+        raise ValueError(f"refusing pid {root}")
     processes = all_processes()
     found = []
     for stat in processes.values():

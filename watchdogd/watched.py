@@ -259,10 +259,10 @@ class Watched:
         return None if self.process is None else self.process.signal(number)
 
     def begin_sweep(self, now_ns: int) -> None:
-        if self.sweeper is not None or self.reader is None:
+        if self.sweeper is not None or self.process is None or self.reader is None:
             return
         self.sweep_again_ns = None
-        root, heartbeat, supervisor = (self.process.pid if self.process else 0), self.reader.path, os.getpid()
+        root, heartbeat, supervisor = self.process.pid, self.reader.path, os.getpid()
         self.sweeper = Sweeper(lambda: members(root, heartbeat, supervisor))
         self.sweep_deadline_ns = now_ns + SWEEP_ABANDON_NS
 

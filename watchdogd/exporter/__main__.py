@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 
-from watchdogd.config_values import host_and_port
+from watchdogd.config.values import host_and_port
 from watchdogd.exporter import health
 from watchdogd.exporter.collector import Exposition
 from watchdogd.exporter.server import Page, Server

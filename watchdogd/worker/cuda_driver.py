@@ -27,6 +27,19 @@ try:
 except ImportError:  # before 12.9.1
     native = int
 
+__all__ = [
+    "SUCCESS",
+    "CudaError",
+    "CudaUnavailableError",
+    "StickyCudaError",
+    "check",
+    "create_context",
+    "driver",
+    "failure",
+    "initialize",
+    "native",
+]
+
 SUCCESS = driver.CUresult.CUDA_SUCCESS
 _RELEASES_GIL = (12, 9, 1)
 
@@ -52,18 +65,20 @@ class CudaUnavailableError(RuntimeError):
     """There is no CUDA driver that this process can load."""
 
 
-_sticky_recorded = False
+_sticky = 0  # the first of this process
 
 
 def failure(result: Any, call: str) -> CudaError:
     """The exception for a result, recorded in the heartbeat."""
-    global _sticky_recorded  # noqa: PLW0603: one record per process
+    global _sticky  # noqa: PLW0603 (one header per process)
     code = int(result)
-    sticky = code in STICKY_ERRORS
-    if sticky or not _sticky_recorded:
+    if not _sticky:
+        if code in STICKY_ERRORS:
+            _sticky = code
         attach().error(code)
-        _sticky_recorded = sticky
-    return (StickyCudaError if sticky else CudaError)(result.name, code, call)
+        if _sticky not in (0, code):  # another thread's, which this record may have hidden
+            attach().error(_sticky)
+    return (StickyCudaError if code in STICKY_ERRORS else CudaError)(result.name, code, call)
 
 
 def check(function: Callable[..., Any], *arguments: Any) -> Any:

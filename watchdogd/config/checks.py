@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Iterable, Mapping
 
 from watchdogd import duration
-from watchdogd.config_schema import CALLS, NO_DEFAULT
-from watchdogd.config_scope import Problems, Scope, suggestion
-from watchdogd.config_values import ACCELERATOR, WORKER_NAME
+from watchdogd.config.schema import CALLS, NO_DEFAULT
+from watchdogd.config.scope import Problems, Scope, suggestion
+from watchdogd.config.values import ACCELERATOR, WORKER_NAME
 
 _ACCELERATOR_KINDS = ("gpu", "dla")
 

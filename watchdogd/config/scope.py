@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from watchdogd.config_files import KeyPath, Problem, Tree, dotted
-from watchdogd.config_schema import EVERY_WORKER, NO_DEFAULT, OF_EACH_WORKER_ALONE, Key
-from watchdogd.config_values import ENVIRONMENT, Invalid, type_name
+from watchdogd.config.files import KeyPath, Problem, Tree, dotted
+from watchdogd.config.schema import EVERY_WORKER, NO_DEFAULT, OF_EACH_WORKER_ALONE, Key
+from watchdogd.config.values import ENVIRONMENT, Invalid, type_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from watchdogd import duration
-from watchdogd.config_schema import NO_DEFAULT
-from watchdogd.config_scope import Cell, Problems, Scope
+from watchdogd.config.schema import NO_DEFAULT
+from watchdogd.config.scope import Cell, Problems, Scope
 from watchdogd.model import MILLISECOND, SECOND, SourceSettings
 from watchdogd.sources import nvgpu
 from watchdogd.sources.child import Unavailable

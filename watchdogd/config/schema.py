@@ -12,8 +12,8 @@ from dataclasses import MISSING, dataclass
 from typing import Any
 
 from watchdogd import abi, duration, model
-from watchdogd import config_values as values
-from watchdogd.config_values import Kind, choice_kind, duration_kind, integer_kind
+from watchdogd.config import values
+from watchdogd.config.values import Kind, choice_kind, duration_kind, integer_kind
 
 TEGRASTATS_COMMAND = ("tegrastats", "--interval", "500")
 CALLS = abi.OPERATIONS[1:]

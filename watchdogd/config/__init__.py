@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from watchdogd import config_checks, config_files, config_schema
-from watchdogd.config_files import ConfigError, Problem, Tree
-from watchdogd.config_schema import CALLS, EVERY_WORKER, OF_EACH_WORKER_ALONE, TABLES
-from watchdogd.config_scope import Problems, Scope, suggestion
-from watchdogd.config_sources import sources
-from watchdogd.config_values import host_and_port, type_name
+from watchdogd.config import checks, files
+from watchdogd.config.files import ConfigError, Problem, Tree
+from watchdogd.config.readers import sources
+from watchdogd.config.schema import CALLS, EVERY_WORKER, OF_EACH_WORKER_ALONE, TABLES
+from watchdogd.config.scope import Problems, Scope, suggestion
+from watchdogd.config.values import host_and_port, type_name
 from watchdogd.model import (
     Deadlines,
     MetricsSettings,
@@ -42,7 +41,7 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Settings:
 
     ``environ`` is what workers will inherit: their programs are looked for on its PATH.
     """
-    tree, unread = config_files.read(path)
+    tree, unread = files.read(path)
     return settings_of(tree, unread, environ=environ)
 
 
@@ -62,10 +61,10 @@ def settings_of(tree: Tree, unread: list[Problem], *, environ: Mapping[str, str]
 
     search_path = environ.get("PATH", os.defpath)
     readers = sources(single, path=search_path, problems=problems)
-    config_checks.check_directories(single["supervisor"], problems)
-    config_checks.check_names(workers, problems)
+    checks.check_directories(single["supervisor"], problems)
+    checks.check_names(workers, problems)
     for scope in workers.values():
-        config_checks.check_worker(scope, workers, search_path, problems)
+        checks.check_worker(scope, workers, search_path, problems)
     if not root.get("workers"):
         problems.note(("workers",), "has no worker", "add a table such as [workers.detector] with its command")
     if problems:
@@ -117,11 +116,5 @@ def check_port(settings: Settings) -> Problem | None:
 
 
 def _file_that_says(settings: Settings, *key: str) -> str:
-    tree, _ = config_files.read(Path(settings.files[0]))
+    tree, _ = files.read(Path(settings.files[0]))
     return tree.file_of(key)
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] != ["--markdown"]:
-        sys.exit("usage: python -m watchdogd.config --markdown")
-    print(config_schema.markdown(), end="")

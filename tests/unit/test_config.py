@@ -1,0 +1,831 @@
+"""The configuration: every key is read, everything wrong is found at once and named with file, key and remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from watchdogd import abi, config
+from watchdogd.config import files as config_files
+from watchdogd.config import readers as config_readers
+from watchdogd.config.schema import TABLES, markdown
+from watchdogd.config.scope import Problems, Scope
+from watchdogd.model import SECOND, Settings, SourceSettings, SupervisorSettings, WorkerSettings
+
+ROOT = Path(__file__).parents[2]
+WORKER = '[workers.a]\ncommand = ["python3"]\n'
+OFF = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n"
+
+
+def load(folder: Path, text: str, drop_ins: Mapping[str, str] | None = None, path: str | None = None) -> Settings:
+    file = folder / "watchdogd.toml"
+    file.write_text(text)
+    for name, content in (drop_ins or {}).items():
+        (folder / "watchdogd.toml.d").mkdir(exist_ok=True)
+        (folder / "watchdogd.toml.d" / name).write_text(content)
+    return config.load(file, environ={"PATH": os.environ["PATH"] if path is None else path})
+
+
+def problems(folder: Path, text: str, drop_ins: Mapping[str, str] | None = None) -> list[config.Problem]:
+    with pytest.raises(config.ConfigError) as caught:
+        load(folder, text, drop_ins)
+    for problem in caught.value.problems:
+        assert problem.message and problem.remedy
+        assert Path(problem.file).parent in (folder, folder / "watchdogd.toml.d")
+        assert str(problem) in str(caught.value)
+    return list(caught.value.problems)
+
+
+def worker(settings: Settings, name: str = "a") -> WorkerSettings:
+    return next(worker for worker in settings.workers if worker.name == name)
+
+
+def source(settings: Settings, name: str) -> SourceSettings | None:
+    return next((source for source in settings.sources if source.name == name), None)
+
+
+def program(folder: Path, name: str, mode: int = 0o755) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("#!/bin/sh\n")
+    (folder / name).chmod(mode)
+    return folder / name
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As nobody, where we are root: root can read every file and become every user."""
+    if os.geteuid() != 0:
+        yield
+        return
+    own_group = os.getegid()
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(own_group)
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that nobody can read (pytest's are root's own)."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def pynvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of that name to be found, whether or not nvidia-ml-py is installed here."""
+    program(tmp_path / "modules", "pynvml.py")
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+
+
+# --- every key ------------------------------------------------------------------------------------------------------
+
+GOOD: list[tuple[str, str, str, str, Any]] = [
+    # table, key, value, field of the settings, what it must hold
+    ("supervisor", "runtime_dir", '"/run/x"', "runtime_dir", "/run/x"),
+    ("supervisor", "state_dir", '"/var/x"', "state_dir", "/var/x"),
+    ("supervisor", "stop_timeout", '"3s"', "stop_timeout_ns", 3 * SECOND),
+    ("supervisor", "stop_timeout", '"0s"', "stop_timeout_ns", 0),
+    ("supervisor", "kill_grace", '"4s"', "kill_grace_ns", 4 * SECOND),
+    ("supervisor", "max_kills", "7", "max_kills", 7),
+    ("supervisor", "max_kills_window", '"2m"', "max_kills_window_ns", 120 * SECOND),
+    ("supervisor", "observe_only", "true", "observe_only", True),
+    ("supervisor", "late_margin", '"250us"', "late_margin_ns", 250_000),
+    ("supervisor", "hold_max", '"0s"', "hold_max_ns", 0),
+    ("supervisor", "events_max_bytes", '"9MiB"', "events_max_bytes", 9 << 20),
+    ("supervisor", "events_max_bytes", "65537", "events_max_bytes", 65537),
+    ("supervisor", "log_format", '"json"', "log_format", "json"),
+    ("metrics", "listen", '"0.0.0.0:1234"', "listen", "0.0.0.0:1234"),
+    ("metrics", "listen", '"[::1]:19877"', "listen", "[::1]:19877"),
+    ("metrics", "listen", '"localhost:0"', "listen", "localhost:0"),
+    ("metrics", "listen", '""', "listen", ""),
+    ("tegrastats", "command", '["t", "--interval", "250"]', "command", ("t", "--interval", "250")),
+    ("tegrastats", "command", '["t", "--interval", "250"]', "interval_ns", SECOND // 4),
+    ("tegrastats", "command", '["t", "--interval=125"]', "interval_ns", SECOND // 8),
+    ("tegrastats", "command", '["t"]', "interval_ns", SECOND),
+    ("tegrastats", "frozen_after", '"5s"', "frozen_after_ns", 5 * SECOND),
+    ("nvml", "enabled", "true", "command", (sys.executable, "-m", "watchdogd.sources.nvml", "--interval", "0.5")),
+    ("nvml", "interval", '"250us"', "interval_ns", 250_000),
+    (
+        "nvml",
+        "interval",
+        '"250us"',
+        "command",
+        (sys.executable, "-m", "watchdogd.sources.nvml", "--interval", "0.00025"),
+    ),
+    ("nvml", "frozen_after", '"4s"', "frozen_after_ns", 4 * SECOND),
+    ("nvml", "command", '["fake", "nvml"]', "command", ("fake", "nvml")),
+    ("nvgpu", "enabled", "true", "command", (sys.executable, "-m", "watchdogd.sources.nvgpu", "--interval", "0.5")),
+    ("nvgpu", "interval", '"1s"', "interval_ns", SECOND),
+    ("nvgpu", "frozen_after", '"4s"', "frozen_after_ns", 4 * SECOND),
+    ("nvgpu", "command", '["fake"]', "command", ("fake",)),
+    ("workers.NAME", "command", '["python3", "-m", "x"]', "command", ("python3", "-m", "x")),
+    ("workers.NAME", "accelerator", '"dla1"', "accelerator", "dla1"),
+    ("workers.NAME", "coupled_with", '["dla0", "b"]', "coupled_with", ("dla0", "b")),
+    *(
+        ("workers.NAME", f"deadlines.{name}", '"7s"', f"{name}_ns", 7 * SECOND)
+        for name in ("startup", "first_step", "step")
+    ),
+    ("workers.NAME", "deadlines.startup", '"never"', "startup_ns", None),
+    *(("workers.NAME", f"deadlines.{name}", '"7ms"', name, 7_000_000) for name in abi.OPERATIONS[1:]),
+    ("workers.NAME", "soft", "0.25", "soft", 0.25),
+    ("workers.NAME", "soft", "false", "soft", None),
+    ("workers.NAME", "restart.backoff", '"1s"', "backoff_ns", SECOND),
+    ("workers.NAME", "restart.backoff_max", '"1m"', "backoff_max_ns", 60 * SECOND),
+    ("workers.NAME", "restart.budget", "9", "budget", 9),
+    ("workers.NAME", "restart.window", '"1h"', "window_ns", 3600 * SECOND),
+    ("workers.NAME", "restart.when_spent", '"retry-slowly"', "when_spent", "retry-slowly"),
+    ("workers.NAME", "required", "false", "required", False),
+    ("workers.NAME", "observe_only", "true", "observe_only", True),
+    ("workers.NAME", "autostart", "false", "autostart", False),
+    ("workers.NAME", "stop_timeout", '"3s"', "stop_timeout_ns", 3 * SECOND),
+    ("workers.NAME", "user", '"root"', "user", "root"),
+    ("workers.NAME", "group", '"root"', "group", "root"),
+    ("workers.NAME", "environment", '{ X = "1" }', "environment", (("X", "1"),)),
+    ("workers.NAME", "working_directory", '"/"', "working_directory", "/"),
+    ("workers.NAME", "cpu_affinity", "[5, 0]", "cpu_affinity", (0, 5)),
+    ("workers.NAME", "cpu_affinity", '"0-3,5"', "cpu_affinity", (0, 1, 2, 3, 5)),
+    ("workers.NAME", "nice", "-20", "nice", -20),
+    ("workers.NAME", "scheduling", '"fifo:10"', "scheduling", "fifo:10"),
+    ("workers.NAME", "scheduling", '"batch"', "scheduling", "batch"),
+    ("workers.NAME", "oom_score_adj", "-1000", "oom_score_adj", -1000),
+    ("workers.NAME", "cuda_visible_devices", '"0,1"', "cuda_visible_devices", "0,1"),
+    ("workers.NAME", "output", '"journal"', "output", "journal"),
+    ("workers.NAME", "output_max_bytes", '"64KiB"', "output_max_bytes", 65536),
+    ("workers.NAME", "on_supervisor_exit", '"kill"', "on_supervisor_exit", "kill"),
+]
+
+
+def test_every_key_has_a_good_value_here() -> None:
+    assert {(table, key) for table, key, *_ in GOOD} == {(table, key) for table, keys in TABLES.items() for key in keys}
+
+
+def settings_with(folder: Path, table: str, key: str, value: str) -> Settings:
+    switch = "" if key in ("enabled", "command") or table not in ("nvml", "nvgpu") else "enabled = true\n"
+    text = {
+        "workers.NAME": f"[workers.a]\n{key} = {value}\n" + ("" if key == "command" else 'command = ["python3"]\n'),
+        "tegrastats": f"[tegrastats]\n{key} = {value}\n" + WORKER,
+    }.get(table, f"[{table}]\n{switch}{key} = {value}\n" + WORKER)
+    program(folder / "bin", "tegrastats")
+    return load(folder, text + '[workers.b]\ncommand = ["python3"]\n', path=f"{folder / 'bin'}:{os.environ['PATH']}")
+
+
+def holder(settings: Settings, table: str, key: str) -> Any:
+    if table in ("supervisor", "metrics"):
+        return getattr(settings, table)
+    if table != "workers.NAME":
+        return source(settings, table)
+    group, _, _ = key.rpartition(".")
+    return getattr(worker(settings), group) if group else worker(settings)
+
+
+@pytest.mark.usefixtures("pynvml")
+@pytest.mark.parametrize(("table", "key", "value", "field", "expected"), GOOD)
+def test_a_key_reaches_the_settings(
+    tmp_path: Path, table: str, key: str, value: str, field: str, expected: object
+) -> None:
+    if field in ("user", "group") and os.geteuid() != 0:
+        pytest.skip("only root may change to another user")
+    found = holder(settings_with(tmp_path, table, key, value), table, key)
+    if field in abi.OPERATION:
+        assert found.calls_ns == tuple(expected if name == field else None for name in abi.OPERATIONS)
+    else:
+        assert getattr(found, field) == expected
+
+
+def test_what_is_not_given_has_the_defaults_of_the_settings(tmp_path: Path) -> None:
+    settings = load(tmp_path, OFF + WORKER)
+    assert settings.supervisor == SupervisorSettings()
+    assert settings.workers == (WorkerSettings("a", ("python3",)),)
+    assert settings.sources == ()
+    assert settings.files == (str(tmp_path / "watchdogd.toml"),)
+
+
+def test_a_worker_without_a_stop_timeout_has_the_supervisors(tmp_path: Path) -> None:
+    settings = load(tmp_path, '[supervisor]\nstop_timeout = "3s"\n' + WORKER)
+    assert worker(settings).stop_timeout_ns == 3 * SECOND
+
+
+def test_a_worker_goes_its_own_way_from_the_defaults_key_by_key(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        '[defaults]\nnice = 3\ndeadlines = { step = "2s", sync = "1s" }\nrestart.budget = 2\n'
+        'environment = { X = "1", Y = "1" }\n' + WORKER + 'deadlines = { sync = "500ms" }\nrestart.window = "9s"\n'
+        'environment = { Y = "2" }\n[workers.b]\ncommand = ["python3"]\nnice = 0\ndeadlines.step = "never"\n',
+    )
+    a, b = settings.workers
+    assert (a.nice, a.deadlines.step_ns, a.deadlines.calls_ns[abi.OPERATION["sync"]]) == (3, 2 * SECOND, SECOND // 2)
+    assert (a.restart.budget, a.restart.window_ns, a.environment) == (2, 9 * SECOND, (("X", "1"), ("Y", "2")))
+    assert (b.nice, b.deadlines.step_ns, b.deadlines.calls_ns[abi.OPERATION["sync"]]) == (0, None, SECOND)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_drop_ins_are_merged_key_by_key_in_order_of_name(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        WORKER + 'nice = 1\ndeadlines = { step = "2s" }\n',
+        {
+            # In no order that a folder may list: neither oldest nor newest first.
+            "20.toml": "[workers.a]\nnice = 3\n",
+            "10.toml": '[workers.a]\nnice = 2\ndeadlines.sync = "1s"\n[workers.b]\ncommand = ["python3"]\n',
+            "40.toml": "[workers.a]\nnice = 5\n",
+            "30.toml": "[workers.a]\nnice = 4\n",
+            "50.conf": "not TOML",
+        },
+    )
+    a = worker(settings)
+    assert (a.nice, a.deadlines.step_ns, a.deadlines.calls_ns[abi.OPERATION["sync"]]) == (5, 2 * SECOND, SECOND)
+    names = [Path(file).name for file in settings.files]
+    assert names == ["watchdogd.toml", "10.toml", "20.toml", "30.toml", "40.toml"]
+    assert worker(settings, "b").command == ("python3",)
+
+
+def test_a_wrong_value_is_blamed_on_the_file_that_says_it(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        WORKER + 'nice = "x"\nenvironment = { A = 1 }\n[supervisor]\nmax_kills = "x"\n',
+        {"1.toml": '[workers.a]\nsoft = 2\nenvironment = { B = 1 }\n[supervisor]\nlog_format = "x"\n'},
+    )
+    assert {(Path(problem.file).name, problem.key) for problem in found} == {
+        ("watchdogd.toml", "workers.a.nice"),
+        ("watchdogd.toml", "workers.a.environment.A"),
+        ("watchdogd.toml", "supervisor.max_kills"),
+        ("1.toml", "workers.a.soft"),
+        ("1.toml", "supervisor.log_format"),
+    }
+
+
+def test_a_worker_without_a_command_is_blamed_on_the_file_that_began_it(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, "[workers.a]\nnice = 1\n", {"1.toml": "[workers.a]\nnice = 2\n"})
+    assert (Path(found.file).name, found.key) == ("watchdogd.toml", "workers.a.command")
+
+
+SYNTAX = [
+    # text, key, message
+    ("[workers.a]\nnice =\n", "workers.a.nice", "line 2, column 7: Invalid value"),
+    ("[workers.a\n", "", "line 1, column 11: Expected ']'"),
+    ("[workers.a]\ncommand = ['x", "workers.a.command", "line 2, column 14: Expected"),
+    (WORKER + WORKER, "workers.a", "line 3, column 11: Cannot declare"),
+    (WORKER + 'command = [\n"b"\n]\n', "workers.a.command", "line 5, column 2: Cannot overwrite"),
+    ("x = { a = 1, a = 2 }\n", "x", "line 1, column 19: Duplicate inline table key 'a'"),
+    ("x = 1\n[supervisor.y]\nz = 1\n[supervisor.y]\n", "supervisor.y", "line 4"),
+    ("x = " + "9" * 5000 + "\n", "", "Exceeds the limit"),
+    ("x = " + "[" * 20000 + "\n", "", "nested too deeply"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "message"), SYNTAX)
+def test_what_is_not_toml_is_named_with_line_column_and_key(tmp_path: Path, text: str, key: str, message: str) -> None:
+    (found,) = problems(tmp_path, text)
+    assert found.file == str(tmp_path / "watchdogd.toml")
+    assert found.key == key
+    assert message in found.message
+
+
+def test_a_worker_redefined_in_a_drop_in_is_a_change_not_a_second_one(tmp_path: Path) -> None:
+    settings = load(tmp_path, WORKER, {"1.toml": '[workers.a]\ncommand = ["python3", "-V"]\n'})
+    assert [worker.command for worker in settings.workers] == [("python3", "-V")]
+
+
+def test_one_broken_file_does_not_hide_what_is_wrong_in_the_others(tmp_path: Path) -> None:
+    found = problems(tmp_path, "[workers.a\n", {"1.toml": "]", "2.toml": "[workers.a]\nnice = 99\n"})
+    assert [Path(problem.file).name for problem in found] == ["watchdogd.toml", "1.toml", "2.toml"]
+
+
+def test_what_may_stand_in_a_broken_file_is_not_missed(tmp_path: Path) -> None:
+    found = problems(tmp_path, "", {"1.toml": "]"})
+    assert [Path(problem.file).name for problem in found] == ["1.toml"]
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message", "remedy"),
+    [
+        (lambda _: None, "No such file", "create it"),
+        (Path.mkdir, "not a file", "name the file in it"),
+        (os.mkfifo, "not a file", "plain file"),
+        (make_loop, "symbolic links", "plain file"),
+        (lambda path: path.write_bytes(b'x = "\xff"'), "byte 5 is not UTF-8", "UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_a_remedy(
+    tmp_path: Path, make: Any, message: str, remedy: str
+) -> None:
+    file = tmp_path / "watchdogd.toml"
+    make(file)
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(file, environ={})
+    (found,) = caught.value.problems
+    assert (found.file, found.key) == (str(file), "")
+    assert message in found.message and remedy in found.remedy
+
+
+@pytest.mark.parametrize("what", ["watchdogd.toml", "watchdogd.toml.d", "watchdogd.toml.d/1.toml"])
+def test_a_file_that_we_may_not_read_is_named_with_a_remedy(public_folder: Path, what: str) -> None:
+    load(public_folder, WORKER, {"1.toml": ""})
+    (public_folder / what).chmod(0)
+    with unprivileged(), pytest.raises(config.ConfigError) as caught:
+        config.load(public_folder / "watchdogd.toml", environ=os.environ)
+    (found,) = caught.value.problems
+    assert found.file == str(public_folder / what)
+    assert "Permission denied" in found.message and "let the user who runs watchdogd read it" in found.remedy
+    (public_folder / what).chmod(0o755)
+
+
+def test_a_file_in_the_place_of_the_drop_ins_is_named(tmp_path: Path) -> None:
+    (tmp_path / "watchdogd.toml.d").write_text("")
+    (found,) = problems(tmp_path, WORKER)
+    assert found.file == str(tmp_path / "watchdogd.toml.d")
+    assert found.remedy == "make it a directory, or remove it"
+
+
+# --- what is wrong --------------------------------------------------------------------------------------------------
+
+A = "workers.a."
+BAD = [
+    # text after [workers.a] command = ["python3"], key, part of the message, part of the remedy
+    ('deadlines.snyc = "1s"', A + "deadlines.snyc", "is not a key", 'did you mean "sync"?'),
+    ("zzz = 1", A + "zzz", "is not a key", "remove it, or write one of: accelerator"),
+    ('deadlines = "1s"', A + "deadlines", "is a string, not a table", "[workers.a.deadlines]"),
+    ('"deadlines.sync" = "1s"', A + '"deadlines.sync"', "is not a key", "deadlines"),
+    ("deadlines.step = 2", A + "deadlines.step", "number without a unit", 'write "2s"'),
+    ("deadlines.step = 2.5", A + "deadlines.step", "number without a unit", 'write "2.5s"'),
+    ("deadlines.step = nan", A + "deadlines.step", "number without a unit", '"200ms"'),
+    ("deadlines.step = 0x" + "f" * 5000, A + "deadlines.step", "number without a unit", '"200ms"'),
+    ("deadlines.step = false", A + "deadlines.step", "is a boolean", 'write "never"'),
+    ('deadlines.step = "0s"', A + "deadlines.step", "no time at all", '"never"'),
+    ('deadlines.step = "-1s"', A + "deadlines.step", "cannot be negative", '"never"'),
+    ('deadlines.step = "2d"', A + "deadlines.step", "is not a duration", "us, ms, s, m or h"),
+    ("deadlines.step = 2026-01-01", A + "deadlines.step", "is a date or time", "us, ms, s, m or h"),
+    ('restart.backoff = "never"', A + "restart.backoff", "is not a duration", "us, ms, s, m or h"),
+    ('restart.backoff = "0s"', A + "restart.backoff", "no time at all", "us, ms, s, m or h"),
+    ("restart.budget = 0", A + "restart.budget", "out of range", "1 or more"),
+    ("restart.budget = true", A + "restart.budget", "is a boolean", "1 or more"),
+    ('restart.when_spent = "reboot"', A + "restart.when_spent", "none of its values", '"quarantine" or "retry-slowly"'),
+    ("soft = 1.0", A + "soft", "fraction", "0.5, or false"),
+    ("soft = 0.0", A + "soft", "fraction", "0.5, or false"),
+    ("soft = nan", A + "soft", "fraction", "0.5, or false"),
+    ("soft = true", A + "soft", "fraction", "0.5, or false"),
+    ('required = "yes"', A + "required", "not a boolean", "without quotes"),
+    ('accelerator = "GPU0"', A + "accelerator", "not an accelerator", '"gpu0"'),
+    ('accelerator = "gpu"', A + "accelerator", "not an accelerator", '"gpu0"'),
+    ('coupled_with = ["modle"]', A + "coupled_with", "neither a worker nor an accelerator", "write one of"),
+    ('coupled_with = ["a"]', A + "coupled_with", "this worker itself", "remove it"),
+    ('coupled_with = "gpu0"', A + "coupled_with", "not an array", '["gpu0"]'),
+    ("environment = { 9X = '1' }", A + "environment.9X", "not a variable's name", "no digit first"),
+    ("environment = { X = 1 }", A + "environment.X", "is an integer", "quotes"),
+    ('environment = { X = "\\u0000" }', A + "environment.X", "NUL", "remove it"),
+    (
+        f"environment = {{ {abi.ENVIRONMENT} = '1' }}",
+        A + f"environment.{abi.ENVIRONMENT}",
+        "set by the supervisor",
+        "remove",
+    ),
+    ("environment = []", A + "environment", "not a table", "NAME"),
+    ('working_directory = "/nonexistent"', A + "working_directory", "not a directory", "create it"),
+    ('working_directory = "here"', A + "working_directory", "not an absolute path", "from /"),
+    ("cpu_affinity = [-1]", A + "cpu_affinity", "not a list of CPUs", '"0-3,5"'),
+    ("cpu_affinity = [true]", A + "cpu_affinity", "not a list of CPUs", '"0-3,5"'),
+    ('cpu_affinity = "3-1"', A + "cpu_affinity", "not a list of CPUs", '"0-3,5"'),
+    ('cpu_affinity = "0-9999"', A + "cpu_affinity", "not a list of CPUs", '"0-3,5"'),
+    ("cpu_affinity = 3", A + "cpu_affinity", "not a list of CPUs", '"0-3,5"'),
+    ("nice = 20", A + "nice", "out of range", "-20 to 19"),
+    ("nice = -21", A + "nice", "out of range", "-20 to 19"),
+    ('scheduling = "fifo"', A + "scheduling", "not a scheduling policy", '"fifo:PRIORITY"'),
+    ('scheduling = "rr:100"', A + "scheduling", "not a scheduling policy", "1 to 99"),
+    ("oom_score_adj = 1001", A + "oom_score_adj", "out of range", "-1000 to 1000"),
+    ("cuda_visible_devices = 0", A + "cuda_visible_devices", "is an integer", "quotes"),
+    ('output = "syslog"', A + "output", "none of its values", '"file" or "journal"'),
+    ('output_max_bytes = "8MB"', A + "output_max_bytes", "not a size", "KiB, MiB or GiB"),
+    ("output_max_bytes = 12", A + "output_max_bytes", "out of range", "4KiB"),
+    ("output_max_bytes = 1.5", A + "output_max_bytes", "is a float", '"8MiB"'),
+    ('on_supervisor_exit = "keep"', A + "on_supervisor_exit", "not supported yet", '"kill"'),
+    ('user = "no-such-user"', A + "user", "there is no user", "create it"),
+    ('group = "no-such-group"', A + "group", "there is no group", "create it"),
+    ('[workers."a b"]\ncommand = ["python3"]', 'workers."a b"', "not a worker's name", "1 to 48"),
+    ('[workers.A]\ncommand = ["python3"]', "workers.A", 'differs from worker "a" only in case', "rename"),
+    (
+        '[workers.gpu0]\ncommand = ["python3"]\naccelerator = "gpu0"',
+        "workers.gpu0",
+        "also the name of an acc",
+        "another",
+    ),
+    ("[workers.b]", "workers.b.command", "is missing", "python3"),
+    ('[workers.b]\ncommand = "python3 -m x"', "workers.b.command", "is a string", 'write ["python3", "-m", "x"]'),
+    ("[workers.b]\ncommand = []", "workers.b.command", "is empty", "python3"),
+    ('[workers.b]\ncommand = [""]', "workers.b.command", "names no program", "first item"),
+    ('[workers.b]\ncommand = ["python3", 1]', "workers.b.command", "is an integer", "item 2"),
+    ("[workers.b]\ncommand = 1", "workers.b.command", "is an integer", '["a", "b"]'),
+    ('[workers.b]\ncommand = ["no-such-program"]', "workers.b.command", "is not on PATH (", "whole path"),
+    ('[workers.b]\ncommand = ["/bin"]', "workers.b.command", "is not an executable file", "install it"),
+    ("[workers]\nb = 1", "workers.b", "not a table", "[workers.b]"),
+    ('[defaults]\ncommand = ["python3"]', "defaults.command", "cannot be a default", "[workers.NAME]"),
+    ("[defaults]\nnice = 99", "defaults.nice", "out of range", "-20 to 19"),
+    ("[superviser]", "superviser", "not a table", 'did you mean "supervisor"?'),
+    ("[[metrics]]", "metrics", "is an array, not a table", "[metrics]"),
+    ('[supervisor]\nlisten = "x"', "supervisor.listen", "not a key", "remove it"),
+    ('[supervisor]\nkill_grace = "0s"', "supervisor.kill_grace", "no time at all", "200ms"),
+    ("[supervisor]\nmax_kills = 0", "supervisor.max_kills", "out of range", "1 or more"),
+    ('[supervisor]\nlog_format = "xml"', "supervisor.log_format", "none of its values", '"text" or "json"'),
+    ('[supervisor]\nruntime_dir = "run"', "supervisor.runtime_dir", "not an absolute path", "from /"),
+    ('[supervisor]\nruntime_dir = "/r"\nstate_dir = "/r/"', "supervisor.state_dir", "are the same", "of its own"),
+    ('[supervisor]\nruntime_dir = "/r"\nstate_dir = "/r/s"', "supervisor.state_dir", "in the other", "of its own"),
+    ('[supervisor]\nruntime_dir = "/var/lib/gpu-watchdogd/r"', "supervisor.runtime_dir", "in the other", "of its own"),
+    ("[metrics]\nlisten = 19877", "metrics.listen", "is an integer", "127.0.0.1:19877"),
+    ('[metrics]\nlisten = ":19877"', "metrics.listen", "not an address", "0.0.0.0:19877"),
+    ('[metrics]\nlisten = "::1:19877"', "metrics.listen", "not an address", "[::1]:19877"),
+    ('[metrics]\nlisten = "some.host:19877"', "metrics.listen", "not an address", "127.0.0.1:19877"),
+    ('[metrics]\nlisten = "127.0.0.1:65536"', "metrics.listen", "no port between", "127.0.0.1:19877"),
+    ('[metrics]\nlisten = "127.0.0.1"', "metrics.listen", "no port between", "127.0.0.1:19877"),
+    ('[tegrastats]\ncommand = ["t", "--stop"]', "tegrastats.command", "ends every tegrastats", "remove it"),
+    ('[tegrastats]\ncommand = ["t", "--start"]', "tegrastats.command", "in the background", "remove it"),
+    ('[tegrastats]\ncommand = ["t", "--logfile=x"]', "tegrastats.command", "to a file", "remove it"),
+    ('[tegrastats]\ncommand = ["t", "--interval"]', "tegrastats.command", '"--interval" is ""', "milliseconds"),
+    ('[tegrastats]\ncommand = ["t", "--interval", "0"]', "tegrastats.command", '"--interval" is "0"', "milliseconds"),
+    ('[tegrastats]\ncommand = "t"', "tegrastats.command", "is a string", '["t"]'),
+    ('[tegrastats]\ncommand = ["t"]\nfrozen_after = "1s"', "tegrastats.frozen_after", "less than two samples", '"2s"'),
+    ('[nvml]\nenabled = "yes"', "nvml.enabled", "none of its values", '"auto", true or false'),
+    ("[nvml]\nenabled = true\ncommand = []", "nvml.command", "is empty", "remove one"),
+    ('[nvml]\nenabled = true\ninterval = "2s"', "nvml.interval", "less than two samples", '"4s"'),
+]
+
+
+@pytest.mark.usefixtures("pynvml")
+@pytest.mark.parametrize(("text", "key", "message", "remedy"), BAD)
+def test_a_problem_names_its_key_and_the_remedy(tmp_path: Path, text: str, key: str, message: str, remedy: str) -> None:
+    (found,) = problems(tmp_path, WORKER + text + "\n")
+    assert found.key == key
+    assert message in found.message
+    assert remedy in found.remedy
+
+
+def test_a_problem_reads_as_file_key_what_and_remedy_on_one_line(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, WORKER + 'accelerator = "\\n\\u001b[2J"\n')
+    assert str(found) == (
+        f"{tmp_path}/watchdogd.toml: workers.a.accelerator: '\\n\\x1b[2J' is not an accelerator; "
+        'write one such as "gpu0" or "dla1"'
+    )
+    raw = config.Problem("f\n", "k", "\x1b[2J\x85", "r")
+    assert str(raw) == "f\\x0a: k: \\x1b[2J\\x85; r"
+
+
+def test_all_problems_are_listed_not_just_the_first(tmp_path: Path) -> None:
+    whole = "[workers.w{number}]\ncommand = ['python3']\n"
+    in_worker = [(text, key) for text, key, *_ in BAD if key.startswith(A)]
+    text, expected = "", []
+    for number, (line, key) in enumerate(in_worker):
+        text += whole.format(number=number) + line.replace('["a"]', f'["w{number}"]') + "\n"
+        expected.append(key.replace("workers.a.", f"workers.w{number}."))
+    text += "[metrics]\nlisten = 1\n[superviser]\n"
+    assert sorted(problem.key for problem in problems(tmp_path, text)) == sorted(
+        [*expected, "metrics.listen", "superviser"]
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[workers]\n", OFF])
+def test_a_configuration_without_workers_is_refused(tmp_path: Path, text: str) -> None:
+    (found,) = problems(tmp_path, text)
+    assert (found.key, found.message) == ("workers", "has no worker")
+
+
+def test_workers_that_are_no_table_are_refused(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, "workers = ['a']\n")
+    assert (found.key, found.message) == ("workers", "is an array, not a table")
+
+
+# --- pairs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", abi.OPERATIONS[1:])
+def test_a_step_shorter_than_one_of_its_calls_is_refused(tmp_path: Path, call: str) -> None:
+    (found,) = problems(tmp_path, WORKER + f'deadlines = {{ step = "100ms", {call} = "101ms" }}\n')
+    assert found.key == "workers.a.deadlines.step"
+    assert f'step "100ms" is shorter than {call} "101ms"' in found.message
+
+
+@pytest.mark.parametrize("deadlines", ['first_step = "1s", step = "2s"', 'first_step = "1s", sync = "2s"'])
+def test_a_first_step_shorter_than_what_it_holds_is_refused(tmp_path: Path, deadlines: str) -> None:
+    (found,) = problems(tmp_path, WORKER + f"deadlines = {{ {deadlines} }}\n")
+    assert found.key == "workers.a.deadlines.first_step"
+
+
+@pytest.mark.parametrize(
+    "deadlines",
+    [
+        'step = "100ms", sync = "100ms"',
+        'step = "never", sync = "100ms"',
+        'step = "100ms", sync = "never"',
+        'first_step = "never", step = "1s"',
+        'first_step = "1s", step = "1s"',
+        'startup = "never", first_step = "1s"',
+    ],
+)
+def test_deadlines_that_can_all_pass_are_accepted(tmp_path: Path, deadlines: str) -> None:
+    assert load(tmp_path, WORKER + f"deadlines = {{ {deadlines} }}\n").workers
+
+
+def test_a_pair_with_a_wrong_value_is_one_problem_not_two(tmp_path: Path) -> None:
+    text = 'deadlines = { step = "2d", sync = "1s" }\nrestart = { backoff = "1m", backoff_max = 5 }\n'
+    assert [problem.key for problem in problems(tmp_path, WORKER + text)] == [
+        "workers.a.deadlines.step",
+        "workers.a.restart.backoff_max",
+    ]
+
+
+def test_a_pair_with_a_wrong_default_is_one_problem_not_two(tmp_path: Path) -> None:
+    text = '[defaults]\ndeadlines.step = "2d"\nenvironment = 1\n' + WORKER + 'deadlines.sync = "1s"\n'
+    assert [problem.key for problem in problems(tmp_path, text)] == ["defaults.deadlines.step", "defaults.environment"]
+
+
+def test_what_the_defaults_say_wrong_is_said_once_not_per_worker(tmp_path: Path) -> None:
+    text = '[defaults.deadlines]\nstep = "1s"\nsync = "2s"\n' + WORKER + '[workers.b]\ncommand = ["python3"]\n'
+    assert [problem.key for problem in problems(tmp_path, text)] == ["defaults.deadlines.step"]
+
+
+@pytest.mark.parametrize(
+    ("restart", "key"),
+    [
+        ('backoff = "2s", backoff_max = "1s"', "restart.backoff_max"),
+        ('backoff = "11s"', "restart.backoff"),
+        ('backoff_max = "99ms"', "restart.backoff_max"),
+    ],
+)
+def test_a_longest_backoff_below_the_first_is_refused(tmp_path: Path, restart: str, key: str) -> None:
+    (found,) = problems(tmp_path, WORKER + f"restart = {{ {restart} }}\n")
+    assert found.key == A + key
+    assert "is shorter than backoff" in found.message
+
+
+def test_equal_backoffs_are_accepted(tmp_path: Path) -> None:
+    assert load(tmp_path, WORKER + 'restart = { backoff = "1s", backoff_max = "1s" }\n').workers
+
+
+def test_directories_beside_each_other_are_accepted(tmp_path: Path) -> None:
+    settings = load(tmp_path, '[supervisor]\nruntime_dir = "/x/run"\nstate_dir = "/x/run2"\n' + WORKER)
+    assert settings.supervisor.state_dir == "/x/run2"
+
+
+def test_a_worker_may_be_coupled_with_a_dla_that_another_program_uses(tmp_path: Path) -> None:
+    assert worker(load(tmp_path, WORKER + 'coupled_with = ["dla1"]\n')).coupled_with == ("dla1",)
+
+
+# --- this machine ---------------------------------------------------------------------------------------------------
+
+
+def test_a_program_is_looked_for_on_the_workers_own_path(tmp_path: Path) -> None:
+    program(tmp_path / "bin", "engine")
+    text = f'[workers.a]\ncommand = ["engine"]\nenvironment = {{ PATH = "{tmp_path}/bin" }}\n'
+    assert load(tmp_path, text).workers
+    (found,) = problems(tmp_path, '[workers.a]\ncommand = ["engine"]\n')
+    assert found.key == "workers.a.command"
+
+
+def test_a_relative_program_is_looked_for_in_the_working_directory(tmp_path: Path) -> None:
+    program(tmp_path / "bin", "engine")
+    text = '[workers.a]\ncommand = ["bin/engine"]\nworking_directory = "{}"\n'
+    assert load(tmp_path, text.format(tmp_path)).workers
+    (found,) = problems(tmp_path, text.format(tmp_path / "bin"))
+    assert f"is not an executable file in {tmp_path}/bin" in found.message
+
+
+def test_a_program_in_a_missing_directory_is_one_problem_not_two(tmp_path: Path) -> None:
+    text = '[workers.a]\ncommand = ["bin/engine"]\nworking_directory = "/nonexistent"\n'
+    assert [problem.key for problem in problems(tmp_path, text)] == ["workers.a.working_directory"]
+
+
+def test_a_file_that_is_not_executable_is_no_program(tmp_path: Path) -> None:
+    engine = program(tmp_path / "bin", "engine", mode=0o644)
+    assert engine.stat().st_mode & stat.S_IXUSR == 0
+    (found,) = problems(tmp_path, f'[workers.a]\ncommand = ["{engine}"]\n')
+    assert found.message == f'program "{engine}" is not an executable file'
+
+
+@pytest.mark.parametrize("key", ["user", "group"])
+def test_a_supervisor_that_is_not_root_cannot_change_user(public_folder: Path, key: str) -> None:
+    with unprivileged():
+        (found,) = problems(public_folder, WORKER + f'{key} = "root"\n')
+    assert found.key == A + key
+    assert "not root" in found.message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change to another user")
+@pytest.mark.parametrize("key", ["user", "group"])
+def test_a_supervisor_that_is_root_can_change_user(tmp_path: Path, key: str) -> None:
+    assert load(tmp_path, WORKER + f'{key} = "daemon"\n').workers
+
+
+def test_tegrastats_is_on_where_it_is_on_path(tmp_path: Path) -> None:
+    program(tmp_path / "bin", "tegrastats")
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    command = ("tegrastats", "--interval", "500")
+    assert source(load(tmp_path, WORKER, path=path), "tegrastats") == SourceSettings("tegrastats", command)
+
+
+def test_tegrastats_is_off_where_it_is_not_on_path(tmp_path: Path) -> None:
+    program(tmp_path, "python3")
+    assert source(load(tmp_path, WORKER, path=str(tmp_path)), "tegrastats") is None
+
+
+def test_an_empty_command_switches_tegrastats_off(tmp_path: Path) -> None:
+    program(tmp_path / "bin", "tegrastats")
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    assert source(load(tmp_path, "[tegrastats]\ncommand = []\n" + WORKER, path=path), "tegrastats") is None
+
+
+def test_a_configured_tegrastats_need_not_be_there(tmp_path: Path) -> None:
+    """A source that does not start is a source that is down; it is no reason to leave the workers unwatched."""
+    text = '[tegrastats]\ncommand = ["/nonexistent/tegrastats"]\n'
+    assert source(load(tmp_path, text + WORKER), "tegrastats") is not None
+
+
+@pytest.mark.parametrize("name", ["nvml", "nvgpu"])
+@pytest.mark.parametrize("line", ["enabled = false", "command = []", 'enabled = false\ncommand = ["x"]'])
+def test_a_reader_can_be_switched_off(tmp_path: Path, name: str, line: str) -> None:
+    assert source(load(tmp_path, f"[{name}]\n{line}\n" + WORKER), name) is None
+
+
+def automatic(root: Path, path: str) -> list[str]:
+    """The names of the readers that are on where the configuration says nothing of them."""
+    noted = Problems(config_files.Tree(), [])
+    tables = {name: Scope({}, (name,), TABLES[name], noted) for name in ("tegrastats", "nvml", "nvgpu")}
+    found = config_readers.sources(tables, path=path, problems=noted, root=root)
+    assert not noted
+    return [source.name for source in found]
+
+
+@pytest.mark.usefixtures("pynvml")
+def test_the_readers_that_can_work_are_on_by_themselves(tmp_path: Path) -> None:
+    assert automatic(tmp_path, "") == []
+    for file in ("sys/devices/gpu.0/load", "dev/nvidiactl"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    assert automatic(tmp_path, "") == ["nvml", "nvgpu"]
+
+
+def test_nvgpu_is_not_read_beside_tegrastats_which_reads_it_already(tmp_path: Path) -> None:
+    (tmp_path / "sys/devices/gpu.0").mkdir(parents=True)
+    (tmp_path / "sys/devices/gpu.0/load").touch()
+    program(tmp_path / "bin", "tegrastats")
+    assert automatic(tmp_path, str(tmp_path / "bin")) == ["tegrastats"]
+
+
+@pytest.fixture
+def no_pynvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    monkeypatch.setattr(sys, "path", [])
+
+
+@pytest.mark.usefixtures("no_pynvml")
+def test_nvml_without_pynvml_is_a_problem_where_it_is_asked_for(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, "[nvml]\nenabled = true\n" + WORKER)
+    assert (found.key, found.remedy) == ("nvml.enabled", "install nvidia-ml-py, or write false")
+
+
+@pytest.mark.usefixtures("no_pynvml")
+def test_nvml_without_pynvml_is_off_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidiactl").touch()
+    assert automatic(tmp_path, "") == []
+
+
+@pytest.mark.parametrize(
+    "file", ["dev/nvidiactl", "usr/lib/aarch64-linux-gnu/libnvidia-ml.so.1", "usr/lib/wsl/lib/libnvidia-ml.so.1"]
+)
+def test_an_nvidia_driver_is_recognised(tmp_path: Path, file: str) -> None:
+    assert not config_readers.has_nvml_driver(tmp_path)
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+    assert config_readers.has_nvml_driver(tmp_path)
+
+
+def test_an_nvgpu_load_is_recognised(tmp_path: Path) -> None:
+    assert not config_readers.has_nvgpu_load(tmp_path)
+    (tmp_path / "sys/devices/gpu.0").mkdir(parents=True)
+    (tmp_path / "sys/devices/gpu.0/load").touch()
+    assert config_readers.has_nvgpu_load(tmp_path)
+
+
+def test_a_free_port_is_no_problem(tmp_path: Path) -> None:
+    for listen in ("127.0.0.1:0", ""):
+        assert config.check_port(load(tmp_path, f'[metrics]\nlisten = "{listen}"\n' + WORKER)) is None
+
+
+@pytest.mark.parametrize("drop_in", [False, True])
+def test_a_port_in_use_is_a_problem_of_the_file_that_chose_it(tmp_path: Path, drop_in: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        text = f'[metrics]\nlisten = "127.0.0.1:{server.getsockname()[1]}"\n'
+        settings = load(tmp_path, WORKER + ("" if drop_in else text), {"1.toml": text if drop_in else ""})
+        found = config.check_port(settings)
+    assert found is not None
+    assert Path(found.file).name == ("1.toml" if drop_in else "watchdogd.toml")
+    assert found.key == "metrics.listen"
+    assert "Address already in use" in found.message and "another" in found.remedy
+
+
+# --- anything -------------------------------------------------------------------------------------------------------
+
+NAMES = sorted(
+    {part for keys in TABLES.values() for key in keys for part in key.split(".")}
+    | {*TABLES, "workers", "defaults", "a"}
+)
+TEXTS = st.text() | st.sampled_from(
+    ["never", "auto", "1s", "0s", "gpu0", "8MiB", "python3", "[::1]:1", "0-3", "fifo:9"]
+)
+SCALARS = TEXTS | st.integers() | st.floats() | st.booleans() | st.dates() | st.times() | st.datetimes()
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES) | st.text(), inner, max_size=4),
+)
+DOCUMENTS = st.dictionaries(st.sampled_from(NAMES) | st.text(), VALUES, max_size=5)
+WORKERS = st.fixed_dictionaries(
+    {"workers": st.dictionaries(st.text(), st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6), max_size=3)}
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(DOCUMENTS | WORKERS, min_size=1, max_size=3))
+def test_whatever_the_files_hold_it_is_settings_or_a_config_error(documents: list[dict[str, Any]]) -> None:
+    tree = config_files.Tree()
+    for number, document in enumerate(documents):
+        tree.add(f"{number}.toml", document)
+    try:
+        assert config.settings_of(tree, [], environ=os.environ).workers
+    except config.ConfigError as error:
+        assert error.problems
+        assert all(problem.file and problem.key and problem.message and problem.remedy for problem in error.problems)
+        assert len(str(error).split("\n")) == len(error.problems)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_whatever_the_text_is_it_is_toml_or_a_config_error(text: str) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(text.encode())
+        file.flush()
+        with pytest.raises(config.ConfigError) as caught:
+            config.load(Path(file.name), environ={})
+    assert all(problem.file == file.name for problem in caught.value.problems)
+
+
+def test_deep_nesting_by_dotted_keys_does_not_exhaust_the_stack(tmp_path: Path) -> None:
+    text = ".".join(["a"] * 2000) + " = 1\n"
+    for line in (text, f"[nvml]\nenabled.{text}", f"[workers.b]\nenvironment.{text}"):
+        assert problems(tmp_path, WORKER + "[defaults]\n" + line)
+
+
+# --- what ships -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.toml")), ids=lambda file: file.name)
+def test_the_configurations_that_ship_are_right(file: Path) -> None:
+    settings = config.load(file, environ=os.environ)
+    assert {worker.accelerator for worker in settings.workers} == {"gpu0", "dla0"}
+
+
+def test_the_table_of_keys_shows_every_key_with_the_default_of_the_settings() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "watchdogd.config", "--markdown"], capture_output=True, text=True, check=True, timeout=20
+    ).stdout
+    assert printed == markdown()
+    rows = [line.split(" | ")[0].strip("| `") for line in printed.splitlines()[2:] if "**" not in line]
+    assert rows == [key for keys in TABLES.values() for key in keys]
+    for row in (
+        '| `kill_grace` | `duration` | `"5s"` |',
+        '| `deadlines.startup` | `duration or "never"` | `"2m"` |',
+        '| `deadlines.sync` | `duration or "never"` | `"never"` |',
+        '| `output_max_bytes` | `bytes or size` | `"16MiB"` |',
+        "| `max_kills` | `integer, 1 or more` | `20` |",
+        "| `required` | `true, false` | `true` |",
+        "| `command` | `strings` | `required` |",
+        "| `user` | `string` | `unset` |",
+    ):
+        assert row in printed
+
+
+def test_importing_the_configuration_loads_nothing_heavy() -> None:
+    code = "import sys, watchdogd.config; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20).stdout
+    assert not {"difflib", "pynvml", "pydantic", "asyncio", "logging", "typing_extensions"} & set(loaded.split())

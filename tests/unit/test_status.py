@@ -1,0 +1,364 @@
+"""Status: what it reads, what it calls a fault, its JSON and its table."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeRuntime
+from watchdogd import abi, procfs
+from watchdogd.model import Phase
+from watchdogd.status import StatusView, UnknownWorker, collect, to_json
+from watchdogd.status_table import span, table
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> FakeRuntime:
+    return FakeRuntime(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def gone() -> int:
+    """The pid of a process that has ended and was reaped."""
+    process = subprocess.Popen(["true"])
+    process.wait(10)
+    return process.pid
+
+
+def view(runtime: FakeRuntime, worker: str | None = None, later_ns: int = 0) -> StatusView:
+    return collect(str(runtime.directory), time.monotonic_ns() + later_ns, worker)
+
+
+def one(runtime: FakeRuntime) -> dict[str, Any]:
+    workers: list[dict[str, Any]] = to_json(view(runtime))["workers"]
+    (worker,) = workers
+    return worker
+
+
+def shape(value: Any) -> Any:
+    """The keys of an object and of what is in it."""
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items()}
+    return [shape(value[0])] if isinstance(value, list) else None
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None:
+    incident = {"id": "i-1", "verdict": "call", "operation": "sync", "time": "2025-01-02T03:04:05.000006Z"}
+    beat = runtime.incarnation("model_h", 3, last_incident=incident)
+    beat.enter(0, "sync", time.monotonic_ns())
+    runtime.accelerators = [ACCELERATOR]
+    runtime.sources = [SOURCE]
+    runtime.publish()
+    assert shape(to_json(view(runtime))) == {
+        "schema": None,
+        "supervisor": {
+            "pid": None,
+            "uptime_seconds": None,
+            "last_tick_age_seconds": None,
+            "lateness_seconds": {"p50": None, "p99": None, "max": None},
+        },
+        "workers": [
+            {
+                "name": None,
+                "phase": None,
+                "pid": None,
+                "incarnation": None,
+                "restarts": None,
+                "budget_left": None,
+                "accelerator": None,
+                "call": {"operation": None, "age_seconds": None, "deadline_seconds": None},
+                "sync_seconds": {"p50": None, "p99": None, "count": None},
+                "steps": None,
+                "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
+            }
+        ],
+        "accelerators": [{"name": None, "load_ratio": None, "frozen": None, "source": None, "age_seconds": None}],
+        "sources": [{"name": None, "up": None, "age_seconds": None}],
+    }
+
+
+def test_the_json_holds_the_values(runtime: FakeRuntime) -> None:
+    beat = runtime.incarnation("model_h", 3)
+    beat.record(0, "sync", 5 * MS, times=98)
+    beat.record(1, "sync", 90 * MS, times=2)
+    beat.lane(0, steps_done=40)
+    beat.lane(1, steps_done=2)
+    for lateness in (30_000, 40_000, 70_000):
+        runtime.board.count("wakeup_lateness", lateness)
+    runtime.publish()
+    status = to_json(view(runtime))
+    assert status["supervisor"]["pid"] == os.getpid()
+    assert 90 <= status["supervisor"]["uptime_seconds"] < 100
+    assert 0 <= status["supervisor"]["last_tick_age_seconds"] < 1
+    # A bucket's upper bound, but never above the largest.
+    assert status["supervisor"]["lateness_seconds"] == {"p50": 4.1e-05, "p99": 7e-05, "max": 7e-05}
+    (worker,) = status["workers"]
+    assert (worker["restarts"], worker["budget_left"], worker["incarnation"]) == (3, 4, 3)
+    assert worker["sync_seconds"] == {"p50": 0.005243, "p99": 0.100663, "count": 100}
+    assert (worker["steps"], worker["call"], worker["last_incident"]) == (42, None, None)
+
+
+def test_what_was_never_measured_is_null_and_not_zero(runtime: FakeRuntime) -> None:
+    runtime.worker("model_h")
+    runtime.accelerators = [{**ACCELERATOR, "load_ratio": None}]
+    runtime.sources = [{**SOURCE, "up": False}]
+    runtime.publish()
+    status = to_json(view(runtime))
+    assert status["supervisor"]["lateness_seconds"] == {"p50": None, "p99": None, "max": None}
+    assert (one(runtime)["steps"], one(runtime)["pid"]) == (None, None)
+    assert one(runtime)["sync_seconds"] == {"p50": None, "p99": None, "count": 0}
+    assert (status["accelerators"][0]["load_ratio"], status["accelerators"][0]["age_seconds"]) == (None, None)
+    assert status["sources"][0]["age_seconds"] is None
+
+
+def test_one_worker_can_be_asked_for_and_an_unknown_one_names_those_there_are(runtime: FakeRuntime) -> None:
+    for name in ("model_a", "model_b"):
+        runtime.worker(name)
+    runtime.publish()
+    assert [worker.name for worker in view(runtime, "model_b").workers] == ["model_b"]
+    with pytest.raises(UnknownWorker, match="'model_x'; there are: model_a, model_b"):
+        view(runtime, "model_x")
+
+
+# --- the call in flight ---------------------------------------------------------------------------------------------
+
+
+def test_the_call_in_flight_is_the_oldest_of_all_lanes_and_levels(runtime: FakeRuntime) -> None:
+    now_ns = time.monotonic_ns()
+    beat = runtime.incarnation("model_h", 3)
+    beat.enter(0, "copy", now_ns - 50 * MS)
+    beat.enter(1, "other", now_ns - 40 * MS)
+    beat.enter(1, "sync", now_ns - 150 * MS, level="inner")
+    runtime.publish()
+    call = one(runtime)["call"]
+    assert (call["operation"], call["deadline_seconds"]) == ("sync", 0.2)
+    assert 0.15 <= call["age_seconds"] < 5
+
+
+def test_a_call_without_a_deadline_has_none(runtime: FakeRuntime) -> None:
+    runtime.incarnation("model_h", 3).enter(0, "copy", time.monotonic_ns())
+    runtime.publish()
+    assert one(runtime)["call"]["deadline_seconds"] is None
+
+
+def test_a_call_entered_after_now_was_read_is_fresh(runtime: FakeRuntime) -> None:
+    runtime.incarnation("model_h", 3).enter(0, "sync", time.monotonic_ns() + SECOND // 2)
+    runtime.publish()
+    assert one(runtime)["call"]["age_seconds"] == 0
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        abi.stamp(1 * SECOND, abi.OPERATION["sync"]),  # before the spawn (of a machine that is up for longer)
+        abi.stamp(1 << 62, abi.OPERATION["sync"]),  # far in the future
+        200,  # no operation
+    ],
+)
+def test_a_word_that_cannot_be_a_call_is_none(runtime: FakeRuntime, word: int) -> None:
+    runtime.incarnation("model_h", 3).lane(0, outer=word)
+    runtime.publish()
+    assert one(runtime)["call"] is None
+
+
+def test_a_worker_that_is_gone_is_in_no_call(runtime: FakeRuntime) -> None:
+    beat = runtime.incarnation("model_h", 3)
+    beat.enter(0, "sync", time.monotonic_ns())
+    beat.lane(0, steps_done=6)
+    runtime.workers["model_h"] |= {"pid": None, "phase": "backoff"}
+    runtime.publish()
+    assert (one(runtime)["call"], one(runtime)["steps"]) == (None, 6)
+
+
+def test_an_unreadable_heartbeat_is_told_and_hides_no_other_worker(runtime: FakeRuntime) -> None:
+    beat = runtime.incarnation("model_a", 1)
+    os.truncate(beat.path, 10)
+    runtime.incarnation("model_b", 1).lane(0, steps_done=5)
+    runtime.worker("model_c", pid=1, heartbeat=str(runtime.directory / "gone"))
+    runtime.publish()
+    broken, fine, missing = view(runtime).workers
+    assert (broken.steps, fine.steps, missing.steps) == (None, 5, None)
+    assert (broken.heartbeat_error or "").endswith("truncated") and (missing.heartbeat_error or "").endswith("missing")
+    assert fine.heartbeat_error is None
+
+
+# --- the supervisor itself ------------------------------------------------------------------------------------------
+
+
+def test_a_supervisor_that_ticks_is_no_fault(runtime: FakeRuntime) -> None:
+    runtime.publish()
+    assert (view(runtime).fault, view(runtime).exit_status) == (None, 0)
+
+
+def test_a_supervisor_that_is_gone_is_not_running_from_that_moment(tmp_path: Path, gone: int) -> None:
+    runtime = FakeRuntime(tmp_path, pid=gone)
+    runtime.publish()
+    seen = view(runtime)
+    assert seen.fault is not None and seen.fault.startswith("NOT RUNNING - last tick 0.")
+    assert seen.fault.endswith(f"pid {gone} is gone")
+    assert seen.exit_status == 3
+
+
+def test_a_supervisor_that_was_stopped_says_so(tmp_path: Path, gone: int) -> None:
+    runtime = FakeRuntime(tmp_path, pid=gone)
+    runtime.supervisor["stopping"] = True
+    runtime.publish()
+    assert (view(runtime).fault or "").endswith("was stopped")
+
+
+def test_a_supervisor_that_does_not_tick_is_stuck(runtime: FakeRuntime) -> None:
+    runtime.publish()
+    seen = view(runtime, later_ns=12 * SECOND)
+    assert seen.fault is not None and seen.fault.startswith("STUCK - last tick 12.0 s ago")
+    assert seen.exit_status == 3
+
+
+def test_a_supervisor_that_meant_to_sleep_is_not_stuck(runtime: FakeRuntime) -> None:
+    runtime.publish()
+    now_ns = time.monotonic_ns()
+    runtime.board.tick(now_ns - 12 * SECOND, 80_000, now_ns - SECOND)
+    assert view(runtime).fault is None
+
+
+def test_a_supervisor_that_has_yet_to_tick_is_not_stuck(runtime: FakeRuntime) -> None:
+    seen = view(runtime)
+    assert seen.published.ticks == 0 and seen.last_tick_age_ns is None
+    runtime.supervisor["started_ns"] = time.monotonic_ns()
+    runtime.board.publish(b'{"supervisor": {"started_ns": %d}}' % time.monotonic_ns())
+    assert view(runtime).fault is None
+    assert (view(runtime, later_ns=5 * SECOND).fault or "").startswith("STUCK")
+
+
+def test_another_process_with_the_supervisors_pid_is_not_the_supervisor(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as young:
+        runtime = FakeRuntime(tmp_path, pid=young.pid)
+        runtime.publish()
+        runtime.tick(ago_ns=60 * SECOND)
+        assert (view(runtime).fault or "").endswith(f"pid {young.pid} is gone")
+        runtime.tick()
+        assert view(runtime).fault is None
+        young.kill()
+
+
+def test_a_board_of_an_earlier_boot_is_not_a_running_supervisor(tmp_path: Path) -> None:
+    runtime = FakeRuntime(tmp_path, boot_id=procfs.boot_id() ^ 1)
+    runtime.publish()
+    assert "before the last boot" in (view(runtime).fault or "")
+
+
+# --- exit status ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_required_worker_is_as_it_should_be_in_three_phases(runtime: FakeRuntime, phase: Phase) -> None:
+    runtime.worker("model_h", phase=phase.value)
+    runtime.publish()
+    fine = phase in {Phase.RUNNING, Phase.OBSERVED, Phase.STARTING}
+    assert view(runtime).exit_status == (0 if fine else 4)
+
+
+def test_a_worker_whose_kill_waits_is_not_as_it_should_be(runtime: FakeRuntime) -> None:
+    runtime.worker("model_h", held="model_a has an older call")
+    runtime.publish()
+    assert view(runtime).exit_status == 4
+
+
+def test_a_worker_that_is_not_required_counts_only_when_asked_for(runtime: FakeRuntime) -> None:
+    runtime.worker("model_a")
+    runtime.worker("model_b", required=False, phase="quarantined")
+    runtime.publish()
+    assert view(runtime).exit_status == 0
+    assert view(runtime, "model_b").exit_status == 4
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def troubled(runtime: FakeRuntime) -> Iterator[FakeRuntime]:
+    beat = runtime.incarnation("model_a", 2)
+    beat.enter(0, "sync", time.monotonic_ns() - 130 * MS)
+    beat.record(0, "sync", 5 * MS, times=3)
+    incident = {"id": "i-77", "verdict": "call", "operation": "sync", "time": "2025-01-02T03:04:05.000006Z"}
+    runtime.worker("model_b", phase="quarantined", last_incident=incident)
+    runtime.worker("model_c", phase="backoff", next_start_ns=time.monotonic_ns() + 4 * SECOND)
+    runtime.worker("model_d", uninstrumented=True, note="evil \x1b[2J name")
+    runtime.worker("model_e", held="model_b has an older call")
+    runtime.accelerators = [
+        {**ACCELERATOR, "sample_ns": time.monotonic_ns()},
+        {**ACCELERATOR, "name": "dla0", "load_ratio": None, "device": None},
+        {**ACCELERATOR, "name": "dla1", "frozen": True, "blocked_by": "model_x"},
+    ]
+    runtime.sources = [{**SOURCE, "name": "nvml", "up": False, "note": "driver not loaded"}]
+    runtime.events["error"], runtime.events["dropped"] = "No space left on device", 8
+    runtime.publish()
+    yield runtime
+    beat.close()
+
+
+def test_the_table_says_what_is_wrong_and_what_to_do(troubled: FakeRuntime) -> None:
+    text = table(view(troubled), 200, colour=False)
+    lines = text.splitlines()
+    (running,) = (line for line in lines if line.startswith("model_a"))
+    assert running.split()[:2] == ["model_a", "running"]
+    assert "/ 200 ms" in running and "5.24 ms / 5.24 ms" in running and "3 (4 left)" in running
+    assert "  ! restart budget spent; see `watchdogd events`, then `watchdogd reset model_b`" in lines
+    assert "  last incident: call sync at 2025-01-02T03:04:05.000006Z [i-77]" in lines
+    assert any(line.startswith("  ! starts again in ") for line in lines)
+    assert "  ! overdue, its kill waits: model_b has an older call" in lines
+    assert any("none of its calls is stamped" in line for line in lines)
+    assert any(line.startswith("gpu0  load 42%") for line in lines)
+    assert any(line.startswith("dla0  load unknown") for line in lines)
+    assert any(line.startswith("dla1") and "FROZEN" in line and "BLOCKED by model_x" in line for line in lines)
+    assert "source nvml: has never told anything; driver not loaded" in lines
+    assert "  events cannot be recorded (No space left on device), 8 lost" in lines
+
+
+def test_a_dead_supervisor_is_the_first_line_of_the_table(tmp_path: Path, gone: int) -> None:
+    runtime = FakeRuntime(tmp_path, pid=gone)
+    runtime.publish()
+    assert table(view(runtime), 120, colour=False).startswith("supervisor: NOT RUNNING - ")
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_no_line_is_longer_than_the_terminal_is_wide(troubled: FakeRuntime, width: int) -> None:
+    assert max(map(len, table(view(troubled), width, colour=False).splitlines())) == width
+
+
+def test_text_from_outside_cannot_steer_the_terminal(troubled: FakeRuntime) -> None:
+    text = table(view(troubled), 200, colour=False)
+    assert "evil ?[2J name" in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_colour_marks_what_is_wrong_and_nothing_else(troubled: FakeRuntime, tmp_path: Path) -> None:
+    lines = table(view(troubled), 200, colour=True).splitlines()
+    tones = {line.split("m", 1)[1].split()[0]: line.split("m")[0] for line in lines if line.startswith("\033")}
+    assert {name: tones.get(name) for name in ("model_b", "model_d")} == {"model_b": "\033[1;31", "model_d": "\033[33"}
+    assert any(line.startswith("model_a") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("value_ns", "text"),
+    [
+        (None, "-"),
+        (0, "0"),
+        (41_000, "41 us"),
+        (1_500_000, "1.5 ms"),
+        (12 * SECOND, "12 s"),
+        (182 * SECOND, "3 m 02 s"),
+        (15_000 * SECOND, "4 h 10 m"),
+        (442_800 * SECOND, "5 d 03 h"),
+    ],
+)
+def test_a_span_is_short(value_ns: int | None, text: str) -> None:
+    assert span(value_ns) == text

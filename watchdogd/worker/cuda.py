@@ -1,0 +1,185 @@
+"""CUDA for a worker, by cuda-python: a context of its own, whose calls say in the heartbeat that they may be stuck.
+
+    from watchdogd.worker import cuda
+
+    with cuda.Context(device=0, wait="blocking") as ctx:
+        stream, host, buffer = ctx.stream(), ctx.alloc_host(4096), ctx.alloc(4096)
+        kernel = ctx.module(image).kernel("scale")
+        stream.copy_in(buffer, host)
+        stream.launch(kernel, grid=4, block=256, arguments=(buffer, 1024))
+        stream.copy_out(host, buffer)
+        stream.synchronize()
+        result = host.view.cast("f")
+
+Invariant: every driver call is made inside ``worker.call(...)``, with its context current to the calling thread for that
+long and no longer, whatever other library has one there. ``sync``: a stream or context is waited for; ``event``: an event
+is; ``alloc`` and ``free``: memory, also page-locked; ``copy``: queueing a copy; ``launch``: queueing anything else;
+``other``: the rest.
+
+A call that fails raises CudaError with the CUresult's name, StickyCudaError where only a new process helps. Nothing calls
+the driver when it is garbage-collected, as that may block at any time: what is not closed lives as long as its context,
+and a context that is not closed as long as the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from watchdogd.worker import attach
+from watchdogd.worker.cuda_driver import (
+    SUCCESS,
+    CudaError,
+    CudaUnavailableError,
+    StickyCudaError,
+    check,
+    create_context,
+    driver,
+    failure,
+    initialize,
+    native,
+)
+from watchdogd.worker.cuda_resources import Buffer, Event, HostBuffer, Kernel, Module, Stream
+
+__all__ = [
+    "Buffer",
+    "Context",
+    "CudaError",
+    "CudaUnavailableError",
+    "Event",
+    "HostBuffer",
+    "Kernel",
+    "Module",
+    "StickyCudaError",
+    "Stream",
+]
+
+_FLAGS = driver.CUctx_flags
+_WAITS = {
+    "auto": int(_FLAGS.CU_CTX_SCHED_AUTO),
+    "spin": int(_FLAGS.CU_CTX_SCHED_SPIN),
+    "yield": int(_FLAGS.CU_CTX_SCHED_YIELD),
+    "blocking": int(_FLAGS.CU_CTX_SCHED_BLOCKING_SYNC),
+}
+_NON_BLOCKING = int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
+_DISABLE_TIMING = int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+_BLOCKING_SYNC = int(driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC)
+
+_open: set[Context] = set()
+
+
+class Context:
+    """A context of this process on a device; any thread may use it, and a process may have several.
+
+    ``wait``: how a thread waits for the device. "blocking" sleeps; "spin" answers some microseconds sooner and costs a
+    core; "yield" spins but lets others run; "auto" is the driver's choice. Raises CudaUnavailableError without a driver.
+    ``with Context() as ctx`` closes it, and until then has it current to the thread, which saves 0.2 us a call.
+    """
+
+    def __init__(self, device: int = 0, wait: str = "blocking") -> None:
+        if wait not in _WAITS:
+            raise ValueError(f"wait={wait!r}: use one of {', '.join(_WAITS)}")
+        guards = [attach().call(name) for name in ("sync", "event", "alloc", "free", "copy", "launch", "other")]
+        self._sync, self._event, self._alloc, self._free, self._copy, self._launch, self._other = guards
+        # An event goes by its own flag, not by its context's.
+        self._event_flags = _DISABLE_TIMING | (_BLOCKING_SYNC if wait == "blocking" else 0)
+        self._pinned: dict[int, HostBuffer] = {}
+        with self._other:
+            initialize()
+            self._context: Any = create_context(_WAITS[wait], device)
+        _open.add(self)
+
+    def _run(self, guard: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+        with guard:
+            context = self._context
+            if context is None:
+                raise ValueError("the Context is closed")
+            if driver.cuCtxGetCurrent()[1] == context:
+                answer = function(*arguments)
+            else:
+                check(driver.cuCtxPushCurrent, context)
+                try:
+                    answer = function(*arguments)
+                finally:
+                    driver.cuCtxPopCurrent()
+        if answer[0] is not SUCCESS:
+            raise failure(answer[0], function.__name__)
+        return answer[1] if len(answer) > 1 else None
+
+    def stream(self) -> Stream:
+        """A new stream, independent of the legacy default stream."""
+        return Stream(self, self._run(self._other, driver.cuStreamCreate, _NON_BLOCKING))
+
+    def event(self) -> Event:
+        return Event(self, self._run(self._other, driver.cuEventCreate, self._event_flags))
+
+    def alloc(self, nbytes: int) -> Buffer:
+        """Device memory, not cleared."""
+        return Buffer(self, self._run(self._alloc, driver.cuMemAlloc, nbytes), nbytes)
+
+    def alloc_host(self, nbytes: int) -> HostBuffer:
+        """Page-locked host memory, zeros."""
+        # Our own pages, locked by the driver: a view that somebody kept is plain memory once they are freed, where the
+        # driver's would be gone. Shared, as a write after a fork would move private ones away from under the device.
+        memory = mmap.mmap(-1, nbytes)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        self._run(self._alloc, driver.cuMemHostRegister, address, nbytes, 0)
+        host = self._pinned[address] = HostBuffer(self, address, memory)
+        return host
+
+    def module(self, image: bytes) -> Module:
+        """Loads a cubin, a fatbin or PTX (which the driver compiles)."""
+        return Module(self, self._run(self._other, driver.cuModuleLoadData, image))
+
+    def synchronize(self) -> None:
+        """Waits for everything queued in this context."""
+        self._run(self._sync, driver.cuCtxSynchronize)
+
+    @contextmanager
+    def current(self) -> Iterator[Context]:
+        """Has it current to this thread for a while: for other libraries, and for speed."""
+        context = self._context
+        self._run(self._other, driver.cuCtxPushCurrent, context)
+        try:
+            yield self
+        finally:
+            if driver.cuCtxGetCurrent()[1] == context:  # else it was closed, which popped it
+                driver.cuCtxPopCurrent()
+
+    @property
+    def handle(self) -> int:
+        """The CUcontext, for other libraries. ValueError once closed."""
+        if self._context is None:
+            raise ValueError("the Context is closed")
+        return int(native(self._context))
+
+    def close(self) -> None:
+        """Destroys it and all that it has, which may wait for the device. Closed already: does nothing."""
+        if self._context is None:
+            return
+        problem: CudaError | None = None
+        for host in tuple(self._pinned.values()):  # the driver destroys the rest with the context
+            try:
+                host.free()
+            except CudaError as error:
+                problem = problem or error
+        context, self._context = self._context, None
+        _open.discard(self)
+        with self._other:
+            check(driver.cuCtxDestroy, context)
+        if problem is not None:
+            raise problem
+
+    def __enter__(self) -> Context:
+        self._run(self._other, driver.cuCtxPushCurrent, self._context)
+        return self
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        try:
+            self.close()  # which also pops it
+        except CudaError:
+            if kind is None:  # else the error on its way says more than what follows from it
+                raise

@@ -1,0 +1,191 @@
+"""What belongs to a CUDA context: streams, events, memory, modules. See ``watchdogd.worker.cuda``.
+
+Invariant: a closed one is never handed to the driver, to which its missing handle would mean something else (for streams
+the legacy one), and closing twice, or after the context, does nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from watchdogd.worker.cuda_driver import driver, native
+
+if TYPE_CHECKING:
+    from watchdogd.worker.cuda import Context
+
+
+class Resource:
+    """Something of a context's, gone with it."""
+
+    __slots__ = ("_context", "_object")
+
+    def __init__(self, context: Context, handle: Any) -> None:
+        self._context = context
+        self._object = handle
+
+    @property
+    def _live(self) -> Any:
+        if self._object is None:
+            raise ValueError(f"the {type(self).__name__} is closed")
+        return self._object
+
+    @property
+    def handle(self) -> int:
+        """The driver's handle (of memory: its address), for other libraries. ValueError once closed."""
+        return int(native(self._live))
+
+    def _close(self, guard: Any, function: Callable[..., Any]) -> None:
+        released, self._object = self._object, None
+        if released is not None and self._context._context is not None:
+            self._context._run(guard, function, released)
+
+
+class Stream(Resource):
+    """What is queued in it runs in order. From ``Context.stream``."""
+
+    __slots__ = ()
+
+    def synchronize(self) -> None:
+        """Waits until all that was queued is done."""
+        context = self._context
+        context._run(context._sync, driver.cuStreamSynchronize, self._live)
+
+    def wait(self, event: Event) -> None:
+        """What is queued from now on runs after the event; nothing waits here."""
+        self._context._run(self._context._launch, driver.cuStreamWaitEvent, self._live, event._live, 0)
+
+    def copy_in(self, buffer: Buffer, host: HostBuffer) -> None:
+        """Queues a copy of the whole host buffer to the device."""
+        nbytes = _fits(host, buffer)
+        arguments = buffer._live, host._live, nbytes, self._live
+        self._context._run(self._context._copy, driver.cuMemcpyHtoDAsync, *arguments)
+
+    def copy_out(self, host: HostBuffer, buffer: Buffer) -> None:
+        """Queues a copy of the whole device buffer to the host."""
+        nbytes = _fits(buffer, host)
+        arguments = host._live, buffer._live, nbytes, self._live
+        self._context._run(self._context._copy, driver.cuMemcpyDtoHAsync, *arguments)
+
+    def launch(
+        self,
+        kernel: Kernel,
+        grid: int | Sequence[int],
+        block: int | Sequence[int],
+        arguments: Sequence[object] = (),
+        shared: int = 0,
+    ) -> None:
+        """Queues a kernel; ``shared``: bytes of dynamic shared memory.
+
+        Arguments: a Buffer is a pointer, an int a C int, a float a C float, anything of ctypes what it says. The driver
+        cannot check their number and types.
+        """
+        values = [_as_ctypes(argument) for argument in arguments]
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        shape = *_three(grid), *_three(block)
+        parameters = ctypes.addressof(pointers) if values else 0
+        self._context._run(
+            self._context._launch, driver.cuLaunchKernel, kernel._live, *shape, shared, self._live, parameters, 0
+        )
+
+    def close(self) -> None:
+        """Destroys it; what is queued still runs."""
+        self._close(self._context._other, driver.cuStreamDestroy)
+
+
+class Event(Resource):
+    """A point in a stream. From ``Context.event``; it keeps no time."""
+
+    __slots__ = ()
+
+    def record(self, stream: Stream) -> None:
+        """It is reached when all that is queued in the stream so far is done."""
+        self._context._run(self._context._launch, driver.cuEventRecord, self._live, stream._live)
+
+    def synchronize(self) -> None:
+        """Waits until it is reached; at once if it was never recorded."""
+        self._context._run(self._context._event, driver.cuEventSynchronize, self._live)
+
+    def close(self) -> None:
+        self._close(self._context._other, driver.cuEventDestroy)
+
+
+class Buffer(Resource):
+    """Device memory. From ``Context.alloc``."""
+
+    __slots__ = ("nbytes",)
+
+    def __init__(self, context: Context, handle: Any, nbytes: int) -> None:
+        super().__init__(context, handle)
+        self.nbytes = nbytes
+
+    def free(self) -> None:
+        """Gives it back, which may wait for the device."""
+        self._close(self._context._free, driver.cuMemFree)
+
+
+class HostBuffer(Resource):
+    """Page-locked host memory. From ``Context.alloc_host``."""
+
+    __slots__ = ("_memory", "nbytes")
+
+    def __init__(self, context: Context, address: int, memory: mmap.mmap) -> None:
+        super().__init__(context, address)
+        self._memory = memory
+        self.nbytes = len(memory)
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes, to read and write. A view kept after ``free`` is plain memory. ValueError once freed."""
+        _ = self._live
+        return memoryview(self._memory)
+
+    def free(self) -> None:
+        """Unlocks it, which may wait for the device."""
+        address = self._object
+        self._close(self._context._free, driver.cuMemHostUnregister)
+        self._context._pinned.pop(address, None)
+
+
+class Module(Resource):
+    """Kernels that were loaded together. From ``Context.module``."""
+
+    __slots__ = ()
+
+    def kernel(self, name: str) -> Kernel:
+        """Raises CudaError with CUDA_ERROR_NOT_FOUND when there is none of that name."""
+        context = self._context
+        return Kernel(context, context._run(context._other, driver.cuModuleGetFunction, self._live, name.encode()))
+
+    def close(self) -> None:
+        """Unloads it; its kernels are gone too."""
+        self._close(self._context._other, driver.cuModuleUnload)
+
+
+class Kernel(Resource):
+    """A function of a module. From ``Module.kernel``."""
+
+    __slots__ = ()
+
+
+def _fits(source: Buffer | HostBuffer, target: Buffer | HostBuffer) -> int:
+    if source.nbytes > target.nbytes:
+        raise ValueError(f"{source.nbytes} bytes do not fit into {target.nbytes}")
+    return source.nbytes
+
+
+def _three(extent: int | Sequence[int]) -> tuple[int, ...]:
+    sizes = (extent,) if isinstance(extent, int) else tuple(extent)
+    return *sizes, *(1,) * (3 - len(sizes))
+
+
+def _as_ctypes(argument: object) -> Any:
+    if isinstance(argument, Buffer):
+        return ctypes.c_void_p(argument.handle)
+    if isinstance(argument, int):
+        if not -(2**31) <= argument < 2**31:  # ctypes would cut it short without a word
+            raise ValueError(f"{argument} is no C int: say which type it is, e.g. ctypes.c_uint64({argument})")
+        return ctypes.c_int(argument)
+    return ctypes.c_float(argument) if isinstance(argument, float) else argument
