@@ -19,7 +19,8 @@ packages:
 
 $(STAMP): pyproject.toml $(SOURCES) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable \
+	  ".[dev$$(pkg-config --exists libsystemd 2>/dev/null && echo ,systemd)]"
 	@touch $@
 
 # `make demo` on the simulated driver; `make demo GPU=1` on the real one.
