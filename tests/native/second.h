@@ -1,0 +1,2 @@
+void second_enter(void);
+void second_leave(void);
