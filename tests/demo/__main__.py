@@ -25,7 +25,6 @@ from watchdogd import events, status, status_table
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = ("detector", "segmenter", "lane_dla")
 VICTIM = "lane_dla"
-PTX = ROOT / "tests/gpu/kernels.ptx"
 MILLISECOND = 1e6
 
 
@@ -53,15 +52,11 @@ class Demo:
             command = [sys.executable, str(ROOT / "tests/simulator/tegrastats.py"), "--interval", "200"]
             command += ["--state", str(self.device.path), "--board", "orin-r36"]
             lines += ["[tegrastats]", f"command = {json.dumps(command)}", "[nvml]", "enabled = false"]
-        module = PTX
-        if self.device is not None:
-            module = self.directory / "module.sim"
-            module.write_bytes(b"any bytes are a module to the simulated driver")
         for name in WORKERS:
             frames = self.directory / f"{name}.frames"
             frames.write_bytes(bytes(16))
-            command = [sys.executable, "-m", "tests.demo.worker", name, str(frames), str(module)]
-            command.append(str(self.hang_file) if name == VICTIM else "/nonexistent")
+            hang_file = self.hang_file if name == VICTIM else self.directory / "never"
+            command = [sys.executable, "-m", "tests.demo.worker", str(frames), str(hang_file)]
             environment = {} if self.device is None else self.device.environment(name)
             lines += [f"[workers.{name}]", f"command = {json.dumps(command)}", f'working_directory = "{ROOT}"']
             if self.gpu:

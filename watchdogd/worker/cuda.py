@@ -11,14 +11,14 @@
         stream.synchronize()
         result = host.view.cast("f")
 
-Invariant: every driver call is made inside ``worker.call(...)``, with its context current to the calling thread for that
-long and no longer, whatever other library has one there. ``sync``: a stream or context is waited for; ``event``: an event
-is; ``alloc`` and ``free``: memory, also page-locked; ``copy``: queueing a copy; ``launch``: queueing anything else;
-``other``: the rest.
+Invariant: every driver call is made inside ``worker.call(...)``, with its context current to the calling thread for
+that long and no longer, whatever other library has one there. ``sync``: a stream or context is waited for; ``event``:
+an event is; ``alloc`` and ``free``: memory, also page-locked; ``copy``: queueing a copy; ``launch``: queueing anything
+else; ``other``: the rest.
 
-A call that fails raises CudaError with the CUresult's name, StickyCudaError where only a new process helps. Nothing calls
-the driver when it is garbage-collected, as that may block at any time: what is not closed lives as long as its context,
-and a context that is not closed as long as the process.
+A call that fails raises CudaError with the CUresult's name, StickyCudaError where only a new process helps. Nothing
+calls the driver when it is garbage-collected, as that may block at any time: what is not closed lives as long as its
+context, and a context that is not closed as long as the process.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ _NON_BLOCKING = int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _DISABLE_TIMING = int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
 _BLOCKING_SYNC = int(driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC)
 
+_get_current = driver.cuCtxGetCurrent
 _open: set[Context] = set()
 
 
@@ -75,8 +76,8 @@ class Context:
     """A context of this process on a device; any thread may use it, and a process may have several.
 
     ``wait``: how a thread waits for the device. "blocking" sleeps; "spin" answers some microseconds sooner and costs a
-    core; "yield" spins but lets others run; "auto" is the driver's choice. Raises CudaUnavailableError without a driver.
-    ``with Context() as ctx`` closes it, and until then has it current to the thread, which saves 0.2 us a call.
+    core; "yield" spins but lets others run; "auto" is the driver's choice. ``with Context() as ctx`` closes it, and
+    until then has it current to the thread, which saves 0.2 us a call. Raises CudaUnavailableError without a driver.
     """
 
     def __init__(self, device: int = 0, wait: str = "blocking") -> None:
@@ -97,14 +98,15 @@ class Context:
             context = self._context
             if context is None:
                 raise ValueError("the Context is closed")
-            if driver.cuCtxGetCurrent()[1] == context:
+            if _get_current()[1] == context:
                 answer = function(*arguments)
             else:
-                check(driver.cuCtxPushCurrent, context)
-                try:
-                    answer = function(*arguments)
-                finally:
-                    driver.cuCtxPopCurrent()
+                answer = driver.cuCtxPushCurrent(context)
+                if answer[0] is SUCCESS:
+                    try:
+                        answer = function(*arguments)
+                    finally:
+                        driver.cuCtxPopCurrent()
         if answer[0] is not SUCCESS:
             raise failure(answer[0], function.__name__)
         return answer[1] if len(answer) > 1 else None
@@ -118,7 +120,7 @@ class Context:
 
     def alloc(self, nbytes: int) -> Buffer:
         """Device memory, not cleared."""
-        return Buffer(self, self._run(self._alloc, driver.cuMemAlloc, nbytes), nbytes)
+        return Buffer(self, int(self._run(self._alloc, driver.cuMemAlloc, nbytes)), nbytes)
 
     def alloc_host(self, nbytes: int) -> HostBuffer:
         """Page-locked host memory, zeros."""
@@ -146,7 +148,7 @@ class Context:
         try:
             yield self
         finally:
-            if driver.cuCtxGetCurrent()[1] == context:  # else it was closed, which popped it
+            if _get_current()[1] == context:  # else it was closed, which popped it
                 driver.cuCtxPopCurrent()
 
     @property

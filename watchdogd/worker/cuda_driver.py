@@ -95,9 +95,9 @@ def initialize() -> None:
         check(driver.cuInit, 0)
     except (RuntimeError, OSError) as error:  # RuntimeError is how the bindings say that dlopen failed
         raise CudaUnavailableError(
-            f"no CUDA driver: {error}. Install NVIDIA's driver (on Jetson: JetPack); in a container, start it with"
-            " the NVIDIA runtime (docker run --gpus all, on Jetson --runtime nvidia)"
-        ) from error
+            f"no CUDA driver: {str(error).rstrip('.')}. Install NVIDIA's driver (on Jetson: JetPack); start a container"
+            " with the NVIDIA runtime (docker run --gpus all, on Jetson --runtime nvidia)"
+        ) from None
 
 
 def create_context(flags: int, device: int) -> Any:

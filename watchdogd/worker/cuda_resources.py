@@ -1,7 +1,7 @@
 """What belongs to a CUDA context: streams, events, memory, modules. See ``watchdogd.worker.cuda``.
 
-Invariant: a closed one is never handed to the driver, to which its missing handle would mean something else (for streams
-the legacy one), and closing twice, or after the context, does nothing.
+Invariant: a closed one is never handed to the driver, to which no handle would mean something else (the legacy stream),
+and closing twice, or after the context, does nothing.
 """
 
 from __future__ import annotations
@@ -32,11 +32,6 @@ class Resource:
             raise ValueError(f"the {type(self).__name__} is closed")
         return self._object
 
-    @property
-    def handle(self) -> int:
-        """The driver's handle (of memory: its address), for other libraries. ValueError once closed."""
-        return int(native(self._live))
-
     def _close(self, guard: Any, function: Callable[..., Any]) -> None:
         released, self._object = self._object, None
         if released is not None and self._context._context is not None:
@@ -47,6 +42,11 @@ class Stream(Resource):
     """What is queued in it runs in order. From ``Context.stream``."""
 
     __slots__ = ()
+
+    @property
+    def handle(self) -> int:
+        """The CUstream, for other libraries. ValueError once closed."""
+        return int(native(self._live))
 
     def synchronize(self) -> None:
         """Waits until all that was queued is done."""
@@ -100,6 +100,11 @@ class Event(Resource):
 
     __slots__ = ()
 
+    @property
+    def handle(self) -> int:
+        """The CUevent, for other libraries. ValueError once closed."""
+        return int(native(self._live))
+
     def record(self, stream: Stream) -> None:
         """It is reached when all that is queued in the stream so far is done."""
         self._context._run(self._context._launch, driver.cuEventRecord, self._live, stream._live)
@@ -112,29 +117,37 @@ class Event(Resource):
         self._close(self._context._other, driver.cuEventDestroy)
 
 
-class Buffer(Resource):
-    """Device memory. From ``Context.alloc``."""
-
+class _Memory(Resource):
     __slots__ = ("nbytes",)
 
-    def __init__(self, context: Context, handle: Any, nbytes: int) -> None:
-        super().__init__(context, handle)
+    def __init__(self, context: Context, address: int, nbytes: int) -> None:
+        super().__init__(context, address)
         self.nbytes = nbytes
+
+    @property
+    def address(self) -> int:
+        """ValueError once freed."""
+        return int(self._live)
+
+
+class Buffer(_Memory):
+    """Device memory. From ``Context.alloc``."""
+
+    __slots__ = ()
 
     def free(self) -> None:
         """Gives it back, which may wait for the device."""
         self._close(self._context._free, driver.cuMemFree)
 
 
-class HostBuffer(Resource):
+class HostBuffer(_Memory):
     """Page-locked host memory. From ``Context.alloc_host``."""
 
-    __slots__ = ("_memory", "nbytes")
+    __slots__ = ("_memory",)
 
     def __init__(self, context: Context, address: int, memory: mmap.mmap) -> None:
-        super().__init__(context, address)
+        super().__init__(context, address, len(memory))
         self._memory = memory
-        self.nbytes = len(memory)
 
     @property
     def view(self) -> memoryview:
@@ -183,7 +196,7 @@ def _three(extent: int | Sequence[int]) -> tuple[int, ...]:
 
 def _as_ctypes(argument: object) -> Any:
     if isinstance(argument, Buffer):
-        return ctypes.c_void_p(argument.handle)
+        return ctypes.c_void_p(argument.address)
     if isinstance(argument, int):
         if not -(2**31) <= argument < 2**31:  # ctypes would cut it short without a word
             raise ValueError(f"{argument} is no C int: say which type it is, e.g. ctypes.c_uint64({argument})")
