@@ -67,11 +67,13 @@ class Actor:
         elif isinstance(order, PhaseChanged):
             self._record_phase(watched, order, now_ns)
         elif isinstance(order, policy.Signal):
-            self._signal(watched, order, now_ns)
+            self._signal(watched, order)
         elif isinstance(order, policy.Spawn):
             self._spawn(watched, order.incarnation, now_ns)
         elif isinstance(order, policy.Clear):
             self.begin_sweep(watched, now_ns)
+        elif isinstance(order, policy.CloseIncident):
+            watched.close_incident(order.incident, order.outcome)
 
     # --- records ---
 
@@ -140,13 +142,12 @@ class Actor:
 
     # --- deeds ---
 
-    def _signal(self, watched: Watched, action: policy.Signal, now_ns: int) -> None:
+    def _signal(self, watched: Watched, action: policy.Signal) -> None:
         number = signal.SIGKILL if action.kind == policy.KILL else signal.SIGTERM
         if action.confirm is not None and not watched.still(action.confirm):
+            self._fleet.spared()
             self._happenings.append(Happening(watched, Trigger.RETURNED))
             return
-        if action.confirm is not None:
-            self._fleet.killed(now_ns)
         refusal = watched.signal(number)
         watched.note = "" if refusal is None else f"{number.name} was refused: {refusal.strerror}"
         self._journal.emit(

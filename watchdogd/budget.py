@@ -39,4 +39,5 @@ def delay_ns(restarts: tuple[int, ...], now_ns: int, settings: RestartSettings, 
 
 
 def _shortened(delay: int, seed: str) -> int:
-    return int(delay * (1 - JITTER * (zlib.crc32(seed.encode()) / 2**32)))
+    """Never 0, however short: a start that fails at once would be tried again without end in one tick."""
+    return max(1, int(delay * (1 - JITTER * (zlib.crc32(seed.encode()) / 2**32))))

@@ -31,6 +31,7 @@ EXIT_NOT_RUNNING = 3
 EXIT_BAD_CONFIG = 78
 WATCH_SECONDS = 0.5
 CONTROL_SECONDS = 60.0
+PORT_SECONDS = 1.0
 
 _CHANGES = {
     "restart": "end a worker and start its next incarnation",
@@ -116,9 +117,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     settings = _load(options.config)
-    from watchdogd import supervisor  # noqa: PLC0415
+    from watchdogd import notify, runtime, supervisor  # noqa: PLC0415
 
-    return supervisor.main(settings)
+    try:
+        return supervisor.main(settings)
+    except (runtime.CannotStart, notify.CannotNotify, control.ControlError) as error:
+        raise _Failed(str(error), EXIT_UNEXPECTED) from None
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -178,7 +182,8 @@ def _events(options: argparse.Namespace) -> int:
         why = f"{path}: {error.strerror}; use sudo, or join the group that may read it"
         raise _Failed(why, EXIT_UNEXPECTED) from None
     if bad:
-        print(f"watchdogd: {len(bad)} lines of {path} are no events and were left out", file=sys.stderr)
+        lines = "1 line" if len(bad) == 1 else f"{len(bad)} lines"
+        print(f"watchdogd: {lines} of {path} left out: not an event", file=sys.stderr)
     return 0
 
 
@@ -215,11 +220,36 @@ def _load(config: str | None) -> Settings:
     from watchdogd.config import ConfigError, load  # noqa: PLC0415
 
     try:
-        return load(Path(config or DEFAULT_CONFIG), environ=os.environ)
+        settings = load(Path(config or DEFAULT_CONFIG), environ=os.environ)
+        _check_port(settings)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
-        raise _Failed(f"{len(error.problems)} problems in the configuration", EXIT_BAD_CONFIG) from None
+        count = len(error.problems)
+        message = f"{count} problem{'s' if count > 1 else ''} in the configuration"
+        raise _Failed(message, EXIT_BAD_CONFIG) from None
+    return settings
+
+
+def _check_port(settings: Settings) -> None:
+    """Raises ConfigError if somebody listens where the exporter shall, other than the exporter of these directories."""
+    from watchdogd.config import ConfigError, check_port  # noqa: PLC0415
+
+    give_up = time.monotonic() + PORT_SECONDS
+    while (problem := check_port(settings)) is not None and not _runs(settings.supervisor.runtime_dir):
+        if time.monotonic() > give_up:
+            raise ConfigError([problem])
+        time.sleep(0.05)  # the exporter of a supervisor that was killed ends within milliseconds
+
+
+def _runs(runtime_dir: str) -> bool:
+    from watchdogd import board, status  # noqa: PLC0415
+
+    try:
+        published = board.read(os.path.join(runtime_dir, board.FILE_NAME))
+    except board.BoardError:
+        return False
+    return status.fault(published, time.monotonic_ns()) is None
 
 
 def _directory(config: str, key: str, default: str) -> str:

@@ -35,8 +35,13 @@ class Fleet:
             return []
         return [w for w in self._watched if w.settings.name in self._findings or w.held is not None]
 
-    def killed(self, now_ns: int) -> None:
+    def condemned(self, now_ns: int) -> None:
+        """Count a kill when it is decided: many may be in one tick."""
         self._kills = (*budget.recent(self._kills, now_ns, self._settings.max_kills_window_ns), now_ns)
+
+    def spared(self) -> None:
+        """The kill decided last was not needed."""
+        self._kills = self._kills[:-1]
 
     def hold(self, victim: Watched, finding: Finding, now_ns: int) -> str | None:
         """Why the victim's kill must wait now; None = it must not."""

@@ -43,6 +43,8 @@ class Journal:
         self._seq += 1
         self.emitted += 1
         if len(self._queue) >= MOST_QUEUED:
+            self.flush()
+        if len(self._queue) >= MOST_QUEUED:
             self.dropped += 1
             return
         self._queue.append(line)
@@ -64,6 +66,7 @@ class Journal:
     def attach(self, descriptor: int | None) -> None:
         """A (new) recorder's standard input; what a dead one had half of is sent again whole."""
         self._descriptor = descriptor
+        self._partial = b""
         self.flush()
 
     @property
@@ -81,8 +84,7 @@ class Journal:
             except OSError as error:
                 if error.errno != errno.EPIPE:
                     raise
-                self._descriptor = None  # the recorder died; the next one gets the line whole
-                self._partial = b""
+                self.attach(None)  # the recorder died; the next one gets the line whole
                 return
             self._partial = line[written:]
             if not self._partial:

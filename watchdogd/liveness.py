@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from watchdogd import abi
 from watchdogd.cuda_results import STICKY_ERRORS
@@ -19,6 +20,10 @@ IDLE_CHECK_NS = SECOND  # with no deadline armed, look this often all the same
 STARTING_CHECK_NS = 50 * MILLISECOND  # how soon "ready" is noticed; its own stamp says when it was
 RECHECK_NS = 2 * MILLISECOND
 WAIT_UNSEEN_NS = MILLISECOND  # a runnable thread that may have waited longer than this may be starving right now
+NOTEWORTHY_SHARE = 50  # starved for less than this part of the deadline is not starved
+MOST_CREDIT_AT_ONCE_NS = 100 * MILLISECOND  # then look again: it may have caught up
+MOST_DEADLINES = 10  # patience with a starved worker ends; what starves it that long is not cured by waiting
+LEAST_PATIENCE_NS = 5 * SECOND  # but not sooner: real-time throttling alone can take a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,7 @@ class Pending:
         return self.offset, self.word
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):  # made for every worker at every tick: a third of a frozen dataclass's time
     next_check_ns: int
     overdue: tuple[Pending, ...] = ()  # past the hard level, longest entered first
     slow: tuple[Pending, ...] = ()  # past the soft level only
@@ -71,7 +75,7 @@ def is_ready(pulse: Pulse) -> bool:
     return pulse.header("state") & abi.CODE_MASK == abi.STATE["ready"]
 
 
-def look_starting(pulse: Pulse | None, rules: Rules, spawned_ns: int, now_ns: int) -> Look:
+def look_starting(pulse: Pulse, rules: Rules, spawned_ns: int, now_ns: int) -> Look:
     """Before ready, only the startup deadline holds: an engine build may synchronize for minutes."""
     soonest = now_ns + min(STARTING_CHECK_NS, rules.shortest_ns)
     startup = rules.deadlines.startup_ns
@@ -81,8 +85,8 @@ def look_starting(pulse: Pulse | None, rules: Rules, spawned_ns: int, now_ns: in
     if now_ns < deadline:
         return Look(min(soonest, deadline))
     offset = abi.H["state"] * abi.WORD
-    word = 0 if pulse is None else pulse.header("state")
-    return Look(soonest, (Pending(Verdict.STARTUP, None, spawned_ns, deadline, word, offset, None),))
+    item = Pending(Verdict.STARTUP, None, spawned_ns, deadline, pulse.header("state"), offset, None)
+    return Look(soonest, (item,))
 
 
 def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int) -> Look:
@@ -91,39 +95,48 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
     ``armed_ns`` is when its deadlines were armed (ready or resumed): nothing is older than that.
     """
     outer, inner, steps = pulse.column("outer"), pulse.column("inner"), pulse.column("step")
-    words = sorted(filter(None, outer + inner))
-    begun = sorted(filter(None, steps))
+    words, begun = sorted(filter(None, outer + inner)), sorted(filter(None, steps))
     error = None
-    if words and (words[-1] > now_ns + FUTURE_TOLERANCE_NS or words[0] < spawned_ns & ~abi.CODE_MASK):
-        error, words = _without_impossible("call", words, spawned_ns, now_ns)
-    if begun and (begun[-1] > now_ns + FUTURE_TOLERANCE_NS or begun[0] < spawned_ns & ~abi.CODE_MASK):
-        error, begun = _without_impossible("step", begun, spawned_ns, now_ns)
-    step_code = _STEP if not begun or any(pulse.column("steps_done")) else _FIRST_STEP
+    floor, ceiling = spawned_ns & ~abi.CODE_MASK, now_ns + FUTURE_TOLERANCE_NS
+    if words and (words[-1] > ceiling or words[0] < floor):
+        error, words = _without_impossible("call", words, floor, ceiling)
+    if begun and (begun[-1] > ceiling or begun[0] < floor):
+        error, begun = _without_impossible("step", begun, floor, ceiling)
     next_check = now_ns + rules.shortest_ns
     overdue: list[Pending] = []
     slow: list[Pending] = []
-    for word, code in [*((w, w & abi.CODE_MASK) for w in words), *((w, step_code) for w in begun)]:
-        since = max(word & ~abi.CODE_MASK, armed_ns)
-        if since + rules.shortest_ns >= next_check:
-            continue  # entered too late to be due before the next check
-        if not 0 < code < len(rules.hard):
-            error = f"operation code {code} is unknown"
-            continue
-        hard, soft = rules.hard[code], rules.soft[code]
-        if hard is None:
-            continue
-        if soft is not None and now_ns < since + soft:
-            next_check = min(next_check, since + soft)
-            continue
-        item = _pending(word, code, since + hard, outer, inner, steps)
-        if now_ns < item.deadline_ns:
-            next_check = min(next_check, item.deadline_ns)
-            slow.append(item)
-        else:
-            overdue.append(item)
+    for are_calls, entries in ((True, words), (False, begun)):
+        for word in entries:
+            since = max(word & ~abi.CODE_MASK, armed_ns)
+            if since + rules.shortest_ns >= next_check:
+                break  # it and all after it: entered too late to be due before the next check
+            code = word & abi.CODE_MASK if are_calls else _step_code(pulse, steps.index(word))
+            if are_calls and not 0 < code < _STEP:
+                error = f"operation code {code} is unknown"
+                continue
+            hard, soft = rules.hard[code], rules.soft[code]
+            if hard is None:
+                continue
+            notice_ns = since + (hard if soft is None else soft)
+            if now_ns < notice_ns:
+                next_check = min(next_check, notice_ns)
+                continue
+            item = _pending(word, code, since + hard, outer, inner, steps)
+            if now_ns < item.deadline_ns:
+                next_check = min(next_check, item.deadline_ns)
+                slow.append(item)
+            else:
+                overdue.append(item)
+    if not overdue and not slow:
+        return Look(next_check, error=error)
     # A call says where it is stuck, a step only that it is: the call comes first.
     overdue.sort(key=lambda item: (item.verdict is not Verdict.CALL, item.deadline_ns))
     return Look(next_check, tuple(overdue), tuple(slow), error)
+
+
+def _step_code(pulse: Pulse, lane: int) -> int:
+    """By lane: one process of a worker may be far along while another begins."""
+    return _STEP if pulse.lane(lane, "steps_done") else _FIRST_STEP
 
 
 def _pending(word: int, code: int, deadline_ns: int, outer: list[int], inner: list[int], steps: list[int]) -> Pending:
@@ -138,8 +151,7 @@ def _pending(word: int, code: int, deadline_ns: int, outer: list[int], inner: li
     return Pending(Verdict.CALL, abi.OPERATIONS[code], entered, deadline_ns, word, offset, lane)
 
 
-def _without_impossible(kind: str, words: list[int], spawned_ns: int, now_ns: int) -> tuple[str, list[int]]:
-    floor, ceiling = spawned_ns & ~abi.CODE_MASK, now_ns + FUTURE_TOLERANCE_NS
+def _without_impossible(kind: str, words: list[int], floor: int, ceiling: int) -> tuple[str, list[int]]:
     kept = [word for word in words if floor <= word <= ceiling]
     return f"{len(words) - len(kept)} {kind} words have impossible times", kept
 
@@ -159,6 +171,7 @@ class Patience:
     rearmed: bool = False  # the late-watcher guard was used
     overdue_ns: int | None = None  # first overdue look, and the threads then
     overdue_threads: Threads | None = None
+    until_ns: int | None = None  # a wait that was granted, whatever wakes the supervisor before
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,28 +190,20 @@ def judge(
     ``late_ns``: how late the supervisor itself woke. If that was more than the margin, the machine stalled or slept and
     the worker with it: look again after the same time, once per call. ``threads``: the kernel's word on each thread of
     the process; time that one of them was runnable but not run is credited to the call, at the same rate for the part
-    of the call before the first sample. A thread that may be waiting for a CPU right now gets its turn first.
+    of the call before the first sample. A thread that may be waiting for a CPU right now gets its turn first. All that
+    ends ``MOST_DEADLINES`` deadlines after the call's own: a busy thread beside the hung one must not hide it for ever.
     """
     pending = patience.pending
+    allowance = pending.deadline_ns - pending.entered_ns
+    if patience.until_ns is not None and now_ns < patience.until_ns:
+        return Wait(patience.until_ns, "a wait was granted")
     if late_ns > late_margin_ns and not patience.rearmed:
-        allowance = max(pending.deadline_ns - pending.entered_ns, RECHECK_NS)
-        return Wait(now_ns + min(late_ns, allowance), f"the machine stalled for {late_ns / MILLISECOND:.0f} ms")
-    if threads is not None and patience.base is not None:
-        if patience.overdue_threads is None:
-            since_ns, since = patience.base_ns, patience.base
-        else:
-            since_ns, since = patience.overdue_ns or now_ns, patience.overdue_threads
-        if _may_be_starving(since, threads, now_ns - since_ns):
-            return Wait(now_ns + RECHECK_NS, "runnable but not run")
-        base = patience.base
-        waited = max((s.waited_ns - base[tid].waited_ns for tid, s in threads.items() if tid in base), default=0)
-        seen = now_ns - patience.base_ns
-        if waited > 0 and seen > 0:
-            credit = int(waited * max(1.0, (now_ns - pending.entered_ns) / seen))
-            if now_ns < pending.deadline_ns + credit:
-                return Wait(min(pending.deadline_ns + credit, now_ns + 100 * MILLISECOND), "starved of CPU")
-    elif threads is not None and any(s.state == "R" for s in threads.values()):
-        return Wait(now_ns + RECHECK_NS, "runnable, first look")
+        wait_ns = min(late_ns, max(allowance, RECHECK_NS))
+        return Wait(now_ns + wait_ns, f"the machine stalled for {late_ns / MILLISECOND:.0f} ms")
+    if threads is not None and now_ns < pending.deadline_ns + max(MOST_DEADLINES * allowance, LEAST_PATIENCE_NS):
+        wait = _starved(patience, threads, now_ns)
+        if wait is not None:
+            return wait
     return Finding(
         verdict=pending.verdict,
         detected_ns=now_ns,
@@ -210,13 +215,35 @@ def judge(
     )
 
 
+def _starved(patience: Patience, threads: Threads, now_ns: int) -> Wait | None:
+    """A wait, if threads of the process did not get the CPU time that they could have used."""
+    pending = patience.pending
+    samples = ((patience.overdue_ns, patience.overdue_threads), (patience.base_ns, patience.base))
+    known = [(then_ns, then) for then_ns, then in samples if then_ns is not None and then is not None]
+    if not known or now_ns - known[0][0] < WAIT_UNSEEN_NS:  # nothing to compare with yet
+        runnable = any(sample.state == "R" for sample in threads.values())
+        return Wait(now_ns + RECHECK_NS, "runnable, first look") if runnable else None
+    since_ns, since = known[0]
+    if _may_be_starving(since, threads, now_ns - since_ns):
+        return Wait(now_ns + RECHECK_NS, "runnable but not run")
+    base_ns, base = known[-1]
+    waited = max((s.waited_ns - base[tid].waited_ns for tid, s in threads.items() if tid in base), default=0)
+    credit = int(waited * max(1.0, (now_ns - pending.entered_ns) / (now_ns - base_ns)))
+    if credit < (pending.deadline_ns - pending.entered_ns) // NOTEWORTHY_SHARE:
+        return None  # what any thread that wakes often waits on a healthy machine
+    if now_ns < pending.deadline_ns + credit:
+        return Wait(min(pending.deadline_ns + credit, now_ns + MOST_CREDIT_AT_ONCE_NS), "starved of CPU")
+    return None
+
+
 def _may_be_starving(before: Threads, after: Threads, elapsed_ns: int) -> bool:
     for tid, sample in after.items():
-        if sample.state != "R":
+        if sample.state != "R" or not (sample.ran_ns or sample.waited_ns):  # all 0: a kernel without schedstat
             continue
         old = before.get(tid)
-        accounted = 0 if old is None else (sample.ran_ns - old.ran_ns) + (sample.waited_ns - old.waited_ns)
-        if elapsed_ns - accounted > WAIT_UNSEEN_NS and (old is None or sample.ran_ns - old.ran_ns < WAIT_UNSEEN_NS):
+        ran = 0 if old is None else sample.ran_ns - old.ran_ns
+        waited = 0 if old is None else sample.waited_ns - old.waited_ns
+        if elapsed_ns - ran - waited > WAIT_UNSEEN_NS and ran < WAIT_UNSEEN_NS:
             return True
     return False
 
@@ -257,34 +284,3 @@ def uninstrumented(pulse: Pulse, rules: Rules) -> bool:
     if any(pulse.column("calls")) or any(pulse.column("outer")):
         return False
     return sum(pulse.column("steps_done")) >= UNINSTRUMENTED_AFTER_STEPS
-
-
-# --- frozen load ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class LoadPoint:
-    """One load sample and what the accelerator's workers were doing when it arrived."""
-
-    arrived_ns: int
-    load_ratio: float | None
-    pending: bool  # a worker of this accelerator was in a call
-    completed: int  # calls completed by all of them so far
-
-
-def is_frozen(points: tuple[LoadPoint, ...], now_ns: int, frozen_after_ns: int, stale_after_ns: int) -> bool:
-    """Load constant (at any value, zero too) while work was pending and nothing completed. Corroborates; never kills.
-
-    Idle, silent or load-less sources are not frozen.
-    """
-    if not points or now_ns - points[-1].arrived_ns > stale_after_ns:
-        return False
-    last = points[-1]
-    since = last.arrived_ns
-    for point in reversed(points):
-        if point.load_ratio is None or point.load_ratio != last.load_ratio:
-            break
-        if not point.pending or point.completed != last.completed:
-            break
-        since = point.arrived_ns
-    return last.arrived_ns - since >= frozen_after_ns

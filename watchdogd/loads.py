@@ -5,17 +5,15 @@ Invariant: a source that is silent is silent, not zero; nothing here can condemn
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
-from watchdogd import liveness
+from watchdogd import freeze
 from watchdogd.children import Child
 from watchdogd.model import SECOND, LoadSample, SourceSettings
 from watchdogd.sources import lines
 
 STALE_INTERVALS = 3
 REPLACE_NS = 10 * SECOND  # a source silent for longer is killed and started again
-KEPT = 512  # points per accelerator and source
 
 
 class Source:
@@ -78,24 +76,25 @@ class Loads:
     """The accelerators, as the sources tell."""
 
     def __init__(self) -> None:
-        self._points: dict[tuple[str, str], deque[liveness.LoadPoint]] = {}
+        self._points: dict[tuple[str, str], freeze.LoadPoint] = {}
         self._last: dict[tuple[str, str], LoadSample] = {}
         self._frozen: dict[tuple[str, str], bool] = {}
 
     def add(self, source: Source, sample: LoadSample, pending: bool, completed: int, now_ns: int) -> None:
         """``pending``, ``completed``: calls in flight and completed by the accelerator's workers at this moment."""
         key = (sample.accelerator, source.settings.name)
-        points = self._points.setdefault(key, deque(maxlen=KEPT))
-        points.append(liveness.LoadPoint(now_ns, sample.load_ratio, pending, completed))
+        self._points[key] = freeze.next_point(
+            self._points.get(key), sample.load_ratio, pending, completed, source.stale_after_ns, now_ns
+        )
         self._last[key] = sample
 
     def watch(self, sources: list[Source], now_ns: int) -> bool:
         """Update what is frozen; whether anything changed."""
         by_name = {source.settings.name: source for source in sources}
         changed = False
-        for key, points in self._points.items():
+        for key, point in self._points.items():
             source = by_name[key[1]]
-            frozen = liveness.is_frozen(tuple(points), now_ns, source.settings.frozen_after_ns, source.stale_after_ns)
+            frozen = freeze.is_frozen(point, source.settings.frozen_after_ns, source.stale_after_ns, now_ns)
             changed = changed or frozen != self._frozen.get(key, False)
             self._frozen[key] = frozen
         return changed
@@ -124,7 +123,7 @@ class Loads:
             "load_ratio": sample.load_ratio,
             "frozen": self._frozen.get(key, False),
             "source": source,
-            "sample_ns": self._points[key][-1].arrived_ns,
+            "sample_ns": self._points[key].arrived_ns,
             "device": sample.name,
             "uuid": sample.uuid,
             "blocked_by": blocked.get(accelerator),

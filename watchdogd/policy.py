@@ -67,7 +67,7 @@ class OpenIncident:
 @dataclass(frozen=True, slots=True)
 class CloseIncident:
     incident: IncidentId
-    outcome: str  # "recovered" "returned" "stopped" "quarantined"
+    outcome: str  # "recovered" "returned" "paused" "stopped" "quarantined" "hung again" "ended again"
 
 
 Action = Spawn | Signal | Clear | OpenIncident | CloseIncident
@@ -113,6 +113,8 @@ ALIVE = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED, Phase.PAUSED))
 
 def decide(state: WorkerState, trigger: Trigger, occasion: Occasion) -> Step:
     """The worker's next state and the actions to take, in order."""
+    if trigger is Trigger.TIMEOUT and (state.deadline_ns is None or occasion.now_ns < state.deadline_ns):
+        return state, ()  # of a phase that was left in the same tick
     return TABLE[state.phase, trigger](state, occasion)
 
 
@@ -156,7 +158,8 @@ def _ready(state: WorkerState, occasion: Occasion) -> Step:
 
 
 def _ready_while_paused(state: WorkerState, occasion: Occasion) -> Step:
-    return replace(state, ready_ns=occasion.now_ns), ()
+    actions = () if state.incident is None else (CloseIncident(state.incident, "recovered"),)
+    return replace(state, ready_ns=occasion.now_ns, incident=None), actions
 
 
 def _verdict(state: WorkerState, occasion: Occasion) -> Step:
@@ -188,31 +191,36 @@ def _reason(finding: Finding) -> str:
 
 def _returned(state: WorkerState, occasion: Occasion) -> Step:
     """The word moved before anything destructive was done: a near miss. The worker goes on as before."""
-    phase = state.phase
-    if phase is Phase.KILLING:
-        phase = Phase.STARTING if state.ready_ns is None else Phase.RUNNING
+    if state.finding is None:  # nothing stands: it has ended meanwhile
+        return state, ()
     actions: tuple[Action, ...] = ()
     if state.incident is not None:
         actions = (CloseIncident(state.incident, "returned"),)
-    back = state if phase is state.phase else _enter(state, phase, occasion.now_ns)
-    return replace(back, finding=None, incident=None), actions
+    state = replace(state, finding=None, incident=None)
+    if state.phase is not Phase.KILLING:
+        return state, actions
+    if not state.wanted or state.reason == "operator":  # its end was asked for while its kill was under way
+        state, ask = _terminate(state, occasion, wanted=state.wanted)
+        return state, (*actions, *ask)
+    return _enter(state, Phase.STARTING if state.ready_ns is None else Phase.RUNNING, occasion.now_ns), actions
 
 
 def _ended_unasked(state: WorkerState, occasion: Occasion) -> Step:
-    """Crashed or exited: an incident of its own, unless a standing verdict already has one."""
+    """Crashed or exited: an incident of its own, unless a verdict that waits to be acted on already has one."""
     actions: list[Action] = []
-    finding = occasion.finding
-    if finding is not None and state.finding is None and occasion.incident is not None:
+    finding, held = occasion.finding, state.finding is not None and not occasion.observe_only
+    if finding is not None and not held and occasion.incident is not None:
         if state.incident is not None:
             actions.append(CloseIncident(state.incident, "ended again"))
         actions.append(OpenIncident(occasion.incident, finding))
         state = replace(state, finding=finding, incident=occasion.incident)
     reason = _reason(state.finding) if state.finding is not None else state.reason
-    deadline = occasion.now_ns + occasion.kill_grace_ns
-    return replace(_enter(state, Phase.KILLING, occasion.now_ns, deadline), reason=reason), (*actions, Clear())
+    state, clear = _ended_as_asked(state, occasion)
+    return replace(state, reason=reason), (*actions, *clear)
 
 
 def _ended_as_asked(state: WorkerState, occasion: Occasion) -> Step:
+    state = replace(state, finding=None)  # its incident goes on; there is no word left that could move
     if state.phase is Phase.UNKILLABLE:
         return state, (Clear(),)
     deadline = occasion.now_ns + occasion.kill_grace_ns
@@ -282,14 +290,18 @@ def _park(state: WorkerState, occasion: Occasion) -> Step:
 
 
 def _pause(state: WorkerState, occasion: Occasion) -> Step:
-    return replace(_enter(state, Phase.PAUSED, occasion.now_ns), finding=None), ()
+    """A verdict that stands is dropped. The incident that a new incarnation is to recover from stays open."""
+    paused = _enter(state, Phase.PAUSED, occasion.now_ns)
+    if state.finding is None or state.incident is None:
+        return paused, ()
+    return replace(paused, finding=None, incident=None), (CloseIncident(state.incident, "paused"),)
 
 
 def _resume(state: WorkerState, occasion: Occasion) -> Step:
     """Deadlines run again, from now: what was in flight while paused is not held against the worker."""
     now = occasion.now_ns
     if state.ready_ns is None:
-        return replace(_enter(state, Phase.STARTING, now), spawned_ns=now), ()
+        return replace(_enter(state, Phase.STARTING, now), armed_ns=now), ()
     phase = Phase.OBSERVED if occasion.observe_only else Phase.RUNNING
     return replace(_enter(state, phase, now), armed_ns=now), ()
 

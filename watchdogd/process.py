@@ -80,21 +80,23 @@ class Process:
 
     def signal(self, number: int) -> OSError | None:
         """Signal the process and its group. A refusal is returned, to be shown; "already gone" is not one."""
-        refusal: OSError | None = None
-        try:
-            signal.pidfd_send_signal(self.pidfd, number)
-        except ProcessLookupError:
-            refusal = None
-        except OSError as error:
-            refusal = error
         try:
             # Safe although by number: the leader is ours and unreaped, so the number is still its group's.
             os.killpg(self.pid, number)
         except ProcessLookupError:
-            return refusal
+            pass  # the group is not made yet, or gone
         except OSError as error:
-            return refusal or error
-        return refusal
+            return error
+        else:
+            if number != signal.SIGKILL:
+                return None  # a second one would run the leader's handler again
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return None
+        except OSError as error:
+            return error
+        return None
 
     def exit_status(self) -> Exit | None:
         """How it ended, None while it runs. It stays unreaped."""
@@ -125,27 +127,31 @@ def launch(request: Launch) -> Process:
     """Start a child in a session and process group of its own. Raises OSError if there can be no new process.
 
     A plain fork: the supervisor has one thread, so nothing else can hold a lock in the child, and unlike ``subprocess``
-    this does not wait for the exec, which may sleep on a slow disk.
+    this does not wait for the exec, which may sleep on a slow disk. Signals stay blocked until the child has let go of
+    the parent's handlers and wake-up descriptor: one sent to the child must not look like one sent to the parent.
     """
     receive, send = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     parent = os.getpid()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
+        if pid == 0:
+            _become(request, parent, send, mask)
     except OSError:
         os.close(receive)
         os.close(send)
         raise
-    if pid == 0:
-        _become(request, parent, send)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(send)
     return Process(pid, receive)
 
 
-def _become(request: Launch, parent: int, errors: int) -> NoReturn:
+def _become(request: Launch, parent: int, errors: int, mask: set[int | signal.Signals]) -> NoReturn:
     """In the child: never returns, never runs the parent's handlers."""
     try:
         errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, 100)  # out of the way of 0 to 2
-        _prepare(request, parent, errors)
+        _prepare(request, parent, errors, mask)
         os.execvpe(request.command[0], request.command, dict(request.environment))
     except BaseException as error:  # noqa: BLE001 - whatever it is, this copy of the supervisor must not go on
         name = getattr(error, "filename", None)
@@ -155,10 +161,11 @@ def _become(request: Launch, parent: int, errors: int) -> NoReturn:
         os._exit(EXEC_FAILED)
 
 
-def _prepare(request: Launch, parent: int, errors: int) -> None:
+def _prepare(request: Launch, parent: int, errors: int, mask: set[int | signal.Signals]) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for target, source in enumerate((request.stdin, request.stdout, request.stderr)):

@@ -33,25 +33,16 @@ class RotatedFile:
         self._descriptor = -1
 
     def append(self, line: bytes) -> None:
-        """Append one line with one write. Raises OSError; then the next call begins anew with the path."""
-        try:
+        """Append one line with one write. Raises OSError; the next call looks anew at what is there."""
+        size = self._open()
+        if size and size + len(line) > self._max_bytes:
+            self._rotate()
             size = self._open()
-            if size and size + len(line) > self._max_bytes:
-                self._rotate()
-                size = self._open()
-            if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-                # Somebody died, or the disk filled up, in the middle of a line: that stays one bad line.
-                line = b"\n" + line
-            while line:
-                line = line[os.write(self._descriptor, line) :]
-        except OSError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            # Somebody died, or the disk filled up, in the middle of a line: that stays one bad line.
+            line = b"\n" + line
+        while line:
+            line = line[os.write(self._descriptor, line) :]
 
     def _open(self) -> int:
         """Have the file open that the path names now (it may have been removed or renamed); its size."""
@@ -63,13 +54,13 @@ class RotatedFile:
                 named = None
             if named is not None and (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino):
                 return mine.st_size
-            self.close()
+            os.close(self._descriptor)
+            self._descriptor = -1
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(self._path, flags, 0o640)
         return os.fstat(self._descriptor).st_size
 
     def _rotate(self) -> None:
-        self.close()
         for index in range(self._keep, 0, -1):
             older = f"{self._path}.{index - 1}" if index > 1 else self._path
             if os.path.lexists(older):

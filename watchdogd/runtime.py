@@ -9,10 +9,12 @@ import fcntl
 import os
 import select
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from watchdogd.model import SupervisorSettings
-from watchdogd.sweep import Sweeper, leftovers
+from watchdogd.procfs import Stat
+from watchdogd.sweep import Sweeper, descendants, leftovers
 
 SWEEP_SECONDS = 3.0
 
@@ -67,21 +69,8 @@ class Runtime:
 
     def clear_leftovers(self) -> tuple[int, ...]:
         """End processes that a dead supervisor's workers left, and remove their heartbeats. Returns the pids killed."""
-        sweeper = Sweeper(lambda: leftovers(self.heartbeats))
-        poller = select.poll()
-        poller.register(sweeper.descriptor, select.POLLIN)
-        killed: tuple[int, ...] = ()
-        deadline = time.monotonic() + SWEEP_SECONDS
-        while (rest := deadline - time.monotonic()) > 0:
-            poller.poll(rest * 1000)
-            swept = sweeper.result()
-            if swept is not None:
-                killed = swept.killed
-                break
-        else:
-            sweeper.abandon()
-        for name in os.listdir(self.heartbeats):
-            os.unlink(f"{self.heartbeats}/{name}")
+        killed = _sweep(lambda: leftovers(self.heartbeats))
+        self._remove_heartbeats()
         return killed
 
     def heartbeat(self, worker: str, incarnation: int) -> str:
@@ -91,5 +80,30 @@ class Runtime:
         with suppress(FileNotFoundError):
             os.unlink(self.heartbeat(worker, incarnation))
 
+    def _remove_heartbeats(self) -> None:
+        for name in os.listdir(self.heartbeats):
+            os.unlink(f"{self.heartbeats}/{name}")
+
     def close(self) -> None:
+        """Also ends orphans of workers that have shed their environment: only descent still shows whose they are."""
+        with suppress(ChildProcessError):  # the usual case: nobody is left
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            supervisor = os.getpid()
+            _sweep(lambda: descendants(supervisor))
+        self._remove_heartbeats()
         os.close(self._lock)
+
+
+def _sweep(find: Callable[[], list[Stat]]) -> tuple[int, ...]:
+    """The pids killed. Waits, but not for ever: for the start and the end of a supervisor only."""
+    sweeper = Sweeper(find)
+    poller = select.poll()
+    poller.register(sweeper.descriptor, select.POLLIN)
+    deadline = time.monotonic() + SWEEP_SECONDS
+    while (rest := deadline - time.monotonic()) > 0:
+        poller.poll(rest * 1000)
+        swept = sweeper.result()
+        if swept is not None:
+            return swept.killed
+    sweeper.abandon()
+    return ()

@@ -18,7 +18,8 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "uninstrumented": bool, "heartbeat_error": text or null, "last_error": CUresult or null,
                   "held": text or null,   (a verdict stands, its kill waits; why)
                   "recovery": {"counts": [per RECOVERY_BOUNDS_NS, then the rest], "total_ns"},
-                  "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339} or null}],
+                  "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339,
+                                    "outcome": "recovered" "returned" ..., once it is over} or null}],
      "accelerators": [{"name", "load_ratio" or null, "frozen": bool, "source", "sample_ns", "device" or null,
                        "uuid" or null, "blocked_by": worker or null}],
      "sources": [{"name", "up": bool, "sample_ns" or null, "restarts", "bad_lines", "note"}],

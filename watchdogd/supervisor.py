@@ -22,7 +22,7 @@ from watchdogd.fleet import Fleet
 from watchdogd.household import Household
 from watchdogd.journal import Journal
 from watchdogd.loop import Loop
-from watchdogd.model import MILLISECOND, SECOND, IncidentId, Phase, Settings, Verdict
+from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, Settings, Verdict
 from watchdogd.notify import Notifier
 from watchdogd.policy import Occasion, Trigger
 from watchdogd.process import become_subreaper
@@ -84,9 +84,11 @@ class Supervisor:
         for watched in self.fleet.standing():
             self._reconsider(watched, now_ns)
         self._settle(now_ns)
+        self.household.start_due(now_ns)
         if now_ns >= self._housekeeping_ns:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._keep_house(now_ns)
+            self._settle(now_ns)
         if self.stopping and all(w.state.phase in (Phase.STOPPED, Phase.UNKILLABLE) for w in self.watched):
             self.finished = True
         self._publish()
@@ -147,14 +149,20 @@ class Supervisor:
         if state.finding is None:
             finding = self.fleet.take(watched)
             if finding is not None:
-                held = None if self._observe_only(watched) else self.fleet.hold(watched, finding, now_ns)
+                held = None if self._observe_only(watched) else self._hold(watched, finding, now_ns)
                 self._happenings.append(Happening(watched, Trigger.VERDICT, finding, held))
         elif watched.held is not None:
-            held, watched.held = watched.held, self.fleet.hold(watched, state.finding, now_ns)
+            held, watched.held = watched.held, self._hold(watched, state.finding, now_ns)
             if watched.held != held:
                 watched.changed()
             if watched.held is None:
                 self._happenings.append(Happening(watched, Trigger.RELEASED))
+
+    def _hold(self, watched: Watched, finding: Finding, now_ns: int) -> str | None:
+        held = self.fleet.hold(watched, finding, now_ns)
+        if held is None:
+            self.fleet.condemned(now_ns)
+        return held
 
     def _observe_only(self, watched: Watched) -> bool:
         return watched.settings.observe_only or self.settings.supervisor.observe_only
@@ -262,7 +270,6 @@ class Supervisor:
     # --- publish ---
 
     def _keep_house(self, now_ns: int) -> None:
-        self.household.start_due(now_ns)
         self.household.watch(now_ns)
         for watched in self.watched:
             left = budget.left(watched.state.restarts, now_ns, watched.settings.restart)
@@ -273,7 +280,7 @@ class Supervisor:
                 detail = "steps go by, but no call was ever stamped"
                 self.actor.record_report_only(watched, Verdict.UNINSTRUMENTED, detail, now_ns)
             launching.bound_output(watched.settings, self.runtime.logs)
-        self.control.poll(now_ns)
+        self._on_control(now_ns)  # connections end, and what they still said counts
         self._reap_orphans()
         phases = [watched.state.phase for watched in self.watched]
         running = sum(phase in (Phase.RUNNING, Phase.OBSERVED) for phase in phases)

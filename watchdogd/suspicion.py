@@ -1,8 +1,14 @@
 """Who froze first? A suspect with a confidence and runners-up, never proof.
 
 Entry order alone names the wrong worker in most phases: a healthy GPU synchronize in flight when the DLA freezes has
-the earlier entry. What discriminates is when each call *should have returned*: entered + the worker's own median. The
-true first mover was frozen before that instant, the others K ms later.
+the earlier entry. What is left to go by, of those that are outside their own distribution:
+
+1. a DLA before the others: in the field report that began this, the DLA froze first, and a DLA's calls may be longer
+than
+   the few ms until the freeze spreads, so that no clock can tell;
+2. the one whose call *should have returned* first, entered + the worker's own median: it was frozen before that
+instant.
+   That is right where calls are shorter than the spread takes, or the first mover's are the shorter ones.
 
 Invariant: pure, and a total order (ties by name), so that two workers never wait for each other.
 """
@@ -27,16 +33,16 @@ class Stuck:
     entered_ns: int
     expected_ns: int  # when it should have returned
     outside: bool  # past its own p99.9, or past its soft level
+    on_dla: bool
     deadline_ns: int | None  # when its own verdict is due; None = never
 
 
 def stuck(
-    worker: str, operation: str, entered_ns: int, allowance_ns: int | None, soft: float | None,
-    history: Histogram, now_ns: int,
-) -> Stuck:  # fmt: skip
+    settings: WorkerSettings, operation: str, entered_ns: int, allowance_ns: int | None, history: Histogram, now_ns: int
+) -> Stuck:
     """``history``: the worker's durations of this operation; ``allowance_ns``: its deadline."""
     age = now_ns - entered_ns
-    level = None if allowance_ns is None else int(allowance_ns * (soft or 1.0))
+    level = None if allowance_ns is None else int(allowance_ns * (settings.soft or 1.0))
     outside = level is not None and age >= level
     expected = entered_ns if level is None else entered_ns + level
     if history.count >= ENOUGH_HISTORY:
@@ -44,9 +50,9 @@ def stuck(
         if median is not None and extreme is not None:
             expected = entered_ns + median
             outside = outside or age > extreme
-    return Stuck(
-        worker, operation, entered_ns, expected, outside, None if allowance_ns is None else entered_ns + allowance_ns
-    )
+    deadline = None if allowance_ns is None else entered_ns + allowance_ns
+    on_dla = (settings.accelerator or "").startswith("dla")
+    return Stuck(settings.name, operation, entered_ns, expected, outside, on_dla, deadline)
 
 
 def coupled(one: WorkerSettings, other: WorkerSettings) -> bool:
@@ -67,12 +73,12 @@ class Suspicion:
 
 def rank(candidates: Iterable[Stuck]) -> Suspicion | None:
     """The most likely first mover among those that are outside their own distribution."""
-    order = sorted((c for c in candidates if c.outside), key=lambda c: (c.expected_ns, c.worker))
+    order = sorted((c for c in candidates if c.outside), key=lambda c: (not c.on_dla, c.expected_ns, c.worker))
     if not order:
         return None
     first, rest = order[0], tuple(order[1:])
     if not rest:
         return Suspicion(first, 1.0, ())
-    gap = rest[0].expected_ns - first.expected_ns
+    gap = max(0, rest[0].expected_ns - first.expected_ns)  # a DLA put first against the clock: a coin toss
     doubt = max(first.expected_ns - first.entered_ns, rest[0].expected_ns - rest[0].entered_ns, 1)
     return Suspicion(first, 0.5 + 0.5 * gap / (gap + doubt), rest)

@@ -20,6 +20,8 @@ from typing import NoReturn
 from watchdogd import abi, procfs
 
 DEADLINE_SECONDS = 2.0
+FIRST_PAUSE_SECONDS = 0.001
+LONGEST_PAUSE_SECONDS = 0.1  # what does not die at once will not die sooner for being looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,13 @@ def members(root: int, heartbeat: str, supervisor: int) -> list[procfs.Stat]:
             found.append(stat)
             found += [s for s in processes.values() if s.state not in "ZX" and _descends(s, stat.pid, processes)]
     return list({stat.pid: stat for stat in found}.values())
+
+
+def descendants(ancestor: int) -> list[procfs.Stat]:
+    """Every living descendant of a process but this one, marked or not."""
+    processes = all_processes()
+    others = [stat for stat in processes.values() if stat.pid != os.getpid() and stat.state not in "ZX"]
+    return [stat for stat in others if _descends(stat, ancestor, processes)]
 
 
 def leftovers(heartbeats: str) -> list[procfs.Stat]:
@@ -107,12 +116,14 @@ def sweep(find: Callable[[], list[procfs.Stat]]) -> Swept:
     """Kill until none is left, or the deadline. A process that dies may leave new orphans, so look again."""
     killed: set[int] = set()
     deadline = time.monotonic() + DEADLINE_SECONDS
+    pause = FIRST_PAUSE_SECONDS
     while True:
         left = find()
         if not left or time.monotonic() > deadline:
             return Swept(tuple(sorted(killed)), tuple(sorted(stat.pid for stat in left)))
         killed |= {stat.pid for stat in left if kill(stat)}
-        time.sleep(0.001)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 class Sweeper:

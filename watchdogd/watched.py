@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from watchdogd import abi, liveness, procfs, snapshot
-from watchdogd.heartbeat import HeartbeatError, HeartbeatReader
+from watchdogd.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
 from watchdogd.histogram import Histogram
 from watchdogd.liveness import Look, Patience, Pending, Threads, Wait
 from watchdogd.model import MILLISECOND, SECOND, Exit, Finding, Phase, Verdict, WorkerSettings
@@ -24,6 +24,7 @@ from watchdogd.sweep import Sweeper, Swept, members
 BASELINE_EVERY_NS = 50 * MILLISECOND  # a worker that is always slow is sampled this often at most
 SWEEP_AGAIN_NS = 20 * MILLISECOND
 SWEEP_ABANDON_NS = 5 * SECOND
+_UNREADABLE = frozenset(reason.value for reason in Unreadable)
 
 
 class Watched:
@@ -42,6 +43,7 @@ class Watched:
         self.patience: dict[tuple[int, int], Patience] = {}
         self.waiting_ns: int | None = None  # look again then: a verdict waits for it
         self._baseline_ns = 0
+        self._stall = (0, 0)  # when the supervisor last woke too late, and by how much
         # what is told about it
         self.heartbeat_error: str | None = None
         self.uninstrumented = False
@@ -76,9 +78,10 @@ class Watched:
                 self.changed()
                 return self.heartbeat_error
             return None
-        if self.heartbeat_error is not None:
+        if self.heartbeat_error in _UNREADABLE:  # impossible words are for ``examine`` to take back
             self.heartbeat_error = None
             self.changed()
+        self._notice_error_word(self.pulse)
         return None
 
     def examine(self, now_ns: int) -> list[Pending]:
@@ -86,25 +89,27 @@ class Watched:
         state = self.state
         self.waiting_ns = None
         spawned_ns = state.spawned_ns or 0
+        armed_ns = state.armed_ns or spawned_ns
         if self.pulse is None:
             self.look = Look(now_ns + self.rules.shortest_ns)
-        elif state.phase is Phase.STARTING:
-            self.look = liveness.look_starting(self.pulse, self.rules, spawned_ns, now_ns)
+            return []  # what cannot be read has not returned
+        if state.phase is Phase.STARTING:
+            self.look = liveness.look_starting(self.pulse, self.rules, armed_ns, now_ns)
         else:
-            self.look = liveness.look(self.pulse, self.rules, spawned_ns, state.armed_ns or spawned_ns, now_ns)
-            self._notice_error_word(self.pulse)
+            self.look = liveness.look(self.pulse, self.rules, spawned_ns, armed_ns, now_ns)
             if self.look.error != self.heartbeat_error:
                 self.heartbeat_error = self.look.error
                 self.changed()
-        seen = (*self.look.overdue, *self.look.slow)
-        if not seen and not self.patience:
+        if not (self.look.overdue or self.look.slow or self.patience):
             return []
+        seen = (*self.look.overdue, *self.look.slow)
         keys = {pending.key for pending in seen}
         returned = [kept.pending for key, kept in self.patience.items() if key not in keys]
         for pending in returned:
             del self.patience[pending.key]
         for pending in seen:
-            if pending.key not in self.patience:
+            kept = self.patience.get(pending.key)
+            if kept is None or kept.pending.deadline_ns != pending.deadline_ns:  # new, or armed again by a resume
                 self.patience[pending.key] = Patience(pending, now_ns, self._baseline(pending, now_ns))
                 if pending.verdict is not Verdict.STARTUP:
                     self.soft_exceeded += 1
@@ -138,11 +143,14 @@ class Watched:
         namespace = self.pulse.header("pid_namespace") if self.pulse else 0
         if namespace and namespace != procfs.pid_namespace():
             return None, False  # its pids mean nothing here
-        threads = procfs.threads(pid, tid)
-        return threads, threads is None or (tid != 0 and tid not in threads)
+        # A zombie is gone too: nobody has reaped it yet, but no call of its can ever return.
+        threads = {tid: s for tid, s in (procfs.threads(pid, tid) or {}).items() if s.state not in "ZX"}
+        return threads, not threads or (tid != 0 and tid not in threads)
 
     def verdict(self, late_ns: int, late_margin_ns: int, now_ns: int) -> Finding | None:
         """The first overdue item that is a verdict now, its word read again."""
+        if late_ns > late_margin_ns:
+            self._stall = (now_ns, late_ns)
         for pending in self.look.overdue:
             if self.reader is None or self.reader.word(pending.offset) != pending.word:
                 continue
@@ -153,10 +161,11 @@ class Watched:
                 threads, gone = self._threads(pending)
             if gone:
                 continue  # its thread or process is no more: a crash, if anything, and told by its exit
-            judged = liveness.judge(patience, threads, late_ns, late_margin_ns, now_ns)
+            stall_ns = self._stall[1] if self._stall[0] > pending.entered_ns else 0  # before its deadline counts too
+            judged = liveness.judge(patience, threads, stall_ns, late_margin_ns, now_ns)
             if isinstance(judged, Finding):
                 return self._described(judged, pending, threads)
-            self._wait(pending, patience, judged, threads, late_ns > late_margin_ns, now_ns)
+            self._wait(pending, patience, judged, threads, stall_ns > late_margin_ns, now_ns)
         return None
 
     def _wait(
@@ -168,6 +177,7 @@ class Watched:
             rearmed=patience.rearmed or late,
             overdue_ns=now_ns if first else patience.overdue_ns,
             overdue_threads=threads if first else patience.overdue_threads,
+            until_ns=wait.until_ns,
         )
         self.waiting_ns = wait.until_ns if self.waiting_ns is None else min(self.waiting_ns, wait.until_ns)
 
@@ -185,24 +195,21 @@ class Watched:
         return replace(finding, stage=stage, pid=pid or None, tid=tid or None, detail=detail)
 
     def sticky_error(self, now_ns: int) -> Finding | None:
-        if self.pulse is None or self.reader is None:
+        if self.last_error is None or self.pulse is None or self.reader is None:
             return None
         finding = liveness.sticky_error(self.pulse, self.state.spawned_ns or 0, now_ns)
-        if finding is None or finding.offset is None or self.reader.word(finding.offset) != finding.word:
-            return None
-        return finding
+        return finding if finding is not None and self.still(finding) else None
 
     def still(self, finding: Finding) -> bool:
         """Whether the fact a finding rests on reads the same right now."""
         if finding.offset is None:
             return True
+        word = None if self.reader is None else self.reader.word(finding.offset)
         if finding.verdict is Verdict.STARTUP:  # attaching meanwhile is not being ready
-            return self.reader is not None and not self._ready_now()
-        return self.reader is not None and self.reader.word(finding.offset) == finding.word
-
-    def _ready_now(self) -> bool:
-        word = self.reader.word(abi.H["state"] * abi.WORD) if self.reader is not None else None
-        return word is not None and word & abi.CODE_MASK == abi.STATE["ready"]
+            return word is not None and word & abi.CODE_MASK != abi.STATE["ready"]
+        if finding.verdict is Verdict.STICKY_ERROR:  # every call that fails stamps it anew
+            return word is not None and word & abi.ERROR_MASK == (finding.word or 0) & abi.ERROR_MASK
+        return word is not None and word == finding.word
 
     def notice_uninstrumented(self) -> bool:
         """Whether it has just been found that its calls are not stamped."""
@@ -237,11 +244,10 @@ class Watched:
         deadlines = self.settings.deadlines
         found = [
             stuck(
-                self.settings.name,
+                self.settings,
                 operation,
                 word & ~abi.CODE_MASK,
                 deadlines.step_ns if operation == "step" else deadlines.calls_ns[abi.OPERATION[operation]],
-                self.settings.soft,
                 history.get(operation, Histogram()),
                 now_ns,
             )
@@ -263,7 +269,13 @@ class Watched:
             return
         self.sweep_again_ns = None
         root, heartbeat, supervisor = self.process.pid, self.reader.path, os.getpid()
-        self.sweeper = Sweeper(lambda: members(root, heartbeat, supervisor))
+        try:
+            self.sweeper = Sweeper(lambda: members(root, heartbeat, supervisor))
+        except OSError as error:  # no process to be had: again later, the phase has its own deadline
+            self.note = f"cannot look for descendants: {error.strerror}"
+            self.sweep_again_ns = now_ns + SECOND
+            self.changed()
+            return
         self.sweep_deadline_ns = now_ns + SWEEP_ABANDON_NS
 
     def end_sweep(self, now_ns: int) -> Swept | None:
@@ -282,7 +294,9 @@ class Watched:
         self.sweeper = None
         if swept.left:
             self.note = f"descendants that SIGKILL did not end: {', '.join(map(str, swept.left))}"
-            self.sweep_again_ns = now_ns + SWEEP_AGAIN_NS
+            # Quickly while a kill is fresh; what outlived its grace is only looked at now and then.
+            again = SWEEP_AGAIN_NS if self.state.phase is not Phase.UNKILLABLE else SECOND
+            self.sweep_again_ns = now_ns + again
             self.changed()
         return swept
 
@@ -314,6 +328,11 @@ class Watched:
         self.recovery[index] += 1
         self.recovery_total_ns += duration
         return duration
+
+    def close_incident(self, incident: str, outcome: str) -> None:
+        if self.last_incident is not None and self.last_incident["id"] == incident:
+            self.last_incident = {**self.last_incident, "outcome": outcome}
+            self.changed()
 
     # --- publish ---
 

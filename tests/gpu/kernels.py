@@ -32,9 +32,6 @@ class Kernels:
             names = ["sim_sleep_us_0", f"sim_sleep_us_{sleep_us}", "sim_spin"]
         self._empty, self._sleep, self._spin = map(module.kernel, names)
         self._duration = ctypes.c_uint32(sleep_us)
-        self._word, zeros = ctx.alloc(4), ctx.alloc_host(4)
-        stream.copy_in(self._word, zeros)
-        stream.synchronize()
 
     def empty(self) -> None:
         self._stream.launch(self._empty, 1, 1)
@@ -45,4 +42,4 @@ class Kernels:
 
     def spin(self) -> None:
         """For ever."""
-        self._stream.launch(self._spin, 1, 1, (self._word,))
+        self._stream.launch(self._spin, 1, 1)

@@ -10,12 +10,41 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.gpu.conftest import Machine
 from tests.gpu.results import Results
 from tests.helpers.running import Supervised, gone, wait_until
 from tests.helpers.worker_process import ROOT
 from watchdogd import abi, heartbeat
 
+MEMORY = """
+import sys, threading
+from watchdogd.worker import cuda
+
+def copy(ctx):
+    stream, event, buffer = ctx.stream(), ctx.event(), ctx.alloc(1 << 20)
+    there, back = ctx.alloc_host(1 << 20), ctx.alloc_host(1 << 20)
+    there.view[:] = bytes(range(256)) * 4096
+    stream.copy_in(buffer, there)
+    stream.copy_out(back, buffer)
+    event.record(stream)
+    event.synchronize()
+    assert back.view == there.view
+    for memory in (buffer, there, back):
+        memory.free()
+
+with cuda.Context(wait=sys.argv[1]) as one:
+    two = cuda.Context(wait=sys.argv[1])
+    for ctx in (one, two):
+        copy(ctx)
+        thread = threading.Thread(target=copy, args=(ctx,))
+        thread.start()
+        thread.join()
+        ctx.synchronize()
+    two.close()
+print("copied")
+"""
 SLOW_SECONDS = 60.0  # a context on a big GPU takes seconds to make, and to tear down
 
 
@@ -164,3 +193,11 @@ def test_a_worker_told_to_hang_every_time_ends_in_quarantine(machine: Machine) -
         pids = [supervised.wait_event("gone", "victim", incarnation=incarnation)["pid"] for incarnation in (1, 2)]
         assert pids[0] != pids[1]
         assert all(gone(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("wait", ["blocking", "spin", "yield", "auto"])
+def test_what_is_copied_in_comes_out_from_two_contexts_and_two_threads(machine: Machine, wait: str) -> None:
+    command = [sys.executable, "-c", MEMORY, wait]
+    environment = {**os.environ, **machine.environment}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=60, cwd=ROOT, env=environment)
+    assert done.stdout == b"copied\n"

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.helpers.heartbeat_file import HeartbeatFile
@@ -251,6 +252,23 @@ def test_a_recorded_sticky_error_stays(device: SimulatedDevice, start: Start) ->
     assert worker.heartbeat.header("last_error") == word
 
 
+def test_a_sticky_error_recorded_meanwhile_is_not_hidden(device: SimulatedDevice, start: Start) -> None:
+    worker = start("other = cuda.Context()" + SETUP)
+    device.fault("error", code=710)
+    worker.run("stream.launch(kernel, 1, 1, (buffer, 1))")
+    worker.run(
+        "from watchdogd.worker import cuda_driver\n"
+        "class Overtaken:\n"
+        "    def error(self, code):\n"
+        "        cuda_driver.attach = watchdogd.worker.attach\n"
+        "        in_thread(lambda: caught(stream.synchronize))\n"
+        "        worker.error(code)\n"
+        "cuda_driver.attach = Overtaken"
+    )
+    assert worker.run("caught(lambda: other.alloc(1 << 60))")[2] == 2
+    assert worker.last_error() == 710
+
+
 def test_no_error_is_recorded_where_none_was(start: Start) -> None:
     worker = start()
     worker.run("stream.launch(kernel, 1, 1, (buffer, 1)); stream.synchronize(); ctx.close()")
@@ -275,6 +293,15 @@ def test_a_failing_close_is_not_silent(start: Start) -> None:
     worker.run("caught(stream.synchronize)")
     assert worker.run("caught(ctx.close)")[:2] == ["StickyCudaError", "CUDA_ERROR_ILLEGAL_ADDRESS"]
     assert worker.run("caught(ctx.close)") is None
+
+
+def test_what_close_could_not_unlock_does_not_keep_the_context(device: SimulatedDevice, start: Start) -> None:
+    worker = start()
+    worker.run("with ctx.current(): unlocked = int(driver.cuMemHostUnregister(host.address)[0])")
+    assert worker.run("unlocked") == 0
+    assert worker.run("caught(ctx.close)")[1] == "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED"
+    assert worker.run("caught(ctx.synchronize)") == ["ValueError", "the Context is closed"]
+    assert device.processes()[0].memory_bytes == 0
 
 
 def test_sticky_errors_bear_nvidias_names() -> None:
@@ -395,6 +422,15 @@ def test_spinning_costs_the_cpu_that_blocking_does_not(start: Start, how: str) -
     assert worker.run(f"busy_seconds('spin', {how!r})") > 0.03
 
 
+@pytest.mark.parametrize(("wait", "blocking"), [("auto", 0), ("spin", 0), ("yield", 0), ("blocking", 1)])
+def test_events_are_told_too_how_to_wait(start: Start, wait: str, blocking: int) -> None:
+    # The simulated driver goes by the context's flags as well; the documentation speaks of the event's alone.
+    worker = start(f"ctx = cuda.Context(wait={wait!r}); given = []; create = driver.cuEventCreate")
+    worker.run("driver.cuEventCreate = lambda flags: (given.append(flags), create(flags))[1]")
+    worker.run("event = ctx.event()")
+    assert worker.run("given[0] & 1") == blocking
+
+
 def test_an_unknown_way_to_wait_is_refused(start: Start) -> None:
     assert start().run("caught(lambda: cuda.Context(wait='doze'))") == [
         "ValueError",
@@ -502,8 +538,22 @@ def test_collected_page_locked_memory_stays_until_its_context_is_closed(start: S
     worker = start("ctx = cuda.Context()")
     # Were it unmapped, the next would be put in its place, which the driver still takes for registered.
     assert worker.run("[caught(lambda: ctx.alloc_host(1 << 20)) for _ in range(4)]") == [None] * 4
-    worker.run("del ctx; ctx = cuda.Context()")
+    worker.run("import gc; del ctx; gc.collect(); ctx = cuda.Context()")
     assert worker.run("[caught(lambda: ctx.alloc_host(1 << 20)) for _ in range(4)]") == [None] * 4
+
+
+def test_freed_page_locked_memory_is_given_back(start: Start) -> None:
+    worker = start("ctx = cuda.Context(); large = ctx.alloc_host(64 << 20); large.view[::4096] = bytes(64 << 8)")
+    resident = psutil.Process(worker.pid).memory_info().rss
+    worker.run("large.free(); del large")
+    assert psutil.Process(worker.pid).memory_info().rss < resident - (60 << 20)
+
+
+def test_a_closed_context_is_forgotten(start: Start) -> None:
+    worker = start(
+        "import gc, weakref; ctx = cuda.Context(); kept = weakref.ref(ctx); ctx.close(); del ctx; gc.collect()"
+    )
+    assert worker.run("kept() is None")
 
 
 def test_a_view_outlives_its_buffer(start: Start) -> None:

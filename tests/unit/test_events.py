@@ -67,6 +67,13 @@ def test_rotated_files_are_read_oldest_first_and_a_gap_does_not_hide_the_rest(tm
     assert seqs(path) == [1, 2, 3, 4]
 
 
+def test_a_file_that_is_rotated_while_it_is_looked_for_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(line(1) + line(2))
+    (tmp_path / "events.jsonl.1").hardlink_to(path)  # as it looks: opened, then found under its next name
+    assert seqs(path) == [1, 2]
+
+
 def test_a_line_that_is_no_event_is_skipped_and_told(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     nonsense = [b"garbage\n", b"\x00\xff\n", b"[1]\n", b'{"seq": "x", "kind": "phase"}\n', b"[" * 100_000 + b"\n"]
@@ -178,7 +185,9 @@ def test_a_phase_reads_as_a_change_with_its_reason() -> None:
 
 
 def test_a_field_that_a_kind_has_no_words_for_is_shown_all_the_same() -> None:
-    assert events.describe(json.loads(line(1, EventKind.SIGNAL, signal=9, pid=4321))).endswith("signal signal=9 pid=4321")
+    assert events.describe(json.loads(line(1, EventKind.SIGNAL, signal=9, pid=4321))).endswith(
+        "signal signal=9 pid=4321"
+    )
 
 
 def test_no_control_character_of_an_event_reaches_the_terminal() -> None:
@@ -189,9 +198,9 @@ def test_no_control_character_of_an_event_reaches_the_terminal() -> None:
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner))
+INSTANTS = ["entered_ns", "deadline_ns", "detected_ns", "published_ns", "other\n"]
 keys = st.sampled_from(
-    ["kind", "worker", "incarnation", "incident", "time", "previous", "phase", "verdict", "operation", "reason"]
-    + ["entered_ns", "deadline_ns", "detected_ns", "published_ns", "other\n"]
+    ["worker", "incarnation", "incident", "time", "previous", "phase", "verdict", "operation", "reason", *INSTANTS]
 )
 kinds = st.sampled_from([*EventKind]) | values
 

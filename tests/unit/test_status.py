@@ -17,6 +17,8 @@ from watchdogd.model import Phase
 from watchdogd.status import StatusView, UnknownWorker, collect, to_json
 from watchdogd.status_table import span, table
 
+OLD = 1  # a pid whose process is older than any tick of a test
+
 
 @pytest.fixture
 def runtime(tmp_path: Path) -> FakeRuntime:
@@ -215,21 +217,24 @@ def test_a_supervisor_that_was_stopped_says_so(tmp_path: Path, gone: int) -> Non
     assert (view(runtime).fault or "").endswith("was stopped")
 
 
-def test_a_supervisor_that_does_not_tick_is_stuck(runtime: FakeRuntime) -> None:
+def test_a_supervisor_that_does_not_tick_is_stuck(tmp_path: Path) -> None:
+    runtime = FakeRuntime(tmp_path, pid=OLD)
     runtime.publish()
     seen = view(runtime, later_ns=12 * SECOND)
     assert seen.fault is not None and seen.fault.startswith("STUCK - last tick 12.0 s ago")
     assert seen.exit_status == 3
 
 
-def test_a_supervisor_that_meant_to_sleep_is_not_stuck(runtime: FakeRuntime) -> None:
+def test_a_supervisor_that_meant_to_sleep_is_not_stuck(tmp_path: Path) -> None:
+    runtime = FakeRuntime(tmp_path, pid=OLD)
     runtime.publish()
     now_ns = time.monotonic_ns()
     runtime.board.tick(now_ns - 12 * SECOND, 80_000, now_ns - SECOND)
     assert view(runtime).fault is None
 
 
-def test_a_supervisor_that_has_yet_to_tick_is_not_stuck(runtime: FakeRuntime) -> None:
+def test_a_supervisor_that_has_yet_to_tick_is_not_stuck(tmp_path: Path) -> None:
+    runtime = FakeRuntime(tmp_path, pid=OLD)
     seen = view(runtime)
     assert seen.published.ticks == 0 and seen.last_tick_age_ns is None
     runtime.supervisor["started_ns"] = time.monotonic_ns()
@@ -340,7 +345,7 @@ def test_text_from_outside_cannot_steer_the_terminal(troubled: FakeRuntime) -> N
     assert all(line.isprintable() for line in text.splitlines())
 
 
-def test_colour_marks_what_is_wrong_and_nothing_else(troubled: FakeRuntime, tmp_path: Path) -> None:
+def test_colour_marks_what_is_wrong_and_nothing_else(troubled: FakeRuntime) -> None:
     lines = table(view(troubled), 200, colour=True).splitlines()
     tones = {line.split("m", 1)[1].split()[0]: line.split("m")[0] for line in lines if line.startswith("\033")}
     assert {name: tones.get(name) for name in ("model_b", "model_d")} == {"model_b": "\033[1;31", "model_d": "\033[33"}

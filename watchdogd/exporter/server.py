@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 MOST_CONNECTIONS = 256
-LONGEST_SECONDS = 10.0
+LONGEST_SECONDS = 5.0
 LONGEST_REQUEST = 8192
 _CHUNK = 16 * 1024
 _REASONS = {

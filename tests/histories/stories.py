@@ -1,0 +1,373 @@
+"""Stories, each a field report or a trap, as data: ``(now in ms, worker, what happens, its phase then, all orders)``.
+
+``Exit`` and ``CLEARED`` are what the kernel and the sweep tell after a kill; a row without an event is a tick.
+"""
+
+from __future__ import annotations
+
+from tests.helpers.pulses import deadlines
+from tests.histories.cast import Asleep, Past, Row, Story, Truncates, Writes, calls, fails, ready, returns, started
+from watchdogd.model import SECOND, Exit, Phase, RestartSettings, SupervisorSettings, WorkerSettings
+from watchdogd.policy import Trigger
+
+P, T = Phase, Trigger
+KILLED = Exit(signal=9)
+SEGFAULT = Exit(signal=11)
+
+
+def worker(
+    name: str, accelerator: str = "gpu0", restart: RestartSettings | None = None, **lengths: float
+) -> WorkerSettings:
+    return WorkerSettings(
+        name, (name,), accelerator=accelerator, coupled_with=("gpu0",), stop_timeout_ns=2 * SECOND,
+        deadlines=deadlines(**{"startup": 60_000, **lengths}), restart=restart or RestartSettings(),
+    )  # fmt: skip
+
+
+H = worker("h", sync=200)
+
+
+def dies(name: str, at_ms: float, *, orders: str) -> tuple[Row, Row]:
+    """A killed worker is gone and cleared away; ``orders`` follow."""
+    return (
+        (at_ms, name, KILLED, P.KILLING, f"{name} clear"),
+        (at_ms + 1, name, T.CLEARED, P.STARTING, orders),
+    )
+
+
+DLA_DEADLOCK = Story(
+    "the DLA freezes, the GPU worker 5 ms later; its shorter deadline passes first, the DLA worker is killed first",
+    (worker("dla", "dla0", sync=200), worker("gpu", sync=50)),
+    (
+        *started("dla", "gpu"),
+        (20, "dla", Past("sync", 9), P.RUNNING, ""),
+        (20, "gpu", Past("sync", 33), P.RUNNING, ""),
+        (1000, "gpu", calls("sync", 1000), P.RUNNING, ""),
+        (1002, "dla", calls("sync", 1002), P.RUNNING, ""),
+        (1050, "gpu", None, P.RUNNING, "gpu open call"),  # a verdict, not held back; only its kill is
+        (1150, "gpu", None, P.RUNNING, ""),
+        (1202, "dla", None, P.KILLING, "dla open call, dla KILL"),
+        (1210, "gpu", None, P.RUNNING, ""),
+        *dies("dla", 1300, orders="dla spawn 2"),
+        (1310, "gpu", returns(), P.RUNNING, "gpu close returned"),
+        (1400, "dla", ready(1400), P.RUNNING, "dla close recovered"),
+        (9000, "gpu", None, P.RUNNING, ""),
+    ),
+)
+
+WRONG_SUSPECT = Story(
+    "the suspect's call returns: the victim's own hang is acted on at once",
+    (worker("dla", "dla0", sync=200), worker("gpu", sync=50)),
+    (
+        *started("dla", "gpu"),
+        (20, "dla", Past("sync", 9), P.RUNNING, ""),
+        (20, "gpu", Past("sync", 33), P.RUNNING, ""),
+        (1000, "gpu", calls("sync", 1000), P.RUNNING, ""),
+        (1002, "dla", calls("sync", 1002), P.RUNNING, ""),
+        (1050, "gpu", None, P.RUNNING, "gpu open call"),
+        (1100, "dla", returns(), P.RUNNING, "gpu KILL"),
+        (1101, "gpu", None, P.KILLING, ""),
+    ),
+)
+
+FREEZE_THAT_HEALS = Story(
+    "a call past its soft level returns: a near miss, nothing is ordered",
+    (H,),
+    (
+        *started("h"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1100, "h", None, P.RUNNING, ""),
+        (1199, "h", None, P.RUNNING, ""),
+        (1199, "h", returns(), P.RUNNING, ""),
+        (1300, "h", calls("sync", 1300), P.RUNNING, ""),
+        (1499, "h", None, P.RUNNING, ""),
+    ),
+)
+
+ENGINE_BUILD = Story(
+    "an engine build at startup synchronizes for most of a minute; deadlines are armed when it is done",
+    (worker("h", sync=200, step=500),),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (1000, "h", calls("sync", 1000), P.STARTING, ""),
+        (1000, "h", Writes({"step": 0x100}), P.STARTING, ""),
+        (55_000, "h", None, P.STARTING, ""),
+        (55_001, "h", Writes({"step": 0}), P.STARTING, ""),
+        (55_002, "h", ready(55_002), P.RUNNING, ""),
+        (55_100, "h", None, P.RUNNING, ""),
+        (55_150, "h", returns(), P.RUNNING, ""),
+    ),
+)
+
+NEVER_READY = Story(
+    "a worker that hangs before its first heartbeat is caught all the same",
+    (H,),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (59_999, "h", None, P.STARTING, ""),
+        (60_000, "h", None, P.KILLING, "h open startup, h KILL"),
+        *dies("h", 60_010, orders="h spawn 2"),
+    ),
+)
+
+CRASH_LOOP = Story(
+    "first restart at once, then backoff, then quarantine; an operator's reset starts it afresh",
+    (worker("h", restart=RestartSettings(budget=3)),),
+    (
+        *started("h"),
+        (100, "h", SEGFAULT, P.KILLING, "h open crashed, h clear"),
+        (101, "h", T.CLEARED, P.STARTING, "h spawn 2"),
+        (200, "h", SEGFAULT, P.KILLING, "h close ended again, h open crashed, h clear"),
+        (201, "h", T.CLEARED, P.BACKOFF, ""),
+        (280, "h", None, P.BACKOFF, ""),  # 100 ms, shortened by a fifth at most
+        (301, "h", None, P.STARTING, "h spawn 3"),
+        (310, "h", ready(310), P.RUNNING, "h close recovered"),
+        (400, "h", SEGFAULT, P.KILLING, "h open crashed, h clear"),
+        (401, "h", T.CLEARED, P.BACKOFF, ""),
+        (560, "h", None, P.BACKOFF, ""),
+        (601, "h", None, P.STARTING, "h spawn 4"),
+        (700, "h", SEGFAULT, P.KILLING, "h close ended again, h open crashed, h clear"),
+        (701, "h", T.CLEARED, P.QUARANTINED, "h close quarantined"),
+        (10**6, "h", None, P.QUARANTINED, ""),
+        (10**6, "h", T.START, P.QUARANTINED, ""),
+        (10**6, "h", T.RESET, P.STARTING, "h spawn 5"),
+        (10**6 + 1, "h", SEGFAULT, P.KILLING, "h open crashed, h clear"),
+        (10**6 + 2, "h", T.CLEARED, P.STARTING, "h spawn 6"),
+    ),
+)
+
+RETRY_SLOWLY = Story(
+    "with the budget spent it goes on at the longest backoff",
+    (worker("h", restart=RestartSettings(budget=1, when_spent="retry-slowly")),),
+    (
+        *started("h"),
+        (100, "h", SEGFAULT, P.KILLING, "h open crashed, h clear"),
+        (101, "h", T.CLEARED, P.STARTING, "h spawn 2"),
+        (200, "h", SEGFAULT, P.KILLING, "h close ended again, h open crashed, h clear"),
+        (201, "h", T.CLEARED, P.BACKOFF, ""),
+        (8200, "h", None, P.BACKOFF, ""),
+        (10_201, "h", None, P.STARTING, "h spawn 3"),
+        (10_300, "h", SEGFAULT, P.KILLING, "h close ended again, h open crashed, h clear"),
+        (10_301, "h", T.CLEARED, P.BACKOFF, ""),
+        (18_300, "h", None, P.BACKOFF, ""),
+        (20_301, "h", None, P.STARTING, "h spawn 4"),
+    ),
+)
+
+UNKILLABLE = Story(
+    "SIGKILL does not take: a visible state, no successor, the other worker goes on; a late end is its way back",
+    (H, worker("other", sync=200)),
+    (
+        *started("h", "other"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1200, "h", None, P.KILLING, "h open call, h KILL"),
+        (6199, "h", None, P.KILLING, ""),
+        (6200, "h", None, P.UNKILLABLE, "h clear"),
+        (7000, "other", calls("sync", 7000), P.RUNNING, ""),
+        (7200, "other", None, P.KILLING, "other open call, other KILL"),
+        (10**6, "h", None, P.UNKILLABLE, "other clear"),
+        (10**6 + 1, "h", KILLED, P.UNKILLABLE, "h clear"),
+        (10**6 + 2, "h", T.CLEARED, P.STARTING, "h spawn 2"),
+        (10**6 + 9, "h", ready(10**6 + 9), P.RUNNING, "h close recovered"),
+    ),
+)
+
+STOP_DURING_A_KILL = Story(
+    "an operator's stop while a kill is under way: no restart fires",
+    (H,),
+    (
+        *started("h"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1200, "h", None, P.KILLING, "h open call, h KILL"),
+        (1201, "h", T.STOP, P.KILLING, ""),
+        (1210, "h", KILLED, P.KILLING, "h clear"),
+        (1211, "h", T.CLEARED, P.STOPPED, "h close stopped"),
+        (10**6, "h", None, P.STOPPED, ""),
+        (10**6, "h", T.START, P.STARTING, "h spawn 2"),
+    ),
+)
+
+STOP_OF_A_DEAF_WORKER = Story(
+    "a worker that ignores SIGTERM gets SIGKILL after its stop timeout, whatever wakes the supervisor before",
+    (H,),
+    (
+        *started("h"),
+        (1000, "h", T.STOP, P.TERMINATING, "h TERM"),
+        (1001, "h", calls("sync", 1001), P.TERMINATING, ""),
+        (2999, "h", None, P.TERMINATING, ""),
+        (3000, "h", None, P.KILLING, "h KILL"),
+        (3010, "h", KILLED, P.KILLING, "h clear"),
+        (3011, "h", T.CLEARED, P.STOPPED, ""),
+    ),
+)
+
+STOP_DURING_BACKOFF = Story(
+    "a worker that waits to be restarted is stopped: it is not restarted",
+    (H,),
+    (
+        *started("h"),
+        (100, "h", SEGFAULT, P.KILLING, "h open crashed, h clear"),
+        (101, "h", T.CLEARED, P.STARTING, "h spawn 2"),
+        (200, "h", SEGFAULT, P.KILLING, "h close ended again, h open crashed, h clear"),
+        (201, "h", T.CLEARED, P.BACKOFF, ""),
+        (210, "h", T.STOP, P.STOPPED, "h close stopped"),
+        (10**6, "h", None, P.STOPPED, ""),
+    ),
+)
+
+DEBUGGER = Story(
+    "paused for a debugger, its call stands for an hour; after the resume it has its whole deadline again",
+    (H,),
+    (
+        *started("h"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1050, "h", T.PAUSE, P.PAUSED, ""),
+        (3_600_000, "h", None, P.PAUSED, ""),
+        (3_600_000, "h", T.RESUME, P.RUNNING, ""),
+        (3_600_199, "h", None, P.RUNNING, ""),
+        (3_600_200, "h", None, P.KILLING, "h open call, h KILL"),
+    ),
+)
+
+PAUSED_WITH_A_HELD_KILL = Story(
+    "paused while its kill is held: the verdict is dropped, its incident closed",
+    (H,),
+    (
+        *started("h"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1200, "h", None, P.RUNNING, "h open call"),
+        (1210, "h", T.PAUSE, P.PAUSED, "h close paused"),
+        (1220, "h", returns(), P.PAUSED, ""),
+        (9000, "h", T.RESUME, P.RUNNING, ""),
+        (9001, "h", None, P.RUNNING, ""),
+    ),
+    SupervisorSettings(max_kills=0),
+)
+
+STICKY_ERROR = Story(
+    "a CUDA error that no later call survives: replaced without waiting for a hang",
+    (H,),
+    (
+        *started("h"),
+        (1000, "h", fails(2, 1000), P.RUNNING, ""),  # out of memory passes
+        (1500, "h", fails(719, 1500), P.KILLING, "h open sticky_error, h KILL"),
+        *dies("h", 1510, orders="h spawn 2"),
+        (1600, "h", ready(1600), P.RUNNING, "h close recovered"),
+        (1700, "h", None, P.RUNNING, ""),
+    ),
+)
+
+OBSERVE_ONLY = Story(
+    "observe only, for a week: every verdict is reached, nothing is signalled, a real crash is restarted",
+    (worker("h", sync=200, step=500),),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (10, "h", ready(10), P.OBSERVED, ""),
+        (1000, "h", calls("sync", 1000), P.OBSERVED, ""),
+        (1200, "h", None, P.OBSERVED, "h would kill call"),
+        (86_400_000, "h", None, P.OBSERVED, ""),
+        (86_400_001, "h", returns(), P.OBSERVED, "h close returned"),
+        (86_401_000, "h", calls("sync", 86_401_000), P.OBSERVED, ""),
+        (86_401_200, "h", None, P.OBSERVED, "h would kill call"),
+        (604_800_000, "h", SEGFAULT, P.KILLING, "h close ended again, h open crashed, h clear"),
+        (604_800_001, "h", T.CLEARED, P.STARTING, "h spawn 2"),
+    ),
+    SupervisorSettings(observe_only=True),
+)
+
+POWER_MODE_SWITCH = Story(
+    "a power-mode switch stalls every worker: after two kills the others are left to recover",
+    tuple(worker(f"w{number}", f"gpu{number}", sync=100 + number) for number in range(1, 4)),
+    (
+        *started("w1", "w2", "w3"),
+        *((1000, f"w{number}", calls("sync", 1000), P.RUNNING, "") for number in range(1, 4)),
+        (1101, "w1", None, P.KILLING, "w1 open call, w1 KILL"),
+        (1102, "w2", None, P.KILLING, "w2 open call, w2 KILL"),
+        (1103, "w3", None, P.RUNNING, "w3 open call"),  # the cap
+        (5000, "w3", None, P.RUNNING, ""),
+        (6000, "w3", returns(), P.RUNNING, "w3 close returned"),
+        (6090, "w3", calls("sync", 6090), P.RUNNING, ""),
+        (6193, "w3", None, P.RUNNING, "w3 open call"),
+        (11_102, "w3", None, P.KILLING, "w3 KILL"),  # a kill has left the window
+    ),
+    SupervisorSettings(max_kills=2, max_kills_window_ns=10 * SECOND, kill_grace_ns=20 * SECOND),
+)
+
+ALL_AT_ONCE = Story(
+    "three deadlines pass in one tick: the cap holds within it",
+    tuple(worker(f"w{number}", f"gpu{number}", sync=100) for number in range(1, 4)),
+    (
+        *started("w1", "w2", "w3"),
+        *((1000, f"w{number}", calls("sync", 1000), P.RUNNING, "") for number in range(1, 4)),
+        (1100, "w3", None, P.RUNNING, "w1 open call, w1 KILL, w2 open call, w2 KILL, w3 open call"),
+        (1101, "w3", returns(), P.RUNNING, "w3 close returned"),
+    ),
+    SupervisorSettings(max_kills=2),
+)
+
+SUSPEND = Story(
+    "the machine sleeps with a call in flight: looked at again after as long, once; a hang is still found",
+    (H,),
+    (
+        *started("h"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1250, "h", Asleep(150), P.RUNNING, ""),
+        (1251, "h", None, P.RUNNING, ""),  # woken by something else
+        (1400, "h", None, P.KILLING, "h open call, h KILL"),
+    ),
+)
+
+STALL_BEFORE_THE_DEADLINE = Story(
+    "a machine that stalled while the call still had time took that time from it",
+    (H,),
+    (
+        *started("h"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1190, "h", Asleep(80), P.RUNNING, ""),
+        (1200, "h", None, P.RUNNING, ""),
+        (1279, "h", None, P.RUNNING, ""),
+        (1280, "h", None, P.KILLING, "h open call, h KILL"),
+    ),
+)
+
+PAUSED_WHILE_STARTING = Story(
+    "paused while starting: the startup deadline begins again, and what was entered before is still believed",
+    (H,),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (500, "h", calls("sync", 500), P.STARTING, ""),
+        (1000, "h", T.PAUSE, P.PAUSED, ""),
+        (100_000, "h", T.RESUME, P.STARTING, ""),
+        (100_001, "h", None, P.STARTING, ""),
+        (159_000, "h", ready(159_000), P.RUNNING, ""),
+        (159_199, "h", None, P.RUNNING, ""),
+        (159_200, "h", None, P.KILLING, "h open call, h KILL"),
+    ),
+)
+
+UNREADABLE = Story(
+    "a heartbeat that cannot be read is no sign that the call has returned",
+    (H,),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (10, "h", ready(10), P.OBSERVED, ""),
+        (1000, "h", calls("sync", 1000), P.OBSERVED, ""),
+        (1200, "h", None, P.OBSERVED, "h would kill call"),
+        (1300, "h", Truncates(), P.OBSERVED, ""),
+    ),
+    SupervisorSettings(observe_only=True),
+)
+
+OUTER_AND_INNER = Story(
+    "an overdue outer call is not hidden by the fresh inner ones",
+    (worker("h", sync=200, other=1000),),
+    (
+        *started("h"),
+        (1000, "h", calls("other", 1000), P.RUNNING, ""),
+        (1900, "h", calls("sync", 1900, "inner"), P.RUNNING, ""),
+        (1999, "h", calls("sync", 1999, "inner"), P.RUNNING, ""),
+        (2000, "h", None, P.KILLING, "h open call, h KILL"),
+    ),
+)
+
+STORIES = tuple(value for value in list(globals().values()) if isinstance(value, Story))

@@ -1,0 +1,145 @@
+"""One child process: launched without waiting, signalled once, told apart by how it ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.running import ROOT, gone, wait_until
+from watchdogd.model import Exit
+from watchdogd.process import EXEC_FAILED, Launch, Process, launch
+
+
+@contextmanager
+def launched(*command: str, **keys: object) -> Iterator[Process]:
+    environment = {"PATH": os.environ["PATH"]}
+    process = launch(Launch(command, environment, **keys))  # type: ignore[arg-type]
+    try:
+        yield process
+    finally:
+        process.signal(signal.SIGKILL)
+        ended(process)
+        process.reap()
+
+
+def ended(process: Process) -> Exit | None:
+    """How it ended, once it has."""
+    readable, _, _ = select.select([process.pidfd], [], [], 15)
+    assert readable
+    return process.exit_status()
+
+
+@pytest.mark.parametrize("pid", [0, -1])
+def test_no_process_has_a_pid_below_one(pid: int) -> None:
+    with pytest.raises(ValueError, match="refusing"):
+        Process(pid, -1)
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("exit 0", Exit(code=0)), ("exit 7", Exit(code=7)), ("kill -SEGV $$", Exit(signal=signal.SIGSEGV))],
+)
+def test_the_end_of_a_process_is_told_as_it_was(script: str, status: Exit) -> None:
+    with launched("sh", "-c", script) as process:
+        assert ended(process) == status
+        assert process.exit_status() == status  # looking does not reap
+        assert process.launch_error() is None
+
+
+def test_a_living_process_has_no_exit_status() -> None:
+    with launched("sleep", "60") as process:
+        assert process.exit_status() is None
+
+
+def test_an_ended_process_keeps_its_pid_until_it_is_reaped() -> None:
+    """So that no signal for it can reach somebody else."""
+    with launched("true") as process:
+        ended(process)
+        assert Path(f"/proc/{process.pid}").exists()
+        assert process.signal(signal.SIGKILL) is None
+    assert not Path(f"/proc/{process.pid}").exists()
+
+
+def test_a_process_reaped_by_somebody_else_has_an_unknown_end() -> None:
+    with launched("true") as process:
+        ended(process)
+        os.waitpid(process.pid, 0)
+        assert process.exit_status() == Exit()
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [("/nonexistent/program", "No such file or directory"), (str(ROOT), "Permission denied")],
+)
+def test_an_exec_that_fails_says_why(command: str, reason: str) -> None:
+    with launched(command) as process:
+        assert ended(process) == Exit(code=EXEC_FAILED)
+        error = process.launch_error()
+        assert error is not None
+        assert command in error
+        assert reason in error
+
+
+def test_the_group_is_signalled_too() -> None:
+    script = "sleep 60 & echo $!; wait"
+    receive, send = os.pipe()
+    with launched("sh", "-c", script, stdout=send) as process, os.fdopen(receive) as told:
+        os.close(send)
+        member = int(told.readline())
+        assert os.getpgid(member) == process.pid
+        assert process.signal(signal.SIGKILL) is None
+        wait_until(lambda: gone(member))
+
+
+def test_a_signal_right_after_the_fork_is_not_lost_and_does_not_reach_the_parent() -> None:
+    """The child still has the parent's wake-up descriptor then: written to it, the signal would look like the parent's.
+
+    On one CPU the parent goes on after the fork, so that its signal is there before the child has done anything.
+    """
+    program = """
+import os, select, signal, socket
+from watchdogd.process import Launch, launch
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+receive, send = socket.socketpair()
+send.setblocking(False)
+signal.set_wakeup_fd(send.fileno())
+signal.signal(signal.SIGTERM, lambda *_: None)
+for _ in range(50):
+    process = launch(Launch(("sleep", "60"), dict(os.environ)))
+    process.signal(signal.SIGTERM)
+    assert select.select([process.pidfd], [], [], 10)[0], "the child did not get it"
+    assert process.exit_status().signal == signal.SIGTERM, process.exit_status()
+    process.reap()
+assert not select.select([receive], [], [], 0)[0], "the parent took it for its own"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=ROOT)
+
+
+def test_a_child_dies_with_its_parent_unless_it_is_told_to_finish() -> None:
+    program = """
+import os
+from watchdogd.process import Launch, launch
+for die in (True, False):
+    print(launch(Launch(("sleep", "60"), dict(os.environ), die_with_parent=die)).pid, flush=True)
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        dies, stays = int(parent.stdout.readline()), int(parent.stdout.readline())
+        wait_until(lambda: Path(f"/proc/{dies}/comm").read_text() == "sleep\n")
+        wait_until(lambda: Path(f"/proc/{stays}/comm").read_text() == "sleep\n")
+        parent.kill()
+        parent.wait()
+        wait_until(lambda: gone(dies))
+        assert not gone(stays)
+        os.kill(stays, signal.SIGKILL)

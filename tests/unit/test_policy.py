@@ -1,0 +1,348 @@
+"""The (phase x trigger) table, whole; and what no sequence of triggers can make it do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, RestartSettings, Verdict, WorkerSettings
+from watchdogd.policy import (
+    ALIVE,
+    KILL,
+    REPORT_ONLY,
+    TABLE,
+    TERM,
+    Action,
+    Clear,
+    CloseIncident,
+    Occasion,
+    OpenIncident,
+    Signal,
+    Spawn,
+    Trigger,
+    WorkerState,
+    applies,
+    decide,
+)
+
+P, T, V = Phase, Trigger, Verdict
+NOW = 5_000 * SECOND
+SETTINGS = WorkerSettings("h", ("model_h",), restart=RestartSettings(budget=3), stop_timeout_ns=7 * SECOND)
+GRACE = 2 * SECOND
+HANG = Finding(V.CALL, NOW, "sync", NOW - SECOND, NOW, word=77, offset=256)
+CRASH = Finding(V.CRASHED, NOW)
+OLD, NEW = IncidentId("old"), IncidentId("new")
+DEADLINED = {P.TERMINATING, P.KILLING, P.BACKOFF}
+
+
+def state_in(phase: Phase, **fields: object) -> WorkerState:
+    """A worker as it is in a phase when nothing else is the matter with it."""
+    alive = phase in ALIVE or phase in (P.TERMINATING, P.KILLING, P.UNKILLABLE)
+    base = WorkerState(
+        "h", phase, NOW - SECOND, NOW if phase in DEADLINED else None, incarnation=4, wanted=phase is not P.STOPPED,
+        spawned_ns=NOW - 9 * SECOND if alive else None,
+        ready_ns=NOW - 8 * SECOND if alive and phase is not P.STARTING else None,
+        armed_ns=NOW - 8 * SECOND,
+        reason="call" if phase in (P.KILLING, P.UNKILLABLE, P.BACKOFF) else "operator",
+    )  # fmt: skip
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+def occasion(finding: Finding | None = None, **fields: object) -> Occasion:
+    return replace(Occasion(NOW, SETTINGS, GRACE, finding=finding, incident=NEW), **fields)  # type: ignore[arg-type]
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+SPAWN, ASK, FORCE, CLEAR = Spawn(5), Signal(TERM), Signal(KILL), Clear()
+
+# What happens, by phase and trigger; what is not here changes nothing but the history that RESET forgets.
+EXPECTED: dict[tuple[Phase, Trigger], tuple[Phase, tuple[Action, ...]]] = {
+    (P.STOPPED, T.START): (P.STARTING, (SPAWN,)),
+    (P.STOPPED, T.RESTART): (P.STARTING, (SPAWN,)),
+    (P.STARTING, T.READY): (P.RUNNING, ()),
+    (P.PAUSED, T.READY): (P.PAUSED, ()),
+    (P.PAUSED, T.RESUME): (P.RUNNING, ()),
+    **{(phase, T.STOP): (P.TERMINATING, (ASK,)) for phase in ALIVE},
+    **{(phase, T.RESTART): (P.TERMINATING, (ASK,)) for phase in ALIVE},
+    **{(phase, T.PAUSE): (P.PAUSED, ()) for phase in ALIVE - {P.PAUSED}},
+    **{(phase, T.EXITED): (P.KILLING, (OpenIncident(NEW, CRASH), CLEAR)) for phase in ALIVE},
+    (P.TERMINATING, T.TIMEOUT): (P.KILLING, (FORCE,)),
+    (P.TERMINATING, T.EXITED): (P.KILLING, (CLEAR,)),
+    (P.KILLING, T.EXITED): (P.KILLING, (CLEAR,)),
+    (P.KILLING, T.TIMEOUT): (P.UNKILLABLE, (CLEAR,)),
+    (P.UNKILLABLE, T.EXITED): (P.UNKILLABLE, (CLEAR,)),
+    **{(phase, T.CLEARED): (P.STARTING, (SPAWN,)) for phase in (P.TERMINATING, P.KILLING, P.UNKILLABLE)},
+    (P.BACKOFF, T.TIMEOUT): (P.STARTING, (SPAWN,)),
+    (P.BACKOFF, T.START): (P.STARTING, (SPAWN,)),
+    (P.BACKOFF, T.RESTART): (P.STARTING, (SPAWN,)),
+    (P.BACKOFF, T.STOP): (P.STOPPED, ()),
+    (P.QUARANTINED, T.STOP): (P.STOPPED, ()),
+    (P.QUARANTINED, T.RESET): (P.STARTING, (SPAWN,)),
+}
+# They change what comes after, not the phase.
+REMEMBERED = {(phase, t) for phase in (P.TERMINATING, P.KILLING, P.UNKILLABLE) for t in (T.STOP, T.START, T.RESTART)}
+
+
+def test_every_phase_and_trigger_has_an_entry() -> None:
+    assert set(TABLE) == {(phase, trigger) for phase in P for trigger in T}
+
+
+@pytest.mark.parametrize("phase", P)
+@pytest.mark.parametrize("trigger", set(T) - {T.VERDICT})
+def test_the_table(phase: Phase, trigger: Trigger) -> None:
+    before = state_in(phase)
+    after, actions = decide(before, trigger, occasion(CRASH if trigger is T.EXITED else None))
+    assert (after.phase, actions) == EXPECTED.get((phase, trigger), (phase, ()))
+    if (phase, trigger) not in {*EXPECTED, *REMEMBERED}:
+        assert after == before
+    assert applies(before, trigger) >= ((phase, trigger) in EXPECTED)
+
+
+# What a finding of each verdict leads to in a phase that listens. EXITED and CRASHED come as T.EXITED.
+ACTED_ON = {V.STARTUP, V.FIRST_STEP, V.STEP, V.CALL, V.STICKY_ERROR, V.EXITED, V.CRASHED}
+LISTENING = {P.STARTING, P.RUNNING, P.OBSERVED}
+
+
+@pytest.mark.parametrize("phase", P)
+@pytest.mark.parametrize("verdict", V)
+def test_every_phase_and_verdict(phase: Phase, verdict: Verdict) -> None:
+    before, finding = state_in(phase), Finding(verdict, NOW, word=77, offset=256)
+    after, actions = decide(before, T.VERDICT, occasion(finding, observe_only=phase is P.OBSERVED))
+    if verdict not in ACTED_ON or phase not in LISTENING:
+        assert (after, actions) == (before, ())
+    elif phase is P.OBSERVED:
+        assert (after.phase, actions) == (phase, (OpenIncident(NEW, finding, would_kill=True),))
+    else:
+        assert (after.phase, after.reason) == (P.KILLING, verdict.value)
+        assert actions == (OpenIncident(NEW, finding), Signal(KILL, confirm=finding))
+
+
+def test_all_verdicts_are_either_acted_on_or_reported_only() -> None:
+    assert sorted([*ACTED_ON, *REPORT_ONLY]) == sorted(V)
+
+
+# --- one by one -----------------------------------------------------------------------------------------------------
+
+
+def test_a_hung_worker_is_killed_within_its_grace() -> None:
+    after, _ = decide(state_in(P.RUNNING), T.VERDICT, occasion(HANG))
+    assert (after.phase, after.deadline_ns, after.incident) == (P.KILLING, NOW + GRACE, NEW)
+
+
+def test_a_held_kill_comes_when_nothing_holds_it_any_longer() -> None:
+    held, actions = decide(state_in(P.RUNNING), T.VERDICT, occasion(HANG, held=True))
+    assert (held.phase, held.finding, actions) == (P.RUNNING, HANG, (OpenIncident(NEW, HANG),))
+    after, actions = decide(held, T.RELEASED, occasion())
+    assert (after.phase, actions) == (P.KILLING, (Signal(KILL, confirm=HANG),))
+
+
+def test_a_held_kill_does_not_come_when_the_call_has_returned() -> None:
+    held = state_in(P.RUNNING, finding=HANG, incident=OLD)
+    back, actions = decide(held, T.RETURNED, occasion())
+    assert (back, actions) == (state_in(P.RUNNING), (CloseIncident(OLD, "returned"),))
+    assert decide(back, T.RELEASED, occasion()) == (back, ())
+
+
+def test_a_call_that_returns_before_the_signal_is_a_near_miss() -> None:
+    killing = state_in(P.KILLING, finding=HANG, incident=OLD)
+    back, actions = decide(killing, T.RETURNED, occasion())
+    assert (back.phase, back.finding, back.deadline_ns) == (P.RUNNING, None, None)
+    assert actions == (CloseIncident(OLD, "returned"),)
+
+
+def test_a_worker_that_becomes_ready_before_the_signal_goes_on_starting() -> None:
+    killing = state_in(P.KILLING, finding=Finding(V.STARTUP, NOW), incident=OLD, ready_ns=None)
+    assert decide(killing, T.RETURNED, occasion())[0].phase is P.STARTING
+
+
+@pytest.mark.parametrize("asked", [T.STOP, T.RESTART])
+def test_an_end_asked_for_while_the_kill_was_under_way_comes_though_the_call_returned(asked: Trigger) -> None:
+    killing, _ = decide(state_in(P.KILLING, finding=HANG, incident=OLD), asked, occasion())
+    after, actions = decide(killing, T.RETURNED, occasion())
+    assert (after.phase, after.wanted) == (P.TERMINATING, asked is T.RESTART)
+    assert actions == (CloseIncident(OLD, "returned"), ASK)
+
+
+def test_a_worker_that_has_ended_does_not_return() -> None:
+    ended, _ = decide(state_in(P.KILLING, finding=HANG, incident=OLD), T.EXITED, occasion(CRASH))
+    assert decide(ended, T.RETURNED, occasion()) == (ended, ())
+    assert ended.incident == OLD
+
+
+def test_a_crash_while_a_kill_is_held_belongs_to_the_incident_of_the_hang() -> None:
+    held = state_in(P.RUNNING, finding=HANG, incident=OLD)
+    after, actions = decide(held, T.EXITED, occasion(CRASH))
+    assert (after.incident, after.reason, actions) == (OLD, "call", (CLEAR,))
+
+
+def test_a_crash_after_a_hang_that_was_only_observed_has_its_own_incident() -> None:
+    observed = state_in(P.OBSERVED, finding=HANG, incident=OLD)
+    after, actions = decide(observed, T.EXITED, occasion(CRASH, observe_only=True))
+    assert (after.incident, after.reason) == (NEW, "crashed")
+    assert actions == (CloseIncident(OLD, "ended again"), OpenIncident(NEW, CRASH), CLEAR)
+
+
+def test_a_successor_that_hangs_too_has_its_own_incident() -> None:
+    _, actions = decide(state_in(P.STARTING, incident=OLD), T.VERDICT, occasion(HANG))
+    assert actions[:2] == (CloseIncident(OLD, "hung again"), OpenIncident(NEW, HANG))
+
+
+def test_ready_is_the_end_of_the_incident() -> None:
+    after, actions = decide(state_in(P.STARTING, incident=OLD), T.READY, occasion())
+    assert (after.phase, after.incident, after.armed_ns) == (P.RUNNING, None, NOW)
+    assert actions == (CloseIncident(OLD, "recovered"),)
+
+
+def test_ready_while_paused_is_the_end_of_the_incident_too() -> None:
+    paused, actions = decide(state_in(P.STARTING, incident=OLD), T.PAUSE, occasion())
+    assert (paused.incident, actions) == (OLD, ())
+    after, actions = decide(paused, T.READY, occasion())
+    assert (after.phase, after.incident, actions) == (P.PAUSED, None, (CloseIncident(OLD, "recovered"),))
+
+
+def test_pausing_drops_a_verdict_and_closes_its_incident() -> None:
+    paused, actions = decide(state_in(P.RUNNING, finding=HANG, incident=OLD), T.PAUSE, occasion())
+    assert (paused.finding, paused.incident, actions) == (None, None, (CloseIncident(OLD, "paused"),))
+
+
+def test_after_a_pause_nothing_in_flight_is_older_than_the_resume() -> None:
+    assert decide(state_in(P.PAUSED), T.RESUME, occasion())[0].armed_ns == NOW
+
+
+def test_a_stopped_worker_is_not_started_when_it_is_gone() -> None:
+    stopped, _ = decide(state_in(P.KILLING, incident=OLD), T.STOP, occasion())
+    gone, actions = decide(stopped, T.CLEARED, occasion())
+    assert (gone.phase, gone.incident, actions) == (P.STOPPED, None, (CloseIncident(OLD, "stopped"),))
+
+
+def test_an_operators_restart_costs_no_budget() -> None:
+    restarted, _ = decide(state_in(P.RUNNING, restarts=(NOW,) * 3), T.RESTART, occasion())
+    after, actions = decide(restarted, T.CLEARED, occasion())
+    assert (actions, after.restarts) == ((SPAWN,), (NOW,) * 3)
+
+
+def test_a_spent_budget_is_quarantine_and_closes_the_incident() -> None:
+    after, actions = decide(state_in(P.KILLING, restarts=(NOW - 1,) * 3, incident=OLD), T.CLEARED, occasion())
+    assert (after.phase, after.incident, actions) == (P.QUARANTINED, None, (CloseIncident(OLD, "quarantined"),))
+    back, actions = decide(after, T.RESET, occasion())
+    assert (back.phase, back.restarts, actions) == (P.STARTING, (), (SPAWN,))
+
+
+def test_a_worker_that_waits_to_be_started_again_has_no_process() -> None:
+    after, actions = decide(state_in(P.KILLING, restarts=(NOW - 1,), incident=OLD), T.CLEARED, occasion())
+    assert (after.phase, after.spawned_ns, after.ready_ns, actions) == (P.BACKOFF, None, None, ())
+    assert after.deadline_ns is not None and NOW < after.deadline_ns <= NOW + 100 * MILLISECOND
+
+
+def test_a_timeout_of_a_phase_that_was_left_in_the_same_tick_is_none() -> None:
+    killing, _ = decide(state_in(P.TERMINATING), T.EXITED, occasion())
+    assert decide(killing, T.TIMEOUT, occasion()) == (killing, ())
+
+
+def test_after_a_pause_while_starting_the_startup_deadline_begins_again() -> None:
+    paused, _ = decide(state_in(P.STARTING), T.PAUSE, occasion())
+    after, _ = decide(paused, T.RESUME, occasion())
+    assert (after.phase, after.armed_ns, after.spawned_ns) == (P.STARTING, NOW, NOW - 9 * SECOND)
+
+
+def test_observe_only_holds_for_a_verdict_while_starting() -> None:
+    startup = Finding(V.STARTUP, NOW)
+    after, actions = decide(state_in(P.STARTING), T.VERDICT, occasion(startup, observe_only=True))
+    assert (after.phase, actions) == (P.STARTING, (OpenIncident(NEW, startup, would_kill=True),))
+    assert decide(after, T.RELEASED, occasion(observe_only=True)) == (after, ())
+    assert decide(after, T.READY, occasion(observe_only=True))[0].phase is P.OBSERVED
+
+
+# --- no sequence of triggers ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Story:
+    """Feeds triggers to ``decide`` and keeps what must stay true."""
+
+    observe_only: bool = False
+    state: WorkerState = field(default_factory=lambda: WorkerState("h"))
+    now_ns: int = NOW
+    opened: dict[IncidentId, Finding] = field(default_factory=dict)
+    standing: set[IncidentId] = field(default_factory=set)
+    stop_asked: bool = False
+
+    def feed(self, trigger: Trigger, verdict: Verdict = V.CALL, held: bool = False, later_ns: int = 0) -> None:
+        self.now_ns += later_ns
+        finding = None
+        if trigger in (T.VERDICT, T.EXITED):
+            verdict = verdict if trigger is T.VERDICT else V.CRASHED
+            finding = Finding(verdict, self.now_ns, word=self.now_ns, offset=256)
+        incident = IncidentId(f"{len(self.opened)}")
+        told = Occasion(self.now_ns, SETTINGS, GRACE, finding, held, self.observe_only, incident)
+        before = self.state
+        self.state, actions = decide(before, trigger, told)
+        if trigger is T.STOP:
+            self.stop_asked = True
+        elif trigger in (T.START, T.RESTART) or (trigger is T.RESET and before.phase is P.QUARANTINED):
+            self.stop_asked = False
+        for action in actions:
+            self._check(action, before)
+        spawned = sum(isinstance(action, Spawn) for action in actions)
+        assert self.state.incarnation == before.incarnation + spawned
+        assert self.standing == ({self.state.incident} if self.state.incident is not None else set())
+        assert (self.state.deadline_ns is not None) == (self.state.phase in DEADLINED)
+        if self.state.phase in (P.STOPPED, P.QUARANTINED, P.BACKOFF):
+            assert (self.state.finding, self.state.spawned_ns, self.state.ready_ns) == (None, None, None)
+
+    def _check(self, action: Action, before: WorkerState) -> None:
+        if isinstance(action, OpenIncident):
+            assert action.finding.verdict not in REPORT_ONLY
+            self.opened[action.incident] = action.finding
+            self.standing.add(action.incident)
+        elif isinstance(action, CloseIncident):
+            self.standing.remove(action.incident)
+        elif isinstance(action, Spawn):
+            assert not self.stop_asked
+            assert self.state.wanted
+            assert before.phase not in ALIVE  # never two at once
+        elif isinstance(action, Signal) and action.confirm is not None:
+            assert not self.observe_only
+            assert action.confirm in self.opened.values()
+        elif isinstance(action, Signal) and action.kind == KILL:
+            assert before.phase is P.TERMINATING  # it was asked first
+
+
+# Single triggers, and the runs of them that make up a life, so that sequences reach every phase.
+runs = st.sampled_from(
+    [*((trigger,) for trigger in T), (T.START, T.READY), (T.EXITED, T.CLEARED), (T.CLEARED, T.READY)]
+)
+later = st.sampled_from([0, MILLISECOND, 100 * MILLISECOND, 3 * SECOND, 70 * SECOND])
+steps = st.tuples(runs, st.sampled_from(V), st.booleans(), later)
+Steps = list[tuple[tuple[Trigger, ...], Verdict, bool, int]]
+
+
+def told(sequence: Steps, observe_only: bool) -> Story:
+    story = Story(observe_only)
+    for triggers, verdict, held, later_ns in sequence:
+        for trigger in triggers:
+            story.feed(trigger, verdict, held, later_ns)
+    return story
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(steps, max_size=30), st.booleans())
+def test_no_sequence_of_triggers_breaks_what_must_stay_true(sequence: Steps, observe_only: bool) -> None:
+    """No kill without its incident, no verdict acted on in observe-only, no start after a stop, no lost incident."""
+    told(sequence, observe_only)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(steps, max_size=30), st.booleans())
+def test_every_state_can_be_left(sequence: Steps, observe_only: bool) -> None:
+    """Stopped by an operator, ended by its signal, cleared away: from wherever it is, it comes to rest, and starts."""
+    story = told(sequence, observe_only)
+    for trigger in (T.STOP, T.TIMEOUT, T.EXITED, T.CLEARED):
+        story.feed(trigger, later_ns=10 * SECOND)
+    at_rest = story.state.phase
+    story.feed(T.START)
+    assert (at_rest, story.state.phase, story.standing) == (P.STOPPED, P.STARTING, set())

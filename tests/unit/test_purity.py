@@ -1,0 +1,61 @@
+"""The core decides from what it is given: no clock, no I/O, no logging, not even by way of another module."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "watchdogd"
+PURE = ("model", "liveness", "freeze", "policy", "budget", "suspicion", "histogram", "pulse", "snapshot", "abi")
+IMPURE = {"os", "time", "datetime", "socket", "subprocess", "logging", "threading", "random", "signal", "select"}
+
+
+def imports(source: str) -> set[str]:
+    """Whole names of all that a source imports, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+@cache
+def own_imports(name: str) -> set[str]:
+    return imports((PACKAGE / f"{name}.py").read_text())
+
+
+def reached(name: str, seen: set[str]) -> set[str]:
+    """Top-level modules that a module of ours imports, transitively."""
+    if name in seen:
+        return set()
+    seen.add(name)
+    found = own_imports(name)
+    ours = {full.split(".")[1] for full in found if full.startswith("watchdogd.")}
+    ours = {part for part in ours if (PACKAGE / f"{part}.py").exists()}
+    return {full.split(".")[0] for full in found}.union(*(reached(part, seen) for part in ours))
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_core_imports_no_clock_and_no_io(name: str) -> None:
+    assert reached(name, set()) & IMPURE == set()
+
+
+def test_an_impure_module_would_be_noticed_behind_a_pure_one() -> None:
+    assert {"os", "time"} <= reached("supervisor", set())
+    assert imports("def f():\n    from os import path\n    import time") == {"os", "os.path", "time"}
+
+
+def test_the_supervisor_loads_no_driver_and_none_of_the_exporters_libraries() -> None:
+    code = "import watchdogd.supervisor, sys; print(*sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=30
+    ).stdout.split()
+    assert "watchdogd.supervisor" in loaded
+    assert {name.split(".")[0] for name in loaded} & {"psutil", "cuda", "pynvml", "prometheus_client", "numpy"} == set()
