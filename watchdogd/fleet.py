@@ -21,6 +21,7 @@ class Fleet:
         self._settings = settings
         self._findings: dict[str, Finding] = {}
         self._kills: tuple[int, ...] = ()
+        self._compared: tuple[str, int, list[suspicion.Stuck]] = ("", 0, [])
 
     def found(self, watched: Watched, finding: Finding) -> None:
         """Keep a new finding until all workers have been looked at."""
@@ -67,7 +68,11 @@ class Fleet:
             # Its own time-out starts again when the culprit is gone: that is what the kill was for.
             if other.gone_ns is not None and entered < other.gone_ns and now_ns < other.gone_ns + allowance:
                 return f"{name} has just been killed"
-        suspected = suspicion.rank(self._stuck(victim, now_ns))
+        stuck = self._stuck(victim, now_ns)
+        earlier = _dla_in_an_earlier_call(stuck, victim.settings.name)
+        if earlier is not None:
+            return f"{earlier} was in a call before that, and may prove to be stuck in it"
+        suspected = suspicion.rank(stuck)
         if suspected is None or suspected.suspect.worker == victim.settings.name:
             return None
         suspect = suspected.suspect
@@ -79,9 +84,13 @@ class Fleet:
         return [w for w in self._watched if w is not victim and suspicion.coupled(w.settings, victim.settings)]
 
     def _stuck(self, victim: Watched, now_ns: int) -> list[suspicion.Stuck]:
-        alive = [w for w in self._coupled(victim) if w.state.phase is Phase.RUNNING]
-        found = [watched.stuck(now_ns) for watched in (victim, *alive)]
-        return [item for item in found if item is not None]
+        name, at_ns, found = self._compared
+        if (name, at_ns) != (victim.settings.name, now_ns):  # asked for the hold, then for the record: read once
+            alive = [w for w in self._coupled(victim) if w.state.phase is Phase.RUNNING]
+            seen = [watched.stuck(now_ns) for watched in (victim, *alive)]
+            found = [item for item in seen if item is not None]
+            self._compared = (victim.settings.name, now_ns, found)
+        return found
 
     def suspects(self, victim: Watched, now_ns: int) -> list[dict[str, Any]]:
         """The ranking, for the record."""
@@ -93,3 +102,12 @@ class Fleet:
             | ({"confidence": round(ranking.confidence, 3)} if item is ranking.suspect else {})
             for item in (ranking.suspect, *ranking.runners_up)
         ]
+
+
+def _dla_in_an_earlier_call(stuck: list[suspicion.Stuck], victim: str) -> str | None:
+    """A DLA's usual call may last longer than the victim's whole deadline: it may return yet, or be late as well."""
+    mine = next((item for item in stuck if item.worker == victim), None)
+    if mine is None or mine.on_dla:
+        return None
+    dlas = (item for item in stuck if item.on_dla and not item.outside and item.deadline_ns is not None)
+    return next((item.worker for item in dlas if item.entered_ns < mine.expected_ns), None)

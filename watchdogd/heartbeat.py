@@ -89,9 +89,11 @@ class HeartbeatReader:
     def read(self) -> Pulse:
         """Header and hot lines. Raises HeartbeatError."""
         raw = os.pread(self._descriptor, self._size, 0)
-        if raw[: len(_CONSTANT_PREFIX)] != _CONSTANT_PREFIX:
+        if not raw.startswith(_CONSTANT_PREFIX):
             raise HeartbeatError(_why(raw), self.path)
-        lanes = max(word_at(raw, _USED_CAS), word_at(raw, _USED_LOCKED))
+        if len(raw) < abi.HEADER_SIZE:
+            raise HeartbeatError(Unreadable.TRUNCATED, self.path)
+        lanes = max(_USED.unpack_from(raw, _USED_OFFSET))
         if lanes > abi.LANES:
             raise HeartbeatError(Unreadable.IMPOSSIBLE_LANES, self.path)
         size = abi.HOT_OFFSET + lanes * abi.HOT_STRIDE
@@ -135,8 +137,8 @@ class HeartbeatReader:
 
 
 _BLOCK_MASK = (1 << 8 * abi.RING_OFFSET) - 1  # counts of a worker that writes nonsense may overflow
-_USED_CAS = abi.H["lanes_used_cas"] * abi.WORD
-_USED_LOCKED = abi.H["lanes_used_locked"] * abi.WORD
+_USED = struct.Struct("=QQ")  # lanes_used_cas and lanes_used_locked stand side by side
+_USED_OFFSET = abi.H["lanes_used_cas"] * abi.WORD
 
 
 def _why(raw: bytes) -> Unreadable:

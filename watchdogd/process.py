@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ SCHEDULERS = {
     "rr": os.SCHED_RR,
 }
 EXEC_FAILED = 127
+RUNAWAY_SECONDS = 1  # of CPU without a pause, at real-time priority: ended by SIGXCPU before it can starve a machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,19 @@ def become_subreaper() -> None:
     """Orphans of our workers come to us instead of init. Raises OSError."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def become_realtime(priority: int) -> str:
+    """SCHED_FIFO for this process alone: whatever it starts is scheduled normally. Returns what it has become."""
+    if priority == 0:
+        return "normal"
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+    except PermissionError:
+        return "normal (real-time priority was refused; CAP_SYS_NICE or LimitRTPRIO= allows it)"
+    hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+    resource.setrlimit(resource.RLIMIT_RTTIME, (RUNAWAY_SECONDS * 1_000_000, hard))
+    return f"fifo:{priority}"
 
 
 class Process:
@@ -174,6 +189,8 @@ def _prepare(request: Launch, parent: int, errors: int, mask: set[int | signal.S
         os.dup2(null if source is None else source, target, inheritable=True)
     os.closerange(3, errors)
     os.closerange(errors + 1, 2**20)
+    hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+    resource.setrlimit(resource.RLIMIT_RTTIME, (hard, hard))  # the supervisor's own bound is not the worker's
     if request.oom_score_adj is not None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(request.oom_score_adj))

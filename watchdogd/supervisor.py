@@ -25,7 +25,7 @@ from watchdogd.loop import Loop
 from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, Settings, Verdict
 from watchdogd.notify import Notifier
 from watchdogd.policy import Occasion, Trigger
-from watchdogd.process import become_subreaper
+from watchdogd.process import become_realtime, become_subreaper
 from watchdogd.runtime import Runtime
 from watchdogd.watched import Watched
 
@@ -50,6 +50,7 @@ class Supervisor:
         self._incidents = 0
         self._published_stopping = False
         become_subreaper()
+        self.scheduling = become_realtime(settings.supervisor.realtime_priority)
         runtime.clear_leftovers()
         boot_id = procfs.boot_id()
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)
@@ -309,6 +310,7 @@ class Supervisor:
                 "config": list(self.settings.files),
                 "metrics": self.settings.metrics.listen or None,
                 "stopping": self.stopping,
+                "scheduling": self.scheduling,
             },
             [watched.fragment() for watched in self.watched],
             self.household.loads.describe(accelerators, blocked),

@@ -18,7 +18,7 @@ WORKERS = 8
 DEADLINE = "100ms"
 HANG_BETWEEN = (1.5, 8.5)  # seconds after ready: 1.6 a second in all, so that few fall into another's restart
 P50_MS, IDLE_P99_MS, BUSY_P99_MS = 0.2, 1.0, 5.0
-SAME = 1.25  # times as late
+SAME = 1.5  # times as late; the idle median itself was 0.063 to 0.090 ms in six runs on two cores
 CLIENTS = 100
 RESTARTS = {"backoff": "1ms", "backoff_max": "50ms", "budget": 100_000}
 
@@ -49,11 +49,8 @@ def run(scale: Scale) -> list[Row]:
         rows += _rows(f"{name}, {CLIENTS} clients scraping without pause", scraped, None, bars[1])
         with_ms, without_ms = quantile(scraped.detected, 0.5), quantile(idle.detected, 0.5)
         against = f"p50 {with_ms:.3f} ms with, {without_ms:.3f} ms without; {scraped.scrapes} scrapes were answered"
-        rows.append(
-            Row(
-                "lateness", f"{name}, p50 with {CLIENTS} clients / without", with_ms / without_ms, "x", bars[3], against
-            )
-        )
+        ratio = with_ms / without_ms
+        rows.append(Row("lateness", f"{name}, p50 with {CLIENTS} clients / without", ratio, "x", bars[3], against))
     return rows
 
 

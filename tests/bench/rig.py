@@ -89,6 +89,7 @@ class Rig:
         self.runtime = self.directory / "run"
         self.state = self.directory / "state"
         settings = {"runtime_dir": str(self.runtime), "state_dir": str(self.state), **self._supervisor}
+        settings["realtime_priority"] = int(self._fifo)
         parts = [
             "[supervisor]\n" + "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items()),
             f'[metrics]\nlisten = "{"127.0.0.1:0" if self._metrics else ""}"',
@@ -101,10 +102,6 @@ class Rig:
         command = [sys.executable, "-m", "watchdogd", "run", "-c", str(config)]
         self.process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=self._log, stdout=self._log)
         try:
-            if self._fifo:
-                # Reset on fork, or every worker would be real-time too.
-                policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
-                os.sched_setscheduler(self.process.pid, policy, os.sched_param(1))
             wait_until(self._all_running, 60, f"workers running\n{self.log()}")
             if self._metrics:
                 wait_until((self.runtime / "exporter.address").exists, 20, "the exporter's address")

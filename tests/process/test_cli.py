@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 import watchdogd
-from tests.fake_runtime import FakeRuntime
+from tests.helpers.fake_runtime import FakeRuntime
 from tests.helpers.running import Supervised, wait_until, worker
 from watchdogd import events
 
 TIMEOUT = 20.0
 COMMAND = [sys.executable, "-m", "watchdogd"]
+INTERRUPTIBLE = ["env", "--default-signal=INT", *COMMAND]  # a shell's background job ignores it, and so would we
 SERVE = """
 worker.ready()
 while True:
@@ -161,7 +162,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 def test_watching_redraws_a_terminal_until_it_is_interrupted(runtime: FakeRuntime, terminal: tuple[int, int]) -> None:
     ours, theirs = terminal
-    process = subprocess.Popen([*COMMAND, "status", "--watch"], stdout=theirs, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*INTERRUPTIBLE, "status", "--watch"], stdout=theirs, stderr=subprocess.PIPE)
     os.close(theirs)
     seen = b""
     give_up = time.monotonic() + TIMEOUT
@@ -178,7 +179,7 @@ def test_watching_redraws_a_terminal_until_it_is_interrupted(runtime: FakeRuntim
 def test_watching_goes_on_while_there_is_no_supervisor(tmp_path: Path) -> None:
     environment = {**os.environ, "WATCHDOGD_RUNTIME_DIR": str(tmp_path)}
     process = subprocess.Popen(
-        [*COMMAND, "status", "--watch", "--json"], stdout=subprocess.PIPE, text=True, env=environment
+        [*INTERRUPTIBLE, "status", "--watch", "--json"], stdout=subprocess.PIPE, text=True, env=environment
     )
     assert process.stdout is not None
     assert "does not exist" in process.stdout.readline()
@@ -246,7 +247,7 @@ def test_following_shows_events_as_they_come_across_a_rotation(runtime: FakeRunt
     state.mkdir()
     record = state / events.FILE_NAME
     record.write_bytes(event(1))
-    process = subprocess.Popen([*COMMAND, "events", "--follow", "--json"], stdout=subprocess.PIPE)
+    process = subprocess.Popen([*INTERRUPTIBLE, "events", "--follow", "--json"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["seq"] == 1
     with record.open("ab") as file:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.fake_runtime import SOURCE, FakeRuntime
+from tests.helpers.fake_runtime import SOURCE, FakeRuntime
 from tests.helpers.running import wait_until
 from watchdogd.exporter import server
 

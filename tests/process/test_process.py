@@ -99,6 +99,30 @@ def test_the_group_is_signalled_too() -> None:
         wait_until(lambda: gone(member))
 
 
+def test_a_signal_is_sent_once() -> None:
+    """A handler may take a second SIGTERM for impatience. Real-time signals are queued, so they can be counted."""
+    program = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
+print("ready", flush=True)
+signal.sigwait([signal.SIGRTMIN])
+sys.stdin.read()
+print(sum(signal.sigtimedwait([signal.SIGRTMIN], 0) is not None for _ in range(3)) + 1, flush=True)
+"""
+    receive, send = os.pipe()
+    hold_read, hold = os.pipe()
+    with (
+        launched(sys.executable, "-c", program, stdin=hold_read, stdout=send) as process,
+        os.fdopen(receive) as told,
+    ):
+        os.close(send)
+        os.close(hold_read)
+        assert told.readline() == "ready\n"
+        assert process.signal(signal.SIGRTMIN) is None
+        os.close(hold)
+        assert told.readline() == "1\n"
+
+
 def test_a_signal_right_after_the_fork_is_not_lost_and_does_not_reach_the_parent() -> None:
     """The child still has the parent's wake-up descriptor then: written to it, the signal would look like the parent's.
 

@@ -122,7 +122,7 @@ def test_a_line_longer_than_a_file_is_recorded_alone(path: Path, recorders: Call
 
 
 def test_nothing_but_the_end_of_input_ends_it(path: Path, recorders: Callable[..., Recorder]) -> None:
-    recorder = recorders(path)
+    recorder = recorders(path, wrapper=["env", "--default-signal"])
     recorder.tell(line(1))
     recorder.state(lambda s: s["written"] == 1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -113,7 +113,7 @@ def test_many_requests_are_all_answered() -> None:
         supervised.wait_phase("a", "running")
         for number in range(400):
             supervised.ask(("pause", "resume")[number % 2], "a")
-        assert supervised.phase("a") == "running"
+        supervised.wait_phase("a", "running", 1)
 
 
 def test_a_client_that_says_nothing_keeps_nobody_waiting() -> None:

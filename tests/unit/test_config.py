@@ -108,6 +108,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("supervisor", "max_kills", "7", "max_kills", 7),
     ("supervisor", "max_kills_window", '"2m"', "max_kills_window_ns", 120 * SECOND),
     ("supervisor", "observe_only", "true", "observe_only", True),
+    ("supervisor", "realtime_priority", "0", "realtime_priority", 0),
     ("supervisor", "late_margin", '"250us"', "late_margin_ns", 250_000),
     ("supervisor", "hold_max", '"0s"', "hold_max_ns", 0),
     ("supervisor", "events_max_bytes", '"9MiB"', "events_max_bytes", 9 << 20),

@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from tests.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeHeartbeat, FakeRuntime
+from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeHeartbeat, FakeRuntime
 from watchdogd import abi
 from watchdogd.exporter import health
 from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fake_runtime import MS, FakeHeartbeat
+from tests.helpers.fake_runtime import MS, FakeHeartbeat
 from watchdogd import abi, heartbeat
 from watchdogd.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
 from watchdogd.pulse import Pulse, word_offset

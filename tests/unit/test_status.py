@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeRuntime
+from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeRuntime
 from watchdogd import abi, procfs
 from watchdogd.model import Phase
 from watchdogd.status import StatusView, UnknownWorker, collect, to_json

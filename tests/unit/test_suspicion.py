@@ -143,8 +143,9 @@ def test_of_two_stuck_workers_at_most_one_waits_for_the_other(one: Stuck, other:
 def shares_named_right(dla_ms: float, gpu_ms: float, spread_ms: float, phases: int = 600) -> tuple[float, float]:
     """In which share of random phases entry order, and expected return, name the worker that froze first.
 
-    That a DLA is put first is left out here. Both workers are always in a call. The first one freezes at an instant that is uniform within its call, the other
-    ``spread_ms`` later, within its own. Durations vary by 10 % either way.
+    That a DLA is put first is left out here. Both workers are always in a call. The first one freezes at an instant
+    that is uniform within its call, the other ``spread_ms`` later, within its own. Durations vary by 10 % either
+    way.
     """
     chance = random.Random(20)
     known = {"dla": history(*[dla_ms] * 60), "gpu": history(*[gpu_ms] * 60)}

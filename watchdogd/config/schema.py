@@ -78,6 +78,11 @@ _SUPERVISOR = _table(
         ("max_kills", integer_kind(1), "kills of all workers together in `max_kills_window`; more are only reported"),
         ("max_kills_window", _DURATION, "the window of `max_kills`"),
         ("observe_only", values.BOOLEAN, "reach and record every verdict, signal nobody"),
+        (
+            "realtime_priority",
+            integer_kind(0, 99),
+            "SCHED_FIFO priority of the supervisor alone, if permitted; 0: none",
+        ),
         ("late_margin", _DURATION, "a wake-up later than this was a stalled machine, not a hung worker"),
         ("hold_max", _DURATION_OR_ZERO, "longest deferral of a kill in favour of a coupled worker that hung earlier"),
         ("events_max_bytes", values.SIZE, "size at which the events file is rotated"),
@@ -104,7 +109,11 @@ _DEADLINES = [
         model.Deadlines,
         [
             ("startup", _DEADLINE, "spawn to `ready()`"),
-            ("first_step", _DEADLINE, "the first step of an incarnation, which may load and compile"),
+            (
+                "first_step",
+                _DEADLINE,
+                "the first step of a process, which may load and compile; `step` holds for the later ones",
+            ),
             ("step", _DEADLINE, "every later step"),
         ],
         "deadlines.",

@@ -1,7 +1,7 @@
 """As ``unsteady.py``, on the simulated driver: ``unsteady_cuda.py THREADS LONGEST HANG_FILE``.
 
-Each thread has a stream of its own; the kernels take the time that is in their name. Invariant: no other kernel than the spinning one takes
-longer than LONGEST.
+Each thread has a stream of its own; the kernels take the time that is in their name. Invariant: no other kernel than
+the spinning one takes longer than LONGEST.
 """
 
 import os
