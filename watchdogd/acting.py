@@ -161,10 +161,10 @@ class Actor:
         if incarnation > 1:
             reason = watched.state.reason
             watched.restarts[reason] = watched.restarts.get(reason, 0) + 1
-            # The last one's heartbeat stays for those who read its final counts; the one before that goes.
-            self._runtime.remove_heartbeat(settings.name, incarnation - 2)
         output = None
         try:
+            # The last one's heartbeat stays for those who read its final counts; the one before that goes.
+            self._runtime.remove_heartbeat(settings.name, incarnation - 2)
             ids = launching.identity(settings)
             # The file is the intent: if we die between here and the fork, there is a name left and no worker.
             watched.reader = create(
@@ -173,6 +173,7 @@ class Actor:
             )  # fmt: skip
             output = launching.open_output(settings, self._runtime.logs)
             watched.process = launch(launching.request(settings, watched.reader.path, output, os.environ))
+            watched.reader.write_spawned_pid(watched.process.pid)
         except (OSError, KeyError, ImportError) as error:
             watched.exit = Exit(code=127)
             watched.note = f"cannot start: {error}"
@@ -182,7 +183,6 @@ class Actor:
         finally:
             if output is not None:
                 os.close(output)
-        watched.reader.write_spawned_pid(watched.process.pid)
         self._loop.listen(watched.process.pidfd, lambda now: self._on_exit(watched, now))
         watched.look = liveness.Look(now_ns)
 

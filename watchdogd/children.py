@@ -42,13 +42,16 @@ class Child:
 
     def start(self, now_ns: int) -> None:
         """Start it now. A refused fork counts as a failure and is tried again later."""
-        stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC) if self._pipes[0] else (None, None)
-        stdout_read, stdout_write = os.pipe2(os.O_CLOEXEC) if self._pipes[1] else (None, None)
-        request = Launch(
-            self.command, self.environment, stdin=stdin_read, stdout=stdout_write, stderr=None,
-            die_with_parent=self._die_with_parent,
-        )  # fmt: skip
+        stdin_read = stdin_write = stdout_read = stdout_write = None
         try:
+            if self._pipes[0]:
+                stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC)
+            if self._pipes[1]:
+                stdout_read, stdout_write = os.pipe2(os.O_CLOEXEC)
+            request = Launch(
+                self.command, self.environment, stdin=stdin_read, stdout=stdout_write, stderr=None,
+                die_with_parent=self._die_with_parent,
+            )  # fmt: skip
             self.process = launch(request)
         except OSError as error:
             self._failed(now_ns, f"cannot start: {error}")

@@ -53,8 +53,11 @@ def open_output(settings: WorkerSettings, logs: str) -> int | None:
         with journal.stream(f"watchdogd-{settings.name}") as stream:
             return os.dup(stream.fileno())
     if settings.output == "file":
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(log_path(settings, logs), flags, 0o640)
+        # Without O_NONBLOCK a FIFO planted there would hold up the supervisor until somebody reads it.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(log_path(settings, logs), flags, 0o640)
+        os.set_blocking(descriptor, True)
+        return descriptor
     return None
 
 
@@ -67,7 +70,7 @@ def bound_output(settings: WorkerSettings, logs: str) -> bool:
         if os.stat(path).st_size <= settings.output_max_bytes:
             return False
         os.truncate(path, 0)
-    except FileNotFoundError:
+    except OSError:  # not there; or not to be truncated (append-only, a read-only disk): it grows, the tick goes on
         return False
     return True
 

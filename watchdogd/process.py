@@ -78,8 +78,8 @@ class Process:
         if pid <= 0:
             raise ValueError(f"refusing pid {pid}")
         self.pid = pid
-        self.errors = errors  # read end of the exec pipe; -1 once it is known
         self.pidfd = os.pidfd_open(pid)
+        self.errors = errors  # read end of the exec pipe; -1 once it is known
 
     def launch_error(self) -> str | None:
         """Why the exec failed, if that is known by now. Does not block."""
@@ -159,13 +159,18 @@ def launch(request: Launch) -> Process:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(send)
-    return Process(pid, receive)
+    try:
+        return Process(pid, receive)
+    except OSError:  # no descriptor left: a child that cannot be held must not be
+        os.close(receive)
+        os.kill(pid, signal.SIGKILL)
+        raise
 
 
 def _become(request: Launch, parent: int, errors: int, mask: set[int | signal.Signals]) -> NoReturn:
     """In the child: never returns, never runs the parent's handlers."""
     try:
-        errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, 100)  # out of the way of 0 to 2
+        errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, 10)  # out of the way of 0 to 2
         _prepare(request, parent, errors, mask)
         os.execvpe(request.command[0], request.command, dict(request.environment))
     except BaseException as error:  # noqa: BLE001 - whatever it is, this copy of the supervisor must not go on

@@ -8,10 +8,12 @@ is gone is ``None``, never an exception.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 from watchdogd.model import ThreadSample
 
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 MAX_THREADS = 64  # sampled per process: a look at a slow call stays below a millisecond
 
 
@@ -71,6 +73,30 @@ def threads(pid: int, first: int | None = None) -> dict[int, ThreadSample] | Non
         times = (_read(f"/proc/{pid}/task/{tid}/schedstat") or b"0 0 0").split()
         samples[tid] = ThreadSample(fields[0].decode(), int(times[0]), int(times[1]))
     return samples
+
+
+def started_ns(pid: int) -> int | None:
+    """When a process began, by CLOCK_MONOTONIC, to a clock tick; None if it is gone."""
+    found = stat(pid)
+    if found is None:
+        return None
+    suspended_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    return found.start_ticks * 1_000_000_000 // _TICKS_PER_SECOND - suspended_ns
+
+
+def in_namespace(pid: int, namespace: int) -> int | None:
+    """The pid by which we know a process that another pid namespace knows as ``pid``; None if there is none.
+
+    Looks at every process: for a verdict only. Raises OSError.
+    """
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        lines = (_read(f"/proc/{name}/status") or b"").split(b"\n")
+        known = next((line.split()[1:] for line in lines if line.startswith(b"NSpid:")), [])
+        if len(known) > 1 and int(known[-1]) == pid and pid_namespace(int(name)) == namespace:
+            return int(name)
+    return None
 
 
 def pid_namespace(pid: int | str = "self") -> int | None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from watchdogd.model import SupervisorSettings
 from watchdogd.procfs import Stat
-from watchdogd.sweep import Sweeper, descendants, leftovers
+from watchdogd.sweep import Sweeper, SweepFailed, descendants, leftovers
 
 SWEEP_SECONDS = 3.0
 
@@ -27,8 +27,9 @@ class Runtime:
     """Paths below the runtime and state directories. Raises CannotStart."""
 
     def __init__(self, settings: SupervisorSettings) -> None:
-        self.directory = settings.runtime_dir
-        self.state_directory = settings.state_dir
+        # One directory, one name: leftovers are known by the paths in their environment.
+        self.directory = os.path.realpath(settings.runtime_dir)
+        self.state_directory = os.path.realpath(settings.state_dir)
         self.heartbeats = f"{self.directory}/heartbeats"
         self.board = f"{self.directory}/board"
         self.socket = f"{self.directory}/control.sock"
@@ -46,26 +47,7 @@ class Runtime:
                 raise CannotStart(
                     f"cannot make {path}: {error.strerror}; make it, or change it in [supervisor]"
                 ) from None
-        self._lock = self._take_lock()
-
-    def _take_lock(self) -> int:
-        path = f"{self.directory}/supervisor.lock"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            raise CannotStart(f"cannot open {path}: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
-            raise CannotStart(
-                f"another supervisor (pid {holder}) uses {self.directory}; "
-                "stop it, or give this one its own runtime_dir"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        return descriptor
+        self._locks = [_take_lock(directory) for directory in (self.directory, self.state_directory)]
 
     def clear_leftovers(self) -> tuple[int, ...]:
         """End processes that a dead supervisor's workers left, and remove their heartbeats. Returns the pids killed."""
@@ -82,7 +64,12 @@ class Runtime:
 
     def _remove_heartbeats(self) -> None:
         for name in os.listdir(self.heartbeats):
-            os.unlink(f"{self.heartbeats}/{name}")
+            try:
+                os.unlink(f"{self.heartbeats}/{name}")
+            except OSError as error:
+                raise CannotStart(
+                    f"cannot remove {self.heartbeats}/{name}: {error.strerror}; it is not ours, remove it"
+                ) from None
 
     def close(self) -> None:
         """Also ends orphans of workers that have shed their environment: only descent still shows whose they are."""
@@ -91,7 +78,27 @@ class Runtime:
             supervisor = os.getpid()
             _sweep(lambda: descendants(supervisor))
         self._remove_heartbeats()
-        os.close(self._lock)
+        for lock in self._locks:
+            os.close(lock)
+
+
+def _take_lock(directory: str) -> int:
+    path = f"{directory}/supervisor.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise CannotStart(f"cannot open {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise CannotStart(
+            f"another supervisor (pid {holder}) uses {directory}; stop it, or give this one directories of its own"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
 
 
 def _sweep(find: Callable[[], list[Stat]]) -> tuple[int, ...]:
@@ -102,7 +109,10 @@ def _sweep(find: Callable[[], list[Stat]]) -> tuple[int, ...]:
     deadline = time.monotonic() + SWEEP_SECONDS
     while (rest := deadline - time.monotonic()) > 0:
         poller.poll(rest * 1000)
-        swept = sweeper.result()
+        try:
+            swept = sweeper.result()
+        except SweepFailed:
+            return ()
         if swept is not None:
             return swept.killed
     sweeper.abandon()

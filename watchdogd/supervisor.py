@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any
 
-from watchdogd import __version__, budget, events, launching, liveness, policy, procfs, snapshot
+from watchdogd import __version__, abi, budget, events, launching, liveness, policy, procfs, snapshot
 from watchdogd.acting import Actor, Happening, Order, PhaseChanged
 from watchdogd.board import Board
 from watchdogd.control import ControlServer, Request
@@ -27,6 +27,7 @@ from watchdogd.notify import Notifier
 from watchdogd.policy import Occasion, Trigger
 from watchdogd.process import become_realtime, become_subreaper
 from watchdogd.runtime import Runtime
+from watchdogd.sweep import reap_ended
 from watchdogd.watched import Watched
 
 HOUSEKEEPING_NS = SECOND // 2
@@ -207,7 +208,7 @@ class Supervisor:
             watched.held = None
         if after is not before:
             watched.changed()
-        if happening.trigger is Trigger.READY:
+        if happening.trigger is Trigger.READY and after is not before:
             self.actor.record_ready(watched, before.incident, now_ns)
         if after.phase is before.phase:
             return [(watched, action) for action in actions]
@@ -258,6 +259,7 @@ class Supervisor:
 
     def _reap_orphans(self) -> None:
         """Reap descendants of workers that were orphaned to us; our own children are reaped by those who know them."""
+        reap_ended()
         known = {w.process.pid for w in self.watched if w.process is not None} | self.household.pids()
         while True:
             try:
@@ -330,6 +332,7 @@ class Supervisor:
 
 def main(settings: Settings) -> int:
     """Run until told to stop. Raises CannotStart, CannotNotify, ControlError, OSError before the first worker."""
+    os.environ.pop(abi.ENVIRONMENT, None)  # a worker's, if it started us: our children are not its descendants
     notifier = Notifier()
     runtime = Runtime(settings.supervisor)
     supervisor = Supervisor(settings, runtime, notifier)

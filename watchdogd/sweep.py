@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -73,9 +74,15 @@ def descendants(ancestor: int) -> list[procfs.Stat]:
 
 
 def leftovers(heartbeats: str) -> list[procfs.Stat]:
-    """Every process whose environment names a heartbeat in this directory: what a dead supervisor left."""
+    """Every process whose environment names a heartbeat in this directory: what a dead supervisor left.
+
+    Not ourselves nor those we descend from: a supervisor may be started from a shell that a worker started.
+    """
     prefix = heartbeats.encode() + b"/"
-    return [stat for stat in all_processes().values() if stat.state not in "ZX" and _marked(stat.pid, prefix)]
+    processes = all_processes()
+    me = processes.get(os.getpid())
+    marked = [stat for stat in processes.values() if stat.state not in "ZX" and _marked(stat.pid, prefix)]
+    return [stat for stat in marked if me is not None and stat is not me and not _descends(me, stat.pid, processes)]
 
 
 def _marked(pid: int, prefix: bytes) -> bool:
@@ -105,7 +112,7 @@ def kill(stat: procfs.Stat) -> bool:
         if again is None or again.start_ticks != stat.start_ticks:
             return False
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # gone, or another user's: then it stays in what is left
         return False
     finally:
         os.close(descriptor)
@@ -126,6 +133,22 @@ def sweep(find: Callable[[], list[procfs.Stat]]) -> Swept:
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
+class SweepFailed(Exception):
+    """It ended without a result: nobody knows what is left."""
+
+
+_unreaped: list[int] = []
+
+
+def reap_ended() -> None:
+    """Reap the sweeps that have ended, abandoned ones too."""
+    for pid in tuple(_unreaped):
+        with suppress(ChildProcessError):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None:
+                continue
+        _unreaped.remove(pid)
+
+
 class Sweeper:
     """A sweep in a child of its own. ``descriptor`` becomes readable when it has ended."""
 
@@ -139,10 +162,11 @@ class Sweeper:
             raise
         if self.pid == 0:
             _run(find, send)
+        _unreaped.append(self.pid)
         os.close(send)
 
     def result(self) -> Swept | None:
-        """What it found; ``left`` holds the root if the sweep itself failed. None while it runs."""
+        """What it found; None while it runs. Raises SweepFailed."""
         try:
             raw = os.read(self.descriptor, 1 << 16)
         except BlockingIOError:
@@ -151,8 +175,8 @@ class Sweeper:
         try:
             value = json.loads(raw)
             return Swept(tuple(value["killed"]), tuple(value["left"]))
-        except (ValueError, KeyError, TypeError):
-            return Swept((), (self.pid,))
+        except (ValueError, KeyError, TypeError) as error:
+            raise SweepFailed from error
 
     def abandon(self) -> None:
         """It did not return: kill it and forget it. It may be stuck in the kernel, so it is not waited for."""

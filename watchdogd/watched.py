@@ -7,6 +7,7 @@ waits.
 from __future__ import annotations
 
 import os
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,14 @@ from watchdogd.liveness import Look, Patience, Pending, Threads, Wait
 from watchdogd.model import MILLISECOND, SECOND, Exit, Finding, Phase, Verdict, WorkerSettings
 from watchdogd.policy import WorkerState
 from watchdogd.process import Process
-from watchdogd.pulse import Pulse
+from watchdogd.pulse import Pulse, word_offset
 from watchdogd.suspicion import Stuck, stuck
-from watchdogd.sweep import Sweeper, Swept, members
+from watchdogd.sweep import Sweeper, SweepFailed, Swept, members
 
+START_TOLERANCE_NS = 20 * MILLISECOND  # a process's start is known to a clock tick
 BASELINE_EVERY_NS = 50 * MILLISECOND  # a worker that is always slow is sampled this often at most
+NAMED_AT_MOST = 8  # pids in a note
+LONGEST_NOTE = 500  # characters: the snapshot has room for so much of every worker
 SWEEP_AGAIN_NS = 20 * MILLISECOND
 SWEEP_ABANDON_NS = 5 * SECOND
 _UNREADABLE = frozenset(reason.value for reason in Unreadable)
@@ -43,7 +47,8 @@ class Watched:
         self.patience: dict[tuple[int, int], Patience] = {}
         self.waiting_ns: int | None = None  # look again then: a verdict waits for it
         self._baseline_ns = 0
-        self._stall = (0, 0)  # when the supervisor last woke too late, and by how much
+        self._stalls: deque[tuple[int, int]] = deque(maxlen=64)  # (when, how long) the supervisor woke late
+        self.orphaned: set[tuple[int, int]] = set()  # (offset, word) of calls whose thread or process is gone
         # what is told about it
         self.heartbeat_error: str | None = None
         self.uninstrumented = False
@@ -102,6 +107,8 @@ class Watched:
                 self.changed()
         if not (self.look.overdue or self.look.slow or self.patience):
             return []
+        if self.orphaned:
+            self._leave_out_orphaned()
         seen = (*self.look.overdue, *self.look.slow)
         keys = {pending.key for pending in seen}
         returned = [kept.pending for key, kept in self.patience.items() if key not in keys]
@@ -115,6 +122,12 @@ class Watched:
                     self.soft_exceeded += 1
                     self.changed()
         return [pending for pending in returned if pending.verdict is not Verdict.STARTUP]
+
+    def _leave_out_orphaned(self) -> None:
+        """Words whose thread or process was found gone are nobody's, even if its pid is somebody's again."""
+        self.orphaned &= {pending.key for pending in self.look.overdue}
+        left = tuple(pending for pending in self.look.overdue if pending.key not in self.orphaned)
+        self.look = self.look._replace(overdue=left)
 
     def _notice_error_word(self, pulse: Pulse) -> None:
         code = pulse.header("last_error") & abi.ERROR_MASK or None
@@ -141,16 +154,24 @@ class Watched:
         if pid == 0:
             return None, pending.lane is not None  # a lane that belongs to nobody
         namespace = self.pulse.header("pid_namespace") if self.pulse else 0
-        if namespace and namespace != procfs.pid_namespace():
-            return None, False  # its pids mean nothing here
+        try:
+            if namespace and namespace != procfs.pid_namespace():
+                here = procfs.in_namespace(pid, namespace)
+                return (None, True) if here is None else (procfs.threads(here), False)
+            started_ns = procfs.started_ns(pid)
+            if started_ns is not None and started_ns > pending.entered_ns + START_TOLERANCE_NS:
+                return None, True  # the pid is another process's by now
+            found = procfs.threads(pid, tid) or {}
+        except OSError:  # no descriptors left, or hidden: no scheduler's evidence, and nobody known to be gone
+            return None, False
         # A zombie is gone too: nobody has reaped it yet, but no call of its can ever return.
-        threads = {tid: s for tid, s in (procfs.threads(pid, tid) or {}).items() if s.state not in "ZX"}
+        threads = {tid: s for tid, s in found.items() if s.state not in "ZX"}
         return threads, not threads or (tid != 0 and tid not in threads)
 
     def verdict(self, late_ns: int, late_margin_ns: int, now_ns: int) -> Finding | None:
         """The first overdue item that is a verdict now, its word read again."""
         if late_ns > late_margin_ns:
-            self._stall = (now_ns, late_ns)
+            self._stalls.append((now_ns, late_ns))
         for pending in self.look.overdue:
             if self.reader is None or self.reader.word(pending.offset) != pending.word:
                 continue
@@ -159,9 +180,11 @@ class Watched:
                 threads, gone = None, False
             else:
                 threads, gone = self._threads(pending)
-            if gone:
-                continue  # its thread or process is no more: a crash, if anything, and told by its exit
-            stall_ns = self._stall[1] if self._stall[0] > pending.entered_ns else 0  # before its deadline counts too
+            if gone:  # its thread or process is no more: a crash, if anything, and told by its exit
+                self.orphaned.add(pending.key)
+                continue
+            # All of them since the call was entered, those before its deadline too.
+            stall_ns = sum(stall for at_ns, stall in self._stalls if at_ns > pending.entered_ns)
             judged = liveness.judge(patience, threads, stall_ns, late_margin_ns, now_ns)
             if isinstance(judged, Finding):
                 return self._described(judged, pending, threads)
@@ -226,15 +249,15 @@ class Watched:
         """Whether a call is in flight, and how many have completed: for the frozen-load rule."""
         if self.pulse is None:
             return False, 0
-        return any(self.pulse.column("outer")), sum(self.pulse.column("calls"))
+        return bool(self._owned("outer")), sum(self.pulse.column("calls"))
 
     def stuck(self, now_ns: int) -> Stuck | None:
         """Its call that most should have returned by now, against its own history; None if it is in none."""
         if self.pulse is None or self.reader is None:
             return None
-        believed = [word for word in self.pulse.column("outer") if self._believable(word, now_ns)]
+        believed = [word for word in self._owned("outer") if self._believable(word, now_ns)]
         calls = [(word, abi.OPERATIONS[word & abi.CODE_MASK]) for word in believed]
-        calls = calls or [(word, "step") for word in self.pulse.column("step") if word]
+        calls = calls or [(word & ~abi.CODE_MASK, "step") for word in self._owned("step")]
         if not calls:
             return None
         try:
@@ -254,6 +277,13 @@ class Watched:
             for word, operation in calls
         ]
         return min(found, key=lambda item: (not item.outside, item.expected_ns))
+
+    def _owned(self, column: str) -> list[int]:
+        """Words in flight whose owner was not found gone."""
+        if self.pulse is None:
+            return []
+        words = enumerate(self.pulse.column(column))
+        return [word for lane, word in words if word and (word_offset(lane, column), word) not in self.orphaned]
 
     def _believable(self, word: int, now_ns: int) -> bool:
         known = 0 < word & abi.CODE_MASK < len(abi.OPERATIONS)
@@ -282,18 +312,25 @@ class Watched:
         """Its result, if it is there; a sweep that does not return is abandoned and begun again."""
         if self.sweeper is None:
             return None
-        swept = self.sweeper.result()
-        if swept is None:
-            if now_ns < self.sweep_deadline_ns:
+        swept, trouble = None, "did not return"
+        try:
+            swept = self.sweeper.result()
+        except SweepFailed:
+            trouble = "failed"
+        else:
+            if swept is None and now_ns < self.sweep_deadline_ns:
                 return None
-            self.sweeper.abandon()
-            self.note = "the search for descendants did not return"
-            self.sweep_again_ns = now_ns + SECOND
-            self.sweeper = None
-            return None
+            if swept is None:
+                self.sweeper.abandon()
         self.sweeper = None
+        if swept is None:
+            self.note = f"the search for descendants {trouble}"
+            self.sweep_again_ns = now_ns + SECOND
+            self.changed()
+            return None
         if swept.left:
-            self.note = f"descendants that SIGKILL did not end: {', '.join(map(str, swept.left))}"
+            named = ", ".join(map(str, swept.left[:NAMED_AT_MOST]))
+            self.note = f"{len(swept.left)} descendants that SIGKILL did not end: {named}"
             # Quickly while a kill is fresh; what outlived its grace is only looked at now and then.
             again = SWEEP_AGAIN_NS if self.state.phase is not Phase.UNKILLABLE else SECOND
             self.sweep_again_ns = now_ns + again
@@ -310,6 +347,7 @@ class Watched:
             self.reader = None
         self.pulse = None
         self.patience.clear()
+        self.orphaned.clear()
         self.exit = None
         self.held = None
         self.note = ""
@@ -358,7 +396,7 @@ class Watched:
             "required": settings.required,
             "observe_only": settings.observe_only,
             "accelerator": settings.accelerator,
-            "note": self.note,
+            "note": self.note[:LONGEST_NOTE],
             "pid": self.process.pid if self.process else None,
             "incarnation": state.incarnation,
             "heartbeat": self.reader.path if self.reader else None,

@@ -43,7 +43,9 @@ def test_a_worker_gets_its_own_session_closed_descriptors_and_what_it_was_config
         cuda_visible_devices="3",
     )
     environment = {"NOTIFY_SOCKET": "", "WATCHDOG_PID": "1", "WATCHDOG_USEC": "1", "OF_THE_SUPERVISOR": "kept"}
-    with Supervised({"a": configured}, environment=environment) as supervised:
+    inherited = ("sh", "-c", 'exec 9</dev/null; exec "$@"', "sh")  # what a careless parent left open
+    with Supervised({"a": configured}, environment=environment, before=inherited) as supervised:
+        assert "9" in os.listdir(f"/proc/{supervised.process.pid}/fd")
         told = report(supervised)
         assert told["pid"] == told["session"] == told["group"] == supervised.worker("a")["pid"]
         assert told["directory"] == "/proc"
@@ -67,8 +69,9 @@ def test_a_worker_runs_as_its_user_and_can_write_its_heartbeat() -> None:
     """A shell: the test's own Python may be in a directory that nobody may enter."""
     nobody = pwd.getpwnam("nobody")
     script = 'id -u; id -g; test -w "$WATCHDOGD_HEARTBEAT" && echo writable; echo end; sleep 60'
-    with Supervised({"a": {"command": ["sh", "-c", script], "user": "nobody"}}) as supervised:
-        supervised.directory.chmod(0o755)
+    made = Supervised({"a": {"command": ["sh", "-c", script], "user": "nobody"}})
+    made.directory.chmod(0o755)
+    with made as supervised:
         log = supervised.state / "log" / "a.log"
         wait_until(lambda: "end" in log.read_text())
         assert log.read_text().split()[:3] == [str(nobody.pw_uid), str(nobody.pw_gid), "writable"]

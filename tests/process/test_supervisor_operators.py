@@ -108,7 +108,6 @@ def test_a_quarantined_worker_is_reset_not_started() -> None:
 
 
 def test_many_requests_are_all_answered() -> None:
-    """Some of them come in while the supervisor keeps house."""
     with Supervised({"a": worker("serve()")}) as supervised:
         supervised.wait_phase("a", "running")
         for number in range(400):

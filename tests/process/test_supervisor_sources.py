@@ -104,7 +104,9 @@ def test_a_source_that_keeps_dying_is_started_less_and_less_often(device: Simula
         supervised.wait_event("source", count=4, up=False)
         ends = [event["monotonic_ns"] for event in supervised.events("source", up=False)]
         first, second, third = (later - sooner for sooner, later in pairwise(ends[:4]))
-        assert 200_000_000 <= first < second < third
+        assert first >= 200_000_000
+        assert second >= 400_000_000
+        assert third >= 800_000_000
         assert supervised.phase("a") == "running"
 
 
@@ -138,7 +140,9 @@ def test_a_constant_load_while_a_call_stands_still_is_frozen_and_kills_nobody(
 
 def test_a_constant_load_of_a_worker_that_gets_on_is_not_frozen(device: SimulatedDevice) -> None:
     device.set_load("gpu", 99)
-    busy = worker("serve()", accelerator="gpu0")
+    busy = worker(
+        "worker.ready()\nwhile True:\n    with worker.call('sync'): time.sleep(0.03)", accelerator="gpu0"
+    )  # hardly ever out of a call
     with Supervised({"a": busy}, tegrastats=tegrastats(device)) as supervised:
         wait_load(supervised, 0.99)
         supervised.let_pass(1.1)
@@ -166,16 +170,16 @@ def test_a_load_that_moves_while_a_call_stands_still_is_not_frozen(device: Simul
             assert not gpu(supervised)["frozen"]
 
 
-def test_a_silent_source_is_not_frozen(device: SimulatedDevice) -> None:
+def test_a_freeze_is_not_known_any_more_when_its_source_falls_silent(device: SimulatedDevice) -> None:
     device.set_load("gpu", 99)
     with Supervised({"a": hanging()}, tegrastats=tegrastats(device)) as supervised:
         wait_load(supervised, 0.99)
-        device.set_tegrastats("silent")
-        wait_until(lambda: not source(supervised)["up"])
         supervised.touch("go")
-        supervised.wait_event("verdict", "a")
-        supervised.let_pass(0.6)
-        assert not gpu(supervised)["frozen"]
+        wait_until(lambda: gpu(supervised)["frozen"])
+        device.set_tegrastats("silent")
+        wait_until(lambda: not gpu(supervised)["frozen"])
+        assert not source(supervised)["up"]
+        assert supervised.view("a")["call"]["age_seconds"] > 0.4  # it stands still as before
 
 
 def test_a_stopped_source_neither_delays_a_verdict_nor_the_end(device: SimulatedDevice) -> None:
