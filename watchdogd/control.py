@@ -169,6 +169,8 @@ class ControlServer:
                 f"user {uid} may not {asked[0]} a worker",
                 f"use sudo, or run it as user {os.geteuid()}, who runs the supervisor",
             )
+        elif _hung_up(connection.socket):
+            self._drop(connection)  # it gave up waiting while we were stuck: what it wanted then it may not want now
         else:
             # Nothing more is expected; a hang-up would wake the loop for ever.
             self._epoll.unregister(connection.socket)
@@ -192,6 +194,12 @@ class ControlServer:
         del self._connections[connection.number]
         del self._by_descriptor[connection.socket.fileno()]
         connection.socket.close()  # leaves the epoll by itself
+
+
+def _hung_up(client: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(client, 0)  # a hang-up is told unasked
+    return bool(poller.poll(0))
 
 
 def _parse(line: bytes) -> tuple[str, str] | str:

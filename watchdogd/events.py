@@ -214,8 +214,8 @@ _COMMON = {"schema", "boot_id", "seq", "time", "monotonic_ns", "kind", "worker",
 
 
 def describe(event: Mapping[str, Any]) -> str:
-    """One readable line. Shows every field, and nothing a terminal could obey."""
-    rest = {key: value for key, value in event.items() if key not in _COMMON and value not in (None, "")}
+    """One readable line. Shows every field that says something, and nothing a terminal could obey."""
+    rest = {key: value for key, value in event.items() if key not in _COMMON and not _says_nothing(value)}
     kind = _text(event.get("kind"))
     who = _text(event.get("worker") or "-")
     if event.get("incarnation") is not None:
@@ -227,7 +227,13 @@ def describe(event: Mapping[str, Any]) -> str:
     return "".join(c if c.isprintable() else "?" for c in " ".join(parts))
 
 
+def _says_nothing(value: object) -> bool:
+    return value is None or value is False or value in ("", [])
+
+
 def _text(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(item, dict) and "worker" in item for item in value):
+        return ",".join(_text(item["worker"]) for item in value)
     return str(value) if isinstance(value, (str, int, float)) else "..."  # a nested value may be too deep to print
 
 

@@ -118,7 +118,10 @@ def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
         text = f"{accelerator['name']}  load {'unknown' if ratio is None else f'{ratio:.0%}'}"
         if accelerator["frozen"]:
             text += "  FROZEN"
-        text += f"  {span(age(view.now_ns, accelerator['sample_ns']))} old  {accelerator['source']}"
+        if accelerator["source"] is None:
+            text += "  no load source"
+        else:
+            text += f"  {span(age(view.now_ns, accelerator['sample_ns']))} old  {accelerator['source']}"
         if accelerator["device"]:
             text += f"  {accelerator['device']}"
         if accelerator["blocked_by"]:

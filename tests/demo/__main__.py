@@ -115,8 +115,13 @@ class Demo:
             found = look()
             if found:
                 return found
+            if self.quarantined():
+                raise NotObserved(f"a worker cannot run\n{self.log_tail()}")
             time.sleep(0.02)
         raise NotObserved(f"{what} was not observed within {seconds:g} s\n{self.log_tail()}")
+
+    def quarantined(self) -> bool:
+        return any(event.get("phase") == "quarantined" for event in events.read_file(str(self.events_file)))
 
     def log_tail(self) -> str:
         logs = [self.directory / "supervisor.log", *sorted((self.directory / "state/log").glob("*.log"))]

@@ -290,3 +290,18 @@ def test_a_path_too_long_for_a_socket_names_the_setting(tmp_path: Path) -> None:
     long.mkdir()
     with pytest.raises(ControlError, match=r"supervisor.runtime_dir"):
         ControlServer(str(long / control.SOCKET_NAME))
+
+
+def test_a_request_whose_client_gave_up_before_it_was_read_is_not_carried_out(tmp_path: Path) -> None:
+    """A supervisor that was stuck must not pause a worker long after its operator went away."""
+    server = ControlServer(str(tmp_path / "control.sock"))
+    for gives_up, expected in ((True, []), (False, ["pause"])):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(server.path)
+        client.sendall(b'{"command": "pause", "worker": "a"}\n')
+        if gives_up:
+            client.close()
+        asked = [*server.poll(time.monotonic_ns()), *server.poll(time.monotonic_ns())]  # accepted, then read
+        assert [request.command for request in asked] == expected
+        client.close()
+    server.close()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ from watchdogd.runtime import CannotStart, Runtime
 from watchdogd.watched import Watched
 
 SYNC = abi.OPERATION["sync"]
+
+
+@contextmanager
+def process(*command: str, user: str | None = None) -> Iterator[int]:
+    """The pid of a process that is ended with the block."""
+    with subprocess.Popen(command or ("sleep", "30"), user=user) as child:
+        try:
+            yield child.pid
+        finally:
+            child.kill()
 
 
 # --- a word that nobody owns any more -------------------------------------------------------------------------------
@@ -63,22 +74,19 @@ def test_a_word_whose_process_is_gone_condemns_nobody_and_is_in_no_call(tmp_path
 
 
 def test_a_word_whose_process_lives_is_a_verdict(tmp_path: Path) -> None:
-    now_ns = time.monotonic_ns()
-    entered_ns = now_ns - 60 * MILLISECOND
-    with subprocess.Popen(["sleep", "60"]) as child:
-        watched = watched_with_word(tmp_path, child.pid, entered_ns)
-        wait_until(lambda: (procfs.stat(child.pid) or pytest.fail("gone")).state == "S")
-        assert verdict(watched, now_ns) is not None
-        assert watched.activity()[0] and watched.stuck(now_ns) is not None
-        child.kill()
+    with process() as pid:
+        entered_ns = time.monotonic_ns()
+        watched = watched_with_word(tmp_path, pid, entered_ns)
+        wait_until(lambda: time.monotonic_ns() > entered_ns + 60 * MILLISECOND)
+        assert verdict(watched, time.monotonic_ns()) is not None
+        assert watched.activity()[0] and watched.stuck(time.monotonic_ns()) is not None
 
 
 def test_a_pid_that_is_another_process_s_by_now_does_not_bring_a_dead_call_back(tmp_path: Path) -> None:
     entered_ns = time.monotonic_ns() - SECOND
-    with subprocess.Popen(["sleep", "60"]) as later:  # started a second after the call was entered
-        watched = watched_with_word(tmp_path, later.pid, entered_ns)
+    with process() as later:  # started a second after the call was entered
+        watched = watched_with_word(tmp_path, later, entered_ns)
         assert verdict(watched, time.monotonic_ns()) is None
-        later.kill()
 
 
 def test_without_descriptors_a_hung_call_is_judged_and_the_supervisor_goes_on(
@@ -88,11 +96,10 @@ def test_without_descriptors_a_hung_call_is_judged_and_the_supervisor_goes_on(
         raise OSError(24, "Too many open files")
 
     now_ns = time.monotonic_ns()
-    with subprocess.Popen(["sleep", "60"]) as child:
-        watched = watched_with_word(tmp_path, child.pid, now_ns - 60 * MILLISECOND)
+    with process() as pid:
+        watched = watched_with_word(tmp_path, pid, now_ns - 60 * MILLISECOND)
         monkeypatch.setattr(procfs, "started_ns", refuse)
         assert verdict(watched, now_ns) is not None
-        child.kill()
 
 
 def test_a_child_killed_in_a_call_leaves_its_parent_alone() -> None:
@@ -113,14 +120,13 @@ serve()"""
 def test_a_process_is_found_in_its_own_pid_namespace() -> None:
     if os.geteuid() != 0:
         pytest.skip("a pid namespace takes root")
-    with subprocess.Popen(["unshare", "--pid", "--fork", "sleep", "60"]) as outside:
-        wait_until(lambda: children(outside.pid))
-        inside = children(outside.pid)[0]
+    with process("unshare", "--pid", "--fork", "--kill-child", "sleep", "30") as outside:
+        wait_until(lambda: children(outside))
+        inside = children(outside)[0]
         namespace = procfs.pid_namespace(inside)
         assert namespace is not None and namespace != procfs.pid_namespace()
         assert procfs.in_namespace(1, namespace) == inside
         assert procfs.in_namespace(2, namespace) is None
-        os.kill(inside, signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:
@@ -136,7 +142,7 @@ def test_a_sweep_leaves_the_supervisor_and_the_shell_that_started_it_alone() -> 
     find = (
         f"import os; from watchdogd import sweep; print([s.pid for s in sweep.leftovers({mark!r})]); print(os.getpid())"
     )
-    script = f'echo $$; sleep 60 & echo $!; "{sys.executable}" -c "{find}"; kill $!'
+    script = f'echo $$; sleep 30 & echo $!; "{sys.executable}" -c "{find}"; kill $!'
     environment = {**os.environ, abi.ENVIRONMENT: f"{mark}/a.1", "PYTHONPATH": str(ROOT)}
     told = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=20, check=True)
     shell, left, found, finder = told.stdout.split("\n")[:4]
@@ -147,22 +153,26 @@ def test_a_sweep_leaves_the_supervisor_and_the_shell_that_started_it_alone() -> 
 def test_a_process_that_may_not_be_killed_does_not_end_the_sweep_for_the_others() -> None:
     if os.geteuid() != 0:
         pytest.skip("another user's process takes root")
-    with subprocess.Popen(["sleep", "60"]) as theirs, subprocess.Popen(["sleep", "60"], user="nobody") as ours:
+    with process() as theirs, process(user="nobody") as ours:
         program = (
-            "import os, sys; os.setuid(65534); from watchdogd import sweep, procfs;"
+            "import os, sys; from watchdogd import sweep, procfs; os.setuid(65534);"
             "print([sweep.kill(procfs.stat(int(pid))) for pid in sys.argv[1:]])"
         )
-        command = [sys.executable, "-c", program, str(theirs.pid), str(ours.pid)]
+        command = [sys.executable, "-c", program, str(theirs), str(ours)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
         assert told.stdout.strip() == "[False, True]", told.stderr
-        theirs.kill()
 
 
 def test_ended_sweeps_are_reaped() -> None:
     sweeper = sweep.Sweeper(list)
     wait_until(lambda: sweeper.result() is not None)
-    wait_until(lambda: sweep.reap_ended() is None and procfs.stat(sweeper.pid) is None)
+
+    def reaped() -> bool:
+        sweep.reap_ended()
+        return procfs.stat(sweeper.pid) is None
+
+    wait_until(reaped)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -191,11 +201,13 @@ def test_what_is_not_ours_among_the_heartbeats_is_a_clear_refusal(tmp_path: Path
 
 @pytest.mark.parametrize("shared", ["state_dir", "runtime_dir"])
 def test_a_directory_that_another_supervisor_uses_is_refused_by_any_name(tmp_path: Path, shared: str) -> None:
-    places = {"runtime_dir": str(tmp_path / "run"), "state_dir": str(tmp_path / "state")}
-    first = Runtime(SupervisorSettings(**places))
-    other = {name: f"{path}-2" for name, path in places.items()}
-    os.symlink(places[shared], tmp_path / "alias")
-    other[shared] = str(tmp_path / "alias")
+    run, state = str(tmp_path / "run"), str(tmp_path / "state")
+    first = Runtime(SupervisorSettings(runtime_dir=run, state_dir=state))
+    os.symlink(run if shared == "runtime_dir" else state, tmp_path / "alias")
+    alias = str(tmp_path / "alias")
+    other = SupervisorSettings(runtime_dir=f"{run}-2", state_dir=alias)
+    if shared == "runtime_dir":
+        other = SupervisorSettings(runtime_dir=alias, state_dir=f"{state}-2")
     with pytest.raises(CannotStart, match=f"pid {os.getpid()}"):
-        Runtime(SupervisorSettings(**other))
+        Runtime(other)
     first.close()
