@@ -131,9 +131,10 @@ def _parse(file: Path) -> dict[str, Any]:
         raise OSError(number, "it is not a file")
     text = file.read_bytes().decode()
     try:
-        return tomllib.loads(text)
+        document: dict[str, Any] = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError is one; so is an integer of more than 4300 digits
         raise ConfigError([_syntax_problem(str(file), text, str(error))]) from None
+    return document
 
 
 def _unreadable(file: Path, error: OSError) -> Problem:
