@@ -83,6 +83,7 @@ CUresult context_create(int device, unsigned flags, Context **created)
         object_retire(&context->object);
         return result;
     }
+    object_put(&context->legacy->object); /* the context keeps it alive; nobody else knows of either yet */
     *created = context;
     return CUDA_SUCCESS;
 }

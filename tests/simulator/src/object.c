@@ -72,7 +72,7 @@ uint64_t object_publish(Object *object, enum ObjectKind kind, Object *owner, voi
         object->handle = handle;
         object->owner = owner;
         object->destroy = destroy;
-        atomic_store(&object->references, 1);
+        atomic_fetch_add(&object->references, 1); /* the table's, beside those that its maker already holds */
     }
     pthread_mutex_unlock(&table_lock);
     return handle;

@@ -59,6 +59,7 @@ CUresult stream_create(Context *context, unsigned flags, int priority, Stream **
     stream->priority = priority;
     pthread_cond_init(&stream->work, NULL);
     pthread_cond_init(&stream->progress, NULL);
+    object_get(&stream->object); /* the caller's: once published, any thread may destroy the context and it */
     uint64_t handle = object_publish(&stream->object, OBJECT_STREAM, &context->object, destroy_stream);
     if (handle == 0) {
         free(stream);
@@ -92,7 +93,6 @@ static CUresult per_thread_stream(Context *context, Stream **stream)
     }
     CUresult result = stream_create(context, 0, 0, &found);
     if (result == CUDA_SUCCESS) {
-        object_get(&found->object);
         pthread_mutex_lock(&stream_lock);
         found->thread = thread;
         pthread_mutex_unlock(&stream_lock);

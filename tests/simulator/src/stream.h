@@ -63,6 +63,7 @@ extern pthread_mutex_t stream_lock;
 /* All operations begin like this; `size` is that of the structure it is embedded in. */
 void *operation_create(size_t size, Stream *stream, CUresult (*run)(Operation *, CUresult));
 
+/* The caller holds a reference to what it gets. */
 CUresult stream_create(Context *context, unsigned flags, int priority, Stream **stream);
 /* Resolves a handle, the default ones included, for a thread with this current context; referenced. */
 CUresult stream_look_up(CUstream handle, Context *current, Stream **stream);

@@ -55,6 +55,7 @@ CUresult cuStreamCreateWithPriority(CUstream *handle, unsigned flags, int priori
     }
     if (result == CUDA_SUCCESS) {
         *handle = (CUstream)(uintptr_t)stream->object.handle;
+        object_put(&stream->object);
     }
     object_put(&context->object);
     return result;
