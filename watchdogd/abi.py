@@ -27,7 +27,10 @@ compare-and-swap claim the entries that ``is_locked()`` says no for; writers wit
 under a POSIX record lock on byte 0 of the file. The two never meet, so neither has to know of the other.
 
 Lanes of kind *process* (``tid`` 0 in ``owner``) belong to a process as a whole and hold its steps: a step may begin
-in one thread and end in another. ``step`` is the begin time of the oldest step in flight.
+in one thread and end in another. ``step`` is the begin time of the oldest step in flight. A process that calls
+``exec`` keeps its pid, but nobody is left to clear its words: so the lane says which program *image* its owner runs, by
+the start of its stack (field 28 of ``/proc/PID/stat``, another with every ``exec`` where addresses are randomized;
+0 = unknown).
 """
 
 from __future__ import annotations
@@ -85,8 +88,8 @@ H = {name: index for index, name in enumerate(HEADER)}
 LANE = (
     "outer",  # stamp of OPERATIONS: the outermost guard in flight, 0 outside
     "inner",  # stamp: the first guard nested in it; deeper ones fold into it
-    "step",  # begin time of the oldest step in flight (process lanes), low 8 bits 0
-    "stage",  # stamp of a stage code: the innermost open stage
+    "step",  # process lanes: stamp of the oldest step in flight, code STEP_FIRST or STEP_LATER
+    "stage",  # stamp of a stage code: the innermost open stage; of a process lane: the program image, see below
     "owner",  # pid << 32 | tid; 0 = free
     "calls",  # guards left so far; the newest ring entry is (calls - 1) % RING_ENTRIES
     "steps_begun",
@@ -107,6 +110,9 @@ def is_locked(index: int) -> bool:
 
 OPERATIONS = ("none", "sync", "event", "alloc", "free", "copy", "launch", "other")
 OPERATION = {name: code for code, name in enumerate(OPERATIONS)}
+
+# A step begun before its process had done any is judged by ``first_step``, however long the others in flight take.
+STEP_LATER, STEP_FIRST = 0, 1
 
 STATES = ("created", "attached", "ready")
 STATE = {name: code for code, name in enumerate(STATES)}
@@ -210,6 +216,7 @@ def c_header_block() -> str:
     values |= {f"HEADER_{name.upper()}": index for name, index in H.items() if not name.startswith("reserved")}
     values |= {f"LANE_{name.upper()}": index for name, index in L.items()}
     values |= {f"OP_{name.upper()}": code for name, code in OPERATION.items()}
+    values |= {"STEP_LATER": STEP_LATER, "STEP_FIRST": STEP_FIRST}
     values |= {f"STATE_{name.upper()}": code for name, code in STATE.items()}
     values |= {f"STAGE_{name.upper()}": code for code, name in enumerate(WELL_KNOWN_STAGES)}
     lines = [f'#define WATCHDOGD_ENVIRONMENT "{ENVIRONMENT}"']

@@ -45,6 +45,7 @@ def prepare(deadlines: Deadlines, soft: float | None) -> Rules:
 
 _STEP = len(abi.OPERATIONS)
 _FIRST_STEP = _STEP + 1
+_STEP_CODES = {abi.STEP_LATER: _STEP, abi.STEP_FIRST: _FIRST_STEP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,9 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
             since = max(word & ~abi.CODE_MASK, armed_ns)
             if since + rules.shortest_ns >= next_check:
                 break  # it and all after it: entered too late to be due before the next check
-            code = word & abi.CODE_MASK if are_calls else _step_code(pulse, steps.index(word))
-            if are_calls and not 0 < code < _STEP:
-                error = f"operation code {code} is unknown"
+            code = word & abi.CODE_MASK if are_calls else _STEP_CODES.get(word & abi.CODE_MASK, 0)
+            if not 0 < code < (_STEP if are_calls else _FIRST_STEP + 1):
+                error = f"{'operation' if are_calls else 'step'} code {word & abi.CODE_MASK} is unknown"
                 continue
             hard, soft = rules.hard[code], rules.soft[code]
             if hard is None:
@@ -134,11 +135,6 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
     return Look(next_check, tuple(overdue), tuple(slow), error)
 
 
-def _step_code(pulse: Pulse, lane: int) -> int:
-    """By lane: one process of a worker may be far along while another begins."""
-    return _STEP if pulse.lane(lane, "steps_done") else _FIRST_STEP
-
-
 def _pending(word: int, code: int, deadline_ns: int, outer: list[int], inner: list[int], steps: list[int]) -> Pending:
     entered = word & ~abi.CODE_MASK
     if code >= _STEP:
@@ -149,6 +145,13 @@ def _pending(word: int, code: int, deadline_ns: int, outer: list[int], inner: li
     lane = column.index(word)
     offset = word_offset(lane, name)
     return Pending(Verdict.CALL, abi.OPERATIONS[code], entered, deadline_ns, word, offset, lane)
+
+
+def image_is_gone(pulse: Pulse, pid: int, image: int) -> bool:
+    """Whether a process has called ``exec`` since it claimed its lanes: ``image`` is what it runs now, 0 = unknown."""
+    claimed = [lane for lane, owner in enumerate(pulse.column("owner")) if owner == pid << 32]
+    images = {pulse.lane(lane, "stage") for lane in claimed}
+    return bool(images) and 0 not in images and image not in (0, *images)
 
 
 def _without_impossible(kind: str, words: list[int], floor: int, ceiling: int) -> tuple[str, list[int]]:

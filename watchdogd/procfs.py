@@ -25,6 +25,7 @@ class Stat:
     group: int
     session: int
     start_ticks: int  # since boot; with the pid, a process's identity
+    image: int  # where its stack starts: another with every exec; 0 = hidden from us
 
 
 def _read(path: str) -> bytes | None:
@@ -50,7 +51,8 @@ def stat(pid: int) -> Stat | None:
     fields = _fields(f"/proc/{pid}/stat")
     if fields is None:
         return None
-    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+    parent, group, session, start_ticks, image = (int(fields[index]) for index in (1, 2, 3, 19, 25))
+    return Stat(pid, fields[0].decode(), parent, group, session, start_ticks, image)
 
 
 def threads(pid: int, first: int | None = None) -> dict[int, ThreadSample] | None:

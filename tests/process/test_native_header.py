@@ -72,7 +72,8 @@ def expected_constants() -> dict[str, int]:
     values = {f"{table}_{name.upper()}": value for table, words in tables.items() for name, value in words.items()}
     plain = """VERSION MAGIC BYTE_ORDER SIZE LANES LOCKED_EVERY HOT_OFFSET HOT_STRIDE STAGE_OFFSET STAGES
         STAGE_NAME_SIZE FIRST_DYNAMIC_STAGE COLD_OFFSET COLD_STRIDE RING_OFFSET RING_ENTRIES HISTOGRAM_FIRST_OCTAVE
-        HISTOGRAM_LAST_OCTAVE HISTOGRAM_SUB_BITS BUCKETS HISTOGRAM_WORDS CODE_MASK ERROR_MASK"""
+        HISTOGRAM_LAST_OCTAVE HISTOGRAM_SUB_BITS BUCKETS HISTOGRAM_WORDS CODE_MASK ERROR_MASK
+        STEP_LATER STEP_FIRST"""
     values |= {name: getattr(abi, name) for name in plain.split()}
     return {name: value for name, value in values.items() if "RESERVED" not in name}
 

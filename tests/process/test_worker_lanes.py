@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.heartbeat_file import HeartbeatFile
 from tests.helpers.worker_process import run_worker, wait_until
-from watchdogd import abi
+from watchdogd import abi, procfs
 
 pytestmark = pytest.mark.parametrize("implementation", ["native", "python"])
 
@@ -136,7 +136,7 @@ def test_lanes_of_the_dead_are_taken_over_emptied(tmp_path: Path, implementation
         assert heartbeat.lane(lane, "outer") & abi.CODE_MASK == abi.OPERATION["copy"]
         assert [heartbeat.lane(lane, word) for word in ("inner", "step", "stage")] == [0, 0, 0]
         steps = heartbeat.process_lane(worker.pid)
-        assert [heartbeat.lane(steps, word) for word in ("outer", "inner", "step", "stage")] == [0, 0, 0, 0]
+        assert [heartbeat.lane(steps, word) for word in ("outer", "inner", "step")] == [0, 0, 0]
         assert heartbeat.lane(lane, "calls") == heartbeat.lane(steps, "calls") == 5
         assert heartbeat.header(f"laneless_{KIND[implementation]}") == 0
 
@@ -287,3 +287,69 @@ threading.Thread(target=lambda: worker.call("sync").__enter__() or say() or hear
         before = len(heartbeat.thread_lanes(worker.pid))
         worker.ask("a new thread, now that the lock is free")
         assert len(heartbeat.thread_lanes(worker.pid)) == before + 1
+
+
+IN_FLIGHT = """
+worker.begin_step()
+with worker.call("sync"), worker.stage("plugin"):
+    say(); hear()
+    os.environ["WATCHDOGD_PURE_PYTHON"] = "{pure}"
+    os.execv(sys.executable, [sys.executable, "-c", {source!r}])
+"""
+NEW_IMAGE = """
+import sys, time
+import watchdogd.worker as wd
+
+print(flush=True), sys.stdin.readline()
+worker = wd.attach()
+with worker.call("alloc"):
+    print(flush=True), sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("pure", ["0", "1"])
+def test_an_exec_leaves_no_words_once_the_new_image_has_attached(
+    tmp_path: Path, implementation: str, pure: str
+) -> None:
+    heartbeat = HeartbeatFile(tmp_path / "heartbeat")
+    source = IN_FLIGHT.format(pure=pure, source=NEW_IMAGE)
+    with run_worker(source, implementation, heartbeat.path) as worker:
+        worker.hear()
+        assert sorted(words_in_flight(heartbeat, worker.pid)) == [("outer", "sync"), ("step", "")]
+        before = image_of(heartbeat, worker.pid)
+        worker.tell()
+        worker.hear()
+        assert sorted(words_in_flight(heartbeat, worker.pid)) == [("outer", "sync"), ("step", "")]
+        stat = procfs.stat(worker.pid)
+        assert stat is not None and before not in (0, stat.image)
+        worker.tell()
+        worker.hear()
+        assert words_in_flight(heartbeat, worker.pid) == [("outer", "alloc")]
+        assert image_of(heartbeat, worker.pid) == stat.image
+
+
+def test_a_second_library_in_one_process_takes_nothing_from_the_first(tmp_path: Path, implementation: str) -> None:
+    heartbeat = HeartbeatFile(tmp_path / "heartbeat")
+    other = "_native" if implementation == "python" else "worker._fallback"
+    source = f"""
+import watchdogd.{other} as other
+worker.begin_step()
+with worker.call("sync"):
+    other.attach(os.environ["{abi.ENVIRONMENT}"])
+    say(); hear()
+"""
+    with run_worker(source, implementation, heartbeat.path) as worker:
+        worker.hear()
+        assert sorted(words_in_flight(heartbeat, worker.pid)) == [("outer", "sync"), ("step", "")]
+
+
+def words_in_flight(heartbeat: HeartbeatFile, pid: int) -> list[tuple[str, str]]:
+    """Column and operation of every call and step word whose lane the process owns."""
+    lanes = [lane for lane in range(abi.LANES) if heartbeat.lane(lane, "owner") >> 32 == pid]
+    found = [(name, heartbeat.lane(lane, name)) for lane in lanes for name in ("outer", "inner", "step")]
+    names = {"step": [""] * 2}
+    return [(name, names.get(name, list(abi.OPERATIONS))[word & abi.CODE_MASK]) for name, word in found if word]
+
+
+def image_of(heartbeat: HeartbeatFile, pid: int) -> int:
+    return heartbeat.lane(heartbeat.process_lane(pid), "stage")

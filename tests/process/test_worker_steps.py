@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.heartbeat_file import HeartbeatFile
-from tests.helpers.worker_process import run_worker
+from tests.helpers.worker_process import run_worker, wait_until
 from watchdogd import abi
 
 pytestmark = pytest.mark.parametrize("implementation", ["native", "python"])
@@ -27,7 +27,7 @@ def test_a_step_in_flight_says_since_when(tmp_path: Path, implementation: str) -
         worker.hear()
         word, begun, done = steps(heartbeat, worker.pid)
         assert before_ns - 256 < word <= time.monotonic_ns()
-        assert (word & abi.CODE_MASK, begun, done) == (0, 1, 0)
+        assert (word & abi.CODE_MASK, begun, done) == (abi.STEP_FIRST, 1, 0)
         worker.ask("go on")
         assert steps(heartbeat, worker.pid) == (0, 1, 1)
 
@@ -55,6 +55,38 @@ worker.end_step(third); say(); hear()
         assert (begun, done) == (3, 2)
         worker.ask("end the third")
         assert steps(heartbeat, worker.pid) == (0, 3, 3)
+
+
+def test_every_step_begun_before_the_first_was_done_is_a_first_one(tmp_path: Path, implementation: str) -> None:
+    heartbeat = HeartbeatFile(tmp_path / "heartbeat")
+    source = """
+first, second = worker.begin_step(), worker.begin_step(); say(); hear()
+worker.end_step(first); third = worker.begin_step(); say(); hear()
+worker.end_step(second); say(); hear()
+"""
+    with run_worker(source, implementation, heartbeat.path) as worker:
+        for code in (abi.STEP_FIRST, abi.STEP_FIRST, abi.STEP_LATER):
+            worker.hear()
+            assert steps(heartbeat, worker.pid)[0] & abi.CODE_MASK == code
+            worker.tell()
+
+
+def test_a_forked_child_has_a_first_step_of_its_own(tmp_path: Path, implementation: str) -> None:
+    heartbeat = HeartbeatFile(tmp_path / "heartbeat")
+    source = """
+with worker.step(): pass
+child = os.fork()
+worker.begin_step()
+if child == 0:
+    say(os.getpid()); time.sleep(60); os._exit(0)
+hear(); os.kill(child, signal.SIGKILL); os.waitpid(child, 0); say()
+"""
+    with run_worker(source, implementation, heartbeat.path) as worker:
+        child = int(worker.hear())
+        wait_until(lambda: steps(heartbeat, worker.pid)[0] != 0)
+        assert steps(heartbeat, child)[0] & abi.CODE_MASK == abi.STEP_FIRST
+        assert steps(heartbeat, worker.pid)[0] & abi.CODE_MASK == abi.STEP_LATER
+        worker.ask("end the child")
 
 
 def test_a_step_may_end_in_another_thread(tmp_path: Path, implementation: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.pulses import SPAWNED, call, deadlines, ms, pulse, thread
 from watchdogd import abi, liveness
-from watchdogd.liveness import Look, Patience, Pending, Wait, judge, look, look_starting, prepare
+from watchdogd.liveness import Look, Patience, Pending, Wait, image_is_gone, judge, look, look_starting, prepare
 from watchdogd.model import MILLISECOND, SECOND, Exit, Finding, Verdict
 from watchdogd.pulse import Pulse
 
@@ -138,20 +138,57 @@ def test_no_garbage_makes_a_look_fail(lanes: list[list[int]], now_ns: int) -> No
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 
+def step(begun_ns: int, code: int = abi.STEP_LATER) -> int:
+    return abi.stamp(begun_ns, code)
+
+
 def test_a_first_step_has_its_own_deadline() -> None:
-    reading = pulse({"step": abi.stamp(ms(10), 0)})
+    reading = pulse({"step": step(ms(10), abi.STEP_FIRST)})
     assert looked(reading, 900, step=100, first_step=1000).overdue == ()
     assert named(looked(reading, 1011, step=100, first_step=1000).overdue) == [("first_step", None)]
 
 
 def test_a_later_step_has_the_step_deadline() -> None:
-    reading = pulse({"step": abi.stamp(ms(10), 0), "steps_done": 1})
+    reading = pulse({"step": step(ms(10)), "steps_done": 1})
     assert named(looked(reading, 111, step=100, first_step=1000).overdue) == [("step", None)]
 
 
-def test_the_first_step_of_one_process_is_not_a_later_step_of_another() -> None:
-    reading = pulse({"steps_done": 7}, {"step": abi.stamp(ms(10), 0)})
+def test_the_first_step_of_a_process_is_one_though_its_lane_has_seen_steps_of_another() -> None:
+    reading = pulse({"step": step(ms(10), abi.STEP_FIRST), "steps_done": 7})
     assert looked(reading, 900, step=100, first_step=1000).overdue == ()
+
+
+@pytest.mark.parametrize("code", [2, 8, 255])
+def test_an_unknown_kind_of_step_is_an_error_and_no_verdict(code: int) -> None:
+    found = looked(pulse({"step": step(ms(10), code)}), 900, step=50, first_step=50, sync=50)
+    assert (found.overdue, found.slow, found.error) == ((), (), f"step code {code} is unknown")
+
+
+# --- whose words ----------------------------------------------------------------------------------------------------
+
+
+def process_lane(pid: int, image: int) -> dict[str, int]:
+    return {"owner": pid << 32, "stage": image}
+
+
+def test_after_an_exec_the_image_that_claimed_the_lanes_is_gone() -> None:
+    assert image_is_gone(pulse(process_lane(7, 0x1000), process_lane(8, 0x2000)), 7, 0x3000)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "image"),
+    [
+        ([(7, 0x1000)], 0x1000),
+        ([(7, 0x1000), (7, 0x3000)], 0x3000),  # the new image has attached, too
+        ([(7, 0x1000)], 0),
+        ([(7, 0)], 0x3000),
+        ([(8, 0x1000)], 0x3000),
+        ([], 0x3000),
+    ],
+    ids=["the same", "both", "hidden from us", "unknown to itself", "another process's", "it claimed none"],
+)
+def test_an_image_that_may_be_there_is_not_called_gone(lanes: list[tuple[int, int]], image: int) -> None:
+    assert not image_is_gone(pulse(*(process_lane(*lane) for lane in lanes)), 7, image)
 
 
 def test_a_worker_between_steps_is_not_overdue() -> None:

@@ -118,6 +118,8 @@
 #define WATCHDOGD_OP_COPY UINT64_C(0x5)
 #define WATCHDOGD_OP_LAUNCH UINT64_C(0x6)
 #define WATCHDOGD_OP_OTHER UINT64_C(0x7)
+#define WATCHDOGD_STEP_LATER UINT64_C(0x0)
+#define WATCHDOGD_STEP_FIRST UINT64_C(0x1)
 #define WATCHDOGD_STATE_CREATED UINT64_C(0x0)
 #define WATCHDOGD_STATE_ATTACHED UINT64_C(0x1)
 #define WATCHDOGD_STATE_READY UINT64_C(0x2)
@@ -153,6 +155,7 @@ struct watchdogd_thread {
 struct watchdogd_flight { /* one step in flight; a list from the oldest to the newest, slot numbers from 1 */
     uint64_t token;
     uint64_t begun_ns;
+    uint64_t word; /* its stamp */
     uint32_t older;
     uint32_t newer;
 };
@@ -164,9 +167,11 @@ struct watchdogd_process {
     int attached; /* by this process, not by the parent it was forked from */
     pthread_key_t key;
     uint64_t namespace_inode;
-    uint64_t *hot; /* the process lane, which holds the steps */
+    uint64_t image; /* 0: unknown */
+    uint64_t *hot;  /* the process lane, which holds the steps */
     uint64_t *cold;
     int laneless;
+    int has_done_a_step;
     uint64_t sequence;
     uint32_t oldest, newest, freed, used;
     struct watchdogd_flight flights[WATCHDOGD_STEPS + 1];
@@ -325,7 +330,7 @@ static inline void watchdogd_after_fork_(void)
     watchdogd_thread_.depth = 0;
     watchdogd_thread_.laneless = 0;
     process->hot = NULL;
-    process->laneless = process->attached = 0;
+    process->laneless = process->attached = process->has_done_a_step = 0;
     process->oldest = process->newest = process->freed = process->used = 0;
 }
 
@@ -447,8 +452,10 @@ static inline int watchdogd_claim_process_(struct watchdogd_process *process)
         return process->hot != NULL;
     process->hot = watchdogd_claim_(process, 0);
     process->laneless = !process->hot;
-    if (process->hot)
+    if (process->hot) {
         process->cold = watchdogd_cold_(process, process->hot);
+        watchdogd_store_(process->hot + WATCHDOGD_LANE_STAGE, process->image);
+    }
     return !process->laneless;
 }
 
@@ -468,13 +475,15 @@ static inline uint64_t watchdogd_step_begin(void)
         if (slot) {
             struct watchdogd_flight *flight = &process->flights[slot];
             flight->begun_ns = watchdogd_now_ns();
+            flight->word = watchdogd_stamp_(
+                flight->begun_ns, process->has_done_a_step ? WATCHDOGD_STEP_LATER : WATCHDOGD_STEP_FIRST);
             flight->token = token = ++process->sequence << 16 | slot;
             flight->older = process->newest;
             flight->newer = 0;
             if (flight->older)
                 process->flights[flight->older].newer = slot;
             else
-                watchdogd_store_(process->hot + WATCHDOGD_LANE_STEP, watchdogd_stamp_(flight->begun_ns, 0));
+                watchdogd_store_(process->hot + WATCHDOGD_LANE_STEP, flight->word);
             process->newest = slot;
             if (!process->oldest)
                 process->oldest = slot;
@@ -495,6 +504,7 @@ static inline void watchdogd_step_end(uint64_t token)
     struct watchdogd_flight *flight = &process->flights[slot <= process->used ? slot : 0];
     if (process->hot && flight->token == token) { /* slot 0 holds token 0, that of the untracked */
         watchdogd_add_(process->hot + WATCHDOGD_LANE_STEPS_DONE, 1);
+        process->has_done_a_step = 1;
         if (slot) {
             watchdogd_count_(process->cold, 0, watchdogd_now_ns() - flight->begun_ns);
             *(flight->older ? &process->flights[flight->older].newer : &process->oldest) = flight->newer;
@@ -502,8 +512,8 @@ static inline void watchdogd_step_end(uint64_t token)
             flight->token = UINT64_MAX;
             flight->newer = process->freed;
             process->freed = slot;
-            uint64_t oldest_ns = process->oldest ? process->flights[process->oldest].begun_ns : 0;
-            watchdogd_store_(process->hot + WATCHDOGD_LANE_STEP, watchdogd_stamp_(oldest_ns, 0));
+            uint64_t oldest = process->oldest ? process->flights[process->oldest].word : 0;
+            watchdogd_store_(process->hot + WATCHDOGD_LANE_STEP, oldest);
         }
     }
     pthread_mutex_unlock(&watchdogd_mutex_);
@@ -565,6 +575,44 @@ static inline uint64_t *watchdogd_map_(const char *path)
     return problem ? NULL : (uint64_t *)map;
 }
 
+/* What tells the image of this process from those before and after an exec; 0 if it cannot be known. */
+static inline uint64_t watchdogd_image_(void)
+{
+    char text[1024];
+    int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    if (length <= 0)
+        return 0;
+    text[length] = 0;
+    char *field = strrchr(text, ')'); /* of the name, field 2 */
+    for (int number = 2; field && number < 28; number++)
+        field = strchr(field + 1, ' ');
+    return field ? strtoull(field, NULL, 10) : 0;
+}
+
+/* After an exec: the words of the image before this one are nobody's, and its lanes are free. */
+static inline void watchdogd_free_lanes_of_old_image_(const struct watchdogd_process *process)
+{
+    uint64_t *hot = process->words + WATCHDOGD_HOT_OFFSET / sizeof *hot, pid = (uint64_t)getpid();
+    const unsigned stride = WATCHDOGD_HOT_STRIDE / sizeof *hot;
+    int is_old = 0;
+    for (unsigned lane = 0; lane < WATCHDOGD_LANES; lane++) {
+        uint64_t owner = watchdogd_load_(hot + lane * stride + WATCHDOGD_LANE_OWNER);
+        uint64_t image = watchdogd_load_(hot + lane * stride + WATCHDOGD_LANE_STAGE);
+        if (owner != pid << 32)
+            continue;
+        if (!image || image == process->image) /* unknown, or another object of this image was here before */
+            return;
+        is_old = 1;
+    }
+    for (unsigned lane = 0; is_old && process->image && lane < WATCHDOGD_LANES; lane++, hot += stride)
+        if (watchdogd_load_(hot + WATCHDOGD_LANE_OWNER) >> 32 == pid)
+            for (unsigned word = 0; word <= WATCHDOGD_LANE_OWNER; word++) /* the owner last */
+                watchdogd_store_(hot + word, 0);
+}
+
 /* Only the first attach of a process (or of its ancestors by fork) maps; NULL = private memory. Returns 1 if supervised. */
 static inline int watchdogd_attach_path(const char *path)
 {
@@ -587,11 +635,14 @@ static inline int watchdogd_attach_path(const char *path)
         }
         struct stat space;
         process->namespace_inode = stat("/proc/self/ns/pid", &space) == 0 ? (uint64_t)space.st_ino : 0;
+        process->image = watchdogd_image_();
         __atomic_store_n(&process->words, words, __ATOMIC_RELEASE);
     }
     if (!process->attached && process->words) {
         uint64_t *words = process->words, *state = words + WATCHDOGD_HEADER_STATE, before = watchdogd_load_(state);
         process->attached = 1;
+        if (watchdogd_load_(words + WATCHDOGD_HEADER_PID_NAMESPACE) == process->namespace_inode)
+            watchdogd_free_lanes_of_old_image_(process);
         watchdogd_store_(words + WATCHDOGD_HEADER_PID_NAMESPACE, process->namespace_inode);
         watchdogd_store_(words + WATCHDOGD_HEADER_ATTACHED_PID, (uint64_t)getpid());
         if ((before & WATCHDOGD_CODE_MASK) != WATCHDOGD_STATE_READY) /* a swap: READY is never taken back */

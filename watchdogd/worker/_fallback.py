@@ -80,7 +80,7 @@ class _ThreadLane(_Lane):
 class _Process:
     """What the threads of this process share."""
 
-    __slots__ = ("attached", "heartbeat", "in_flight", "lane", "lock", "stage_codes", "tokens")
+    __slots__ = ("attached", "has_done_a_step", "heartbeat", "in_flight", "lane", "lock", "stage_codes", "tokens")
 
     heartbeat: Heartbeat  # from attach() on
 
@@ -94,7 +94,8 @@ class _Process:
         self.lock = threading.RLock()  # reentrant: a signal handler may run where it is held
         self.attached = False
         self.lane: _Lane | None = None
-        self.in_flight: dict[int, int] = {}  # token -> begin time, oldest first
+        self.in_flight: dict[int, tuple[int, int]] = {}  # token -> begin time and word, oldest first
+        self.has_done_a_step = False
 
     def steps(self) -> _Lane:
         if self.lane is None:
@@ -231,9 +232,10 @@ def begin_step() -> int:
         if len(process.in_flight) < _STEPS:
             token = next(process.tokens)
             now_ns = monotonic_ns()
+            word = now_ns & _TIME | (abi.STEP_LATER if process.has_done_a_step else abi.STEP_FIRST)
             if not process.in_flight:
-                hot[_STEP] = now_ns & _TIME
-            process.in_flight[token] = now_ns
+                hot[_STEP] = word
+            process.in_flight[token] = now_ns, word
         hot[_BEGUN] += 1
         return token
 
@@ -241,13 +243,14 @@ def begin_step() -> int:
 def end_step(token: int) -> None:
     process = _process
     with process.lock:
-        begun_ns = process.in_flight.pop(token, None)
-        if begun_ns is None and token != 0:
+        ended = process.in_flight.pop(token, None)
+        if ended is None and token != 0:
             return
         lane = process.steps()
-        if begun_ns is not None:
-            lane.hot[_STEP] = next(iter(process.in_flight.values()), 0) & _TIME
-            duration_ns = monotonic_ns() - begun_ns
+        process.has_done_a_step = True
+        if ended is not None:
+            lane.hot[_STEP] = next(iter(process.in_flight.values()), (0, 0))[1]
+            duration_ns = monotonic_ns() - ended[0]
             lane.cold[0] += duration_ns
             lane.cold[1 + abi.bucket_of(duration_ns)] += 1
         lane.hot[_DONE] += 1

@@ -81,10 +81,20 @@ def _is_gone(owner: int) -> bool:
     return False
 
 
+def _image() -> int:
+    """What tells the image of this process from those before and after an exec; 0 if it cannot be known."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            raw = file.read()
+    except OSError:  # no /proc
+        return 0
+    return int(raw[raw.rindex(b")") + 2 :].split()[25])
+
+
 class Heartbeat:
     """The words of a heartbeat file, or of private memory (``path`` None, or not a usable heartbeat)."""
 
-    __slots__ = ("_descriptor", "_namespace", "supervised", "words")
+    __slots__ = ("_descriptor", "_image", "_namespace", "supervised", "words")
 
     def __init__(self, path: str | None) -> None:
         mapped = None if path is None else _map(path)
@@ -98,10 +108,13 @@ class Heartbeat:
             self._namespace = os.stat("/proc/self/ns/pid").st_ino
         except OSError:  # no /proc
             self._namespace = 0
+        self._image = _image()
 
     def attach(self) -> None:
         """This process uses it: says so in the header."""
         words = self.words
+        if words[abi.H["pid_namespace"]] == self._namespace:
+            self._free_lanes_of_old_image()
         words[abi.H["pid_namespace"]] = self._namespace
         words[abi.H["attached_pid"]] = os.getpid()
         if not self.is_ready():
@@ -124,6 +137,8 @@ class Heartbeat:
                     for word in range(abi.L["owner"]):  # first, lest a dead owner's call be read as the new one's
                         words[hot + word] = 0
                     words[hot + abi.L["owner"]] = os.getpid() << 32 | tid
+                    if tid == 0:
+                        words[hot + abi.L["stage"]] = self._image
                     words[abi.H["lanes_used_locked"]] = max(words[abi.H["lanes_used_locked"]], lane + 1)
                     return lane
             finally:
@@ -145,6 +160,18 @@ class Heartbeat:
             finally:
                 self._unlock()
         return code
+
+    def _free_lanes_of_old_image(self) -> None:
+        """After an exec: the words of the image before this one are nobody's, and its lanes are free."""
+        words, pid = self.words, os.getpid()
+        lanes = [hot_word(lane) for lane in range(abi.LANES)]
+        ours = [hot for hot in lanes if words[hot + abi.L["owner"]] >> 32 == pid]
+        images = {words[hot + abi.L["stage"]] for hot in ours if words[hot + abi.L["owner"]] == pid << 32}
+        if not images or images & {0, self._image} or not self._image:
+            return  # unknown, or another object of this image was here before
+        for hot in ours:
+            for word in range(abi.L["owner"] + 1):  # the owner last
+                words[hot + word] = 0
 
     def _free_lane(self) -> int | None:
         owners = [(lane, self.words[hot_word(lane) + abi.L["owner"]]) for lane in _LOCKED_LANES]
