@@ -19,7 +19,7 @@ packages:
 
 $(STAMP): pyproject.toml $(SOURCES) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable \
 	  ".[dev$$(pkg-config --exists libsystemd 2>/dev/null && echo ,systemd)]"
 	@touch $@
 

@@ -10,9 +10,10 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from watchdogd import abi, events, launching, liveness, policy
+from watchdogd import events, launching, liveness, orders
 from watchdogd.board import Board
 from watchdogd.events import EventKind
 from watchdogd.fleet import Fleet
@@ -20,7 +21,7 @@ from watchdogd.heartbeat import create
 from watchdogd.journal import Journal
 from watchdogd.loop import Loop
 from watchdogd.model import SECOND, Exit, Finding, Verdict
-from watchdogd.policy import Trigger
+from watchdogd.orders import Trigger
 from watchdogd.process import launch
 from watchdogd.runtime import Runtime
 from watchdogd.watched import Watched
@@ -40,18 +41,18 @@ class Happening:
 class PhaseChanged:
     """For the record."""
 
-    before: policy.WorkerState
-    after: policy.WorkerState
+    before: orders.WorkerState
+    after: orders.WorkerState
     trigger: Trigger
 
 
-Order = policy.Action | PhaseChanged
+Order = orders.Action | PhaseChanged
 
 
 class Actor:
     def __init__(
         self, runtime: Runtime, board: Board, loop: Loop, journal: Journal, fleet: Fleet, boot_id: int,
-        happenings: deque[Happening],
+        happenings: deque[Happening], identities: Mapping[str, launching.Identity | None],
     ) -> None:  # fmt: skip
         self._runtime = runtime
         self._board = board
@@ -60,47 +61,40 @@ class Actor:
         self._fleet = fleet
         self._boot_id = boot_id
         self._happenings = happenings
+        self._identities = identities
 
     def perform(self, watched: Watched, order: Order, published_ns: int | None, now_ns: int) -> None:
-        if isinstance(order, policy.OpenIncident):
+        if isinstance(order, orders.OpenIncident):
             self._record_verdict(watched, order, published_ns)
         elif isinstance(order, PhaseChanged):
             self._record_phase(watched, order, now_ns)
-        elif isinstance(order, policy.Signal):
+        elif isinstance(order, orders.Signal):
             self._signal(watched, order)
-        elif isinstance(order, policy.Spawn):
+        elif isinstance(order, orders.Spawn):
             self._spawn(watched, order.incarnation, now_ns)
-        elif isinstance(order, policy.Clear):
+        elif isinstance(order, orders.Clear):
             self.begin_sweep(watched, now_ns)
-        elif isinstance(order, policy.CloseIncident):
-            watched.close_incident(order.incident, order.outcome)
+        elif isinstance(order, orders.CloseIncident):
+            watched.closed(order)
 
     # --- records ---
 
-    def count_incident(self, watched: Watched, action: policy.OpenIncident) -> None:
+    def count_incident(self, watched: Watched, action: orders.OpenIncident) -> None:
         """Before the snapshot is published that shows it."""
         finding = action.finding
-        if finding.verdict in policy.HANGS:
-            watched.hangs[finding.operation or finding.verdict.value] += 1
-        watched.would_have_killed += action.would_kill
-        if not action.would_kill:
-            watched.stuck_since_ns = finding.entered_ns or finding.detected_ns
+        watched.opened(action, events.rfc3339(time.time_ns()))
         if finding.deadline_ns is not None:
             self._board.count("detection_lateness", finding.detected_ns - finding.deadline_ns)
-        watched.last_incident = {
-            "id": action.incident,
-            "verdict": finding.verdict.value,
-            "operation": finding.operation,
-            "time": events.rfc3339(time.time_ns()),
-        }
-        watched.changed()
 
-    def _record_verdict(self, watched: Watched, action: policy.OpenIncident, published_ns: int | None) -> None:
-        finding = action.finding
+    def _record_verdict(self, watched: Watched, action: orders.OpenIncident, published_ns: int | None) -> None:
+        finding, armed_ns = action.finding, watched.state.armed_ns
+        # Told where it matters: its deadline counts from then, since a ready or a resume came after the entry.
+        armed_later = armed_ns is not None and finding.entered_ns is not None and armed_ns > finding.entered_ns
         self._journal.emit(
             EventKind.VERDICT, finding.detected_ns, worker=watched.settings.name,
             incarnation=watched.state.incarnation, incident=action.incident, verdict=finding.verdict.value,
             operation=finding.operation, stage=finding.stage, entered_ns=finding.entered_ns,
+            armed_ns=armed_ns if armed_later and finding.deadline_ns is not None else None,
             deadline_ns=finding.deadline_ns, detected_ns=finding.detected_ns, published_ns=published_ns,
             pid=finding.pid, tid=finding.tid, detail=finding.detail, would_have_killed=action.would_kill,
             held=watched.held, suspects=self._fleet.suspects(watched, finding.detected_ns),
@@ -112,21 +106,20 @@ class Actor:
             verdict=verdict.value, detected_ns=now_ns, detail=detail,
         )  # fmt: skip
 
-    def record_near_miss(self, watched: Watched, pending: liveness.Pending, stood: bool, now_ns: int) -> None:
-        """A call or step that was past its soft level is over. ``stood``: there was a verdict on it."""
-        watched.near_misses += 1
+    def record_near_miss(self, watched: Watched, pending: liveness.Pending, incident: str | None, now_ns: int) -> None:
+        """A call or step that was past its soft level is over. ``incident``: of the verdict on it, if there was one."""
+        watched.tally.near_miss()
         watched.changed()
+        late = "returned after its verdict, before its kill"
         self._journal.emit_limited(
             EventKind.NEAR_MISS, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
-            incident=watched.state.incident if stood else None, operation=pending.operation or pending.verdict.value,
-            entered_ns=pending.entered_ns, deadline_ns=pending.deadline_ns,
-            reason="returned after its verdict, before its kill" if stood else "returned after its soft level",
+            incident=incident, operation=pending.operation or pending.verdict.value, entered_ns=pending.entered_ns,
+            deadline_ns=pending.deadline_ns, reason="returned after its soft level" if incident is None else late,
         )  # fmt: skip
 
     def record_ready(self, watched: Watched, incident: str | None, now_ns: int) -> None:
-        word = watched.pulse.header("state") if watched.pulse is not None else 0
-        ready_ns = word & ~abi.CODE_MASK
-        recovery_ns = watched.recovered(ready_ns)
+        ready_ns = watched.state.ready_ns
+        recovery_ns = None if ready_ns is None else watched.tally.recovered(ready_ns)
         self._journal.emit(
             EventKind.READY, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
             incident=incident, pid=watched.process.pid if watched.process else None, ready_ns=ready_ns,
@@ -142,8 +135,8 @@ class Actor:
 
     # --- deeds ---
 
-    def _signal(self, watched: Watched, action: policy.Signal) -> None:
-        number = signal.SIGKILL if action.kind == policy.KILL else signal.SIGTERM
+    def _signal(self, watched: Watched, action: orders.Signal) -> None:
+        number = signal.SIGKILL if action.kind == orders.KILL else signal.SIGTERM
         if action.confirm is not None and not watched.still(action.confirm):
             self._fleet.spared()
             self._happenings.append(Happening(watched, Trigger.RETURNED))
@@ -159,22 +152,21 @@ class Actor:
     def _spawn(self, watched: Watched, incarnation: int, now_ns: int) -> None:
         settings = watched.settings
         if incarnation > 1:
-            reason = watched.state.reason
-            watched.restarts[reason] = watched.restarts.get(reason, 0) + 1
+            watched.tally.restart(watched.state.reason)
         output = None
         try:
             # The last one's heartbeat stays for those who read its final counts; the one before that goes.
             self._runtime.remove_heartbeat(settings.name, incarnation - 2)
-            ids = launching.identity(settings)
+            ids = self._identities[settings.name]
             # The file is the intent: if we die between here and the fork, there is a name left and no worker.
             watched.reader = create(
                 self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
                 spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()),
             )  # fmt: skip
             output = launching.open_output(settings, self._runtime.logs)
-            watched.process = launch(launching.request(settings, watched.reader.path, output, os.environ))
+            watched.process = launch(launching.request(settings, watched.reader.path, output, os.environ, ids))
             watched.reader.write_spawned_pid(watched.process.pid)
-        except (OSError, KeyError, ImportError) as error:
+        except (OSError, ImportError) as error:
             watched.exit = Exit(code=127)
             watched.note = f"cannot start: {error}"
             finding = Finding(Verdict.CRASHED, detected_ns=now_ns, detail=watched.note)
@@ -184,7 +176,7 @@ class Actor:
             if output is not None:
                 os.close(output)
         self._loop.listen(watched.process.pidfd, lambda now: self._on_exit(watched, now))
-        watched.look = liveness.Look(now_ns)
+        watched.examination.look = liveness.Look(now_ns)
 
     def _on_exit(self, watched: Watched, now_ns: int) -> None:
         if watched.process is None or watched.exit is not None:
@@ -204,19 +196,19 @@ class Actor:
 
     def begin_sweep(self, watched: Watched, now_ns: int) -> None:
         watched.begin_sweep(now_ns)
-        if watched.sweeper is None:
+        if watched.clearing.sweeper is None:
             if watched.process is None:  # there was never anything to clear
                 self._cleared(watched, 0, now_ns)
-        elif not self._loop.listens_to(watched.sweeper.descriptor):
-            self._loop.listen(watched.sweeper.descriptor, lambda now: self.check_sweep(watched, now))
+        elif not self._loop.listens_to(watched.clearing.sweeper.descriptor):
+            self._loop.listen(watched.clearing.sweeper.descriptor, lambda now: self.check_sweep(watched, now))
 
     def check_sweep(self, watched: Watched, now_ns: int) -> None:
         """Take a sweep's result, or give the sweep up after its deadline."""
-        if watched.sweeper is None:
+        if watched.clearing.sweeper is None:
             return
-        descriptor = watched.sweeper.descriptor
+        descriptor = watched.clearing.sweeper.descriptor
         swept = watched.end_sweep(now_ns)
-        if watched.sweeper is None:
+        if watched.clearing.sweeper is None:
             self._loop.forget(descriptor)
         # With the worker itself still there, only its descendants are gone; its exit starts the next sweep.
         if swept is not None and not swept.left and watched.exit is not None:

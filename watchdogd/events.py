@@ -4,17 +4,20 @@ One JSON object a line. Every event has ``schema``, ``boot_id``, ``seq``, ``time
 ``monotonic_ns``, ``kind``, ``worker``, ``incarnation`` and ``incident`` (the last three may be null), then the fields
 of its kind:
 
-=========  ===========================================================================================================
-phase      ``previous``, ``phase``, ``reason``
-verdict    ``verdict``, ``operation``, ``entered_ns``, ``deadline_ns``, ``detected_ns``, ``published_ns`` (the rest of
-           the vehicle could know from then on), ``detail``
-signal     ``signal``, ``pid``, ``reason``
-gone       ``pid``, ``exit``
-ready      ``pid``
-near_miss  ``operation``, ``reason``
-source     ``source``, ``up``, ``reason``
-operator   ``command``, ``uid``, ``pid``
-=========  ===========================================================================================================
+==========  ===========================================================================================================
+phase       ``previous``, ``phase``, ``reason``
+verdict     ``verdict``, ``operation``, ``entered_ns``, ``armed_ns`` (the deadline counts from then, if that was later:
+            a resume), ``deadline_ns``, ``detected_ns``, ``published_ns`` (the rest of the vehicle could know from then
+            on), ``detail``
+signal      ``signal``, ``pid``, ``reason``
+gone        ``pid``, ``exit``
+ready       ``pid``
+near_miss   ``operation``, ``reason``
+source      ``source``, ``up``, ``reason``
+operator    ``command``, ``uid``, ``pid``
+supervisor  ``change`` (``started``, ``stopping``, ``ended``), ``pid``; ``version``, ``config``, ``metrics``,
+            ``scheduling`` at its start, ``reason`` at its end
+==========  ===========================================================================================================
 
 ``seq`` grows over restarts of the supervisor; two events are ordered by it. A monotonic time means something only
 together with ``boot_id``. ``events.jsonl.1`` is the newest of the rotated files.
@@ -51,6 +54,7 @@ class EventKind(str, Enum):
     NEAR_MISS = "near_miss"
     SOURCE = "source"
     OPERATOR = "operator"
+    SUPERVISOR = "supervisor"  # its own start and end
 
 
 def boot_id_text(boot_id: int) -> str:
@@ -157,14 +161,17 @@ def follow(
 
 
 def last_seq(state_dir: str) -> int:
-    """The highest ``seq`` near the end of the record; 0 where there is none. Reads a bounded tail of each file."""
-    for file in _open_newest_first(os.path.join(state_dir, FILE_NAME)):
+    """The highest ``seq`` near the end of the record; 0 where there is none."""
+    seqs = ([event["seq"] for event in tail] for tail in tails(os.path.join(state_dir, FILE_NAME)))
+    return next((max(found) for found in seqs if found), 0)
+
+
+def tails(path: str) -> Iterator[list[dict[str, Any]]]:
+    """The last events of each file, oldest first; the newest file first. Reads a bounded part. Raises OSError."""
+    for file in _open_newest_first(path):
         with file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            seqs: list[int] = [event["seq"] for line in file for event in _events(line, _ignore)]
-        if seqs:
-            return max(seqs)
-    return 0
+            yield [event for line in file for event in _events(line, _ignore)]
 
 
 def _events(line: bytes, on_bad: Callable[[bytes], None]) -> Iterator[dict[str, Any]]:
@@ -234,6 +241,8 @@ def _says_nothing(value: object) -> bool:
 def _text(value: object) -> str:
     if isinstance(value, list) and all(isinstance(item, dict) and "worker" in item for item in value):
         return ",".join(_text(item["worker"]) for item in value)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
     return str(value) if isinstance(value, (str, int, float)) else "..."  # a nested value may be too deep to print
 
 
@@ -243,10 +252,14 @@ def _phrase(kind: str, rest: dict[str, Any]) -> Iterator[str]:
         yield f"{_text(rest.pop('previous', '?'))} -> {_text(rest.pop('phase'))}"
     if kind == EventKind.VERDICT:
         yield " ".join(_text(rest.pop(key)) for key in ("verdict", "operation") if key in rest)
+        entered_ns, armed_ns = rest.pop("entered_ns", None), rest.pop("armed_ns", None)
+        rest["entered_ns"] = armed_ns or entered_ns
         keys = ("entered_ns", "deadline_ns", "detected_ns", "published_ns")
         pairs = pairwise(_instant(rest.pop(key, None)) for key in keys)
         spans = zip(("deadline", "detected +", "published +"), pairs, strict=True)
         yield ", ".join(f"{what} {(end - start) / 1e6:.3f} ms" for what, (start, end) in spans if start and end)
+    if kind == EventKind.SUPERVISOR and "change" in rest:
+        yield _text(rest.pop("change"))
     if "reason" in rest:
         yield f"({_text(rest.pop('reason'))})"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from watchdogd import budget, suspicion
 from watchdogd.model import MILLISECOND, Finding, Phase, SupervisorSettings, Verdict
-from watchdogd.policy import HANGS
+from watchdogd.orders import HANGS
 from watchdogd.watched import Watched
 
 CULPRIT_MARGIN_NS = 100 * MILLISECOND  # a suspect's own verdict may come this much after its deadline
@@ -59,7 +59,8 @@ class Fleet:
 
     def _likelier_culprit(self, victim: Watched, finding: Finding, now_ns: int) -> str | None:
         entered = finding.entered_ns or 0
-        allowance = (finding.deadline_ns or entered) - entered
+        counted_from = max(entered, victim.state.armed_ns or 0)  # a pause in between is no part of its time
+        allowance = max(0, (finding.deadline_ns or 0) - counted_from)
         for other in self._coupled(victim):
             name = other.settings.name
             ended_for_a_hang = other.state.reason != "operator" and other.state.incident is not None

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from watchdogd import launching
 from watchdogd.children import Child, start_due
 from watchdogd.events import EventKind
 from watchdogd.journal import Journal
@@ -144,9 +145,15 @@ def _source(settings: SourceSettings) -> Source:
 
 
 def _recorder(settings: Settings, runtime: Runtime) -> Child:
+    logs = {
+        launching.log_path(worker, runtime.logs): worker.output_max_bytes
+        for worker in settings.workers
+        if worker.output == "file"
+    }
     command = (
         sys.executable, "-m", "watchdogd.recorder", "--file", runtime.events, "--keep", "4",
         "--max-bytes", str(settings.supervisor.events_max_bytes), "--echo", settings.supervisor.log_format,
+        "--bounds", json.dumps(logs),
     )  # fmt: skip
     # Not killed with us: it ends by the end of its input, so that it writes what a dying supervisor said last.
     return Child("recorder", command, os.environ, stdin=True, stdout=True, die_with_parent=False)

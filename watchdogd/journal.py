@@ -16,9 +16,7 @@ from watchdogd.events import EventKind, encode
 from watchdogd.model import SECOND
 
 MOST_QUEUED = 10_000
-BURST = (
-    20  # near misses and the like of one worker, per second; the rest are counted in the next one that is let through
-)
+BURST = 20  # near misses and the like of one worker, per second; the next one let through counts the rest
 
 
 class Journal:

@@ -8,17 +8,37 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from watchdogd import abi
 from watchdogd.model import WorkerSettings
 from watchdogd.process import Launch
+from watchdogd.runtime import CannotStart
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
-def identity(settings: WorkerSettings) -> tuple[int, int, tuple[int, ...]] | None:
-    """uid, gid and supplementary groups to run under; None = the supervisor's own. Raises KeyError (unknown name)."""
+Identity = tuple[int, int, tuple[int, ...]]  # uid, gid and supplementary groups to run under
+
+
+def identities(workers: Iterable[WorkerSettings]) -> dict[str, Identity | None]:
+    """By worker; None = the supervisor's own. Raises CannotStart (an unknown name).
+
+    For the start alone: behind a name there may be a directory service, and a network that does not answer.
+    """
+    found: dict[str, Identity | None] = {}
+    for settings in workers:
+        try:
+            found[settings.name] = _identity(settings)
+        except KeyError as error:
+            raise CannotStart(
+                f"worker {settings.name} has nobody to run as: {error.args[0]}; "
+                f"create that account, or name another in [workers.{settings.name}]"
+            ) from None
+    return found
+
+
+def _identity(settings: WorkerSettings) -> Identity | None:
     if settings.user is None and settings.group is None:
         return None
     if settings.user is None:
@@ -61,21 +81,9 @@ def open_output(settings: WorkerSettings, logs: str) -> int | None:
     return None
 
 
-def bound_output(settings: WorkerSettings, logs: str) -> bool:
-    """Empty a log that has outgrown its bound (its writer appends, so it goes on at the start). Whether it was."""
-    if settings.output != "file":
-        return False
-    path = log_path(settings, logs)
-    try:
-        if os.stat(path).st_size <= settings.output_max_bytes:
-            return False
-        os.truncate(path, 0)
-    except OSError:  # not there; or not to be truncated (append-only, a read-only disk): it grows, the tick goes on
-        return False
-    return True
-
-
-def request(settings: WorkerSettings, heartbeat: str, output: int | None, base: Mapping[str, str]) -> Launch:
+def request(
+    settings: WorkerSettings, heartbeat: str, output: int | None, base: Mapping[str, str], ids: Identity | None
+) -> Launch:
     scheduling = None
     if settings.scheduling is not None:
         name, _, priority = settings.scheduling.partition(":")
@@ -86,7 +94,7 @@ def request(settings: WorkerSettings, heartbeat: str, output: int | None, base: 
         stdout=output if output is not None else 1,
         stderr=output,
         directory=settings.working_directory,
-        ids=identity(settings),
+        ids=ids,
         affinity=settings.cpu_affinity,
         nice=settings.nice,
         scheduling=scheduling,

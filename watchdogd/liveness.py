@@ -55,6 +55,7 @@ class Pending:
     verdict: Verdict
     operation: str | None
     entered_ns: int
+    since_ns: int  # from when its deadline counts: entered, or armed if that was later
     deadline_ns: int
     word: int
     offset: int
@@ -86,7 +87,7 @@ def look_starting(pulse: Pulse, rules: Rules, spawned_ns: int, now_ns: int) -> L
     if now_ns < deadline:
         return Look(min(soonest, deadline))
     offset = abi.H["state"] * abi.WORD
-    item = Pending(Verdict.STARTUP, None, spawned_ns, deadline, pulse.header("state"), offset, None)
+    item = Pending(Verdict.STARTUP, None, spawned_ns, spawned_ns, deadline, pulse.header("state"), offset, None)
     return Look(soonest, (item,))
 
 
@@ -122,7 +123,7 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
             if now_ns < notice_ns:
                 next_check = min(next_check, notice_ns)
                 continue
-            item = _pending(word, code, since + hard, outer, inner, steps)
+            item = _pending(word, code, since, since + hard, outer, inner, steps)
             if now_ns < item.deadline_ns:
                 next_check = min(next_check, item.deadline_ns)
                 slow.append(item)
@@ -135,16 +136,18 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
     return Look(next_check, tuple(overdue), tuple(slow), error)
 
 
-def _pending(word: int, code: int, deadline_ns: int, outer: list[int], inner: list[int], steps: list[int]) -> Pending:
+def _pending(
+    word: int, code: int, since_ns: int, deadline_ns: int, outer: list[int], inner: list[int], steps: list[int]
+) -> Pending:
     entered = word & ~abi.CODE_MASK
     if code >= _STEP:
         lane = steps.index(word)
         verdict = Verdict.STEP if code == _STEP else Verdict.FIRST_STEP
-        return Pending(verdict, None, entered, deadline_ns, word, word_offset(lane, "step"), lane)
+        return Pending(verdict, None, entered, since_ns, deadline_ns, word, word_offset(lane, "step"), lane)
     column, name = (outer, "outer") if word in outer else (inner, "inner")
     lane = column.index(word)
     offset = word_offset(lane, name)
-    return Pending(Verdict.CALL, abi.OPERATIONS[code], entered, deadline_ns, word, offset, lane)
+    return Pending(Verdict.CALL, abi.OPERATIONS[code], entered, since_ns, deadline_ns, word, offset, lane)
 
 
 def image_is_gone(pulse: Pulse, pid: int, image: int) -> bool:
@@ -197,7 +200,7 @@ def judge(
     ends ``MOST_DEADLINES`` deadlines after the call's own: a busy thread beside the hung one must not hide it for ever.
     """
     pending = patience.pending
-    allowance = pending.deadline_ns - pending.entered_ns
+    allowance = pending.deadline_ns - pending.since_ns
     if patience.until_ns is not None and now_ns < patience.until_ns:
         return Wait(patience.until_ns, "a wait was granted")
     if late_ns > late_margin_ns and not patience.rearmed:
@@ -231,8 +234,8 @@ def _starved(patience: Patience, threads: Threads, now_ns: int) -> Wait | None:
         return Wait(now_ns + RECHECK_NS, "runnable but not run")
     base_ns, base = known[-1]
     waited = max((s.waited_ns - base[tid].waited_ns for tid, s in threads.items() if tid in base), default=0)
-    credit = int(waited * max(1.0, (now_ns - pending.entered_ns) / (now_ns - base_ns)))
-    if credit < (pending.deadline_ns - pending.entered_ns) // NOTEWORTHY_SHARE:
+    credit = int(waited * max(1.0, (now_ns - pending.since_ns) / (now_ns - base_ns)))
+    if credit < (pending.deadline_ns - pending.since_ns) // NOTEWORTHY_SHARE:
         return None  # what any thread that wakes often waits on a healthy machine
     if now_ns < pending.deadline_ns + credit:
         return Wait(min(pending.deadline_ns + credit, now_ns + MOST_CREDIT_AT_ONCE_NS), "starved of CPU")

@@ -8,119 +8,47 @@ the signal.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 
 from watchdogd import budget
-from watchdogd.model import Finding, IncidentId, Phase, Verdict, WorkerSettings
-
-TERM, KILL = "TERM", "KILL"
-
-# Reported, never acted on: evidence that is missing or spoilt condemns nobody.
-REPORT_ONLY = frozenset((Verdict.UNREADABLE, Verdict.UNINSTRUMENTED))
-HANGS = frozenset((Verdict.STARTUP, Verdict.FIRST_STEP, Verdict.STEP, Verdict.CALL))
-
-
-class Trigger(str, Enum):
-    """One thing that happened to a worker."""
-
-    START = "start"  # by the operator, or at the supervisor's own start
-    STOP = "stop"
-    RESTART = "restart"
-    PAUSE = "pause"
-    RESUME = "resume"
-    RESET = "reset"
-    READY = "ready"
-    VERDICT = "verdict"  # a finding; held or not
-    RELEASED = "released"  # nothing holds the kill of the standing finding any longer
-    RETURNED = "returned"  # the standing finding's word moved: not hung after all
-    EXITED = "exited"  # the process that was spawned is gone
-    CLEARED = "cleared"  # it is reaped, and no descendant is left
-    TIMEOUT = "timeout"  # the phase's own deadline passed
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    incarnation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """End the worker: TERM asks, KILL does. ``confirm`` is read again first; if it moved, there is no signal."""
-
-    kind: str
-    confirm: Finding | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Clear:
-    """See to it that no descendant of the worker is left."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenIncident:
-    incident: IncidentId
-    finding: Finding
-    would_kill: bool = False  # observe only: what would have been done is recorded, nothing is
-
-
-@dataclass(frozen=True, slots=True)
-class CloseIncident:
-    incident: IncidentId
-    outcome: str  # "recovered" "returned" "paused" "stopped" "quarantined" "hung again" "ended again"
-
-
-Action = Spawn | Signal | Clear | OpenIncident | CloseIncident
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerState:
-    """All that is remembered of one worker."""
-
-    name: str
-    phase: Phase = Phase.STOPPED
-    since_ns: int = 0
-    deadline_ns: int | None = None  # of the phase
-    incarnation: int = 0
-    wanted: bool = False
-    spawned_ns: int | None = None
-    ready_ns: int | None = None
-    armed_ns: int | None = None  # nothing in flight counts as older than this
-    finding: Finding | None = None  # the standing verdict
-    incident: IncidentId | None = None
-    reason: str = "operator"  # why the next start happens: a verdict's name, or "operator"
-    restarts: tuple[int, ...] = ()  # instants of budgeted restarts within the window
-
-
-@dataclass(frozen=True, slots=True)
-class Occasion:
-    """What the handlers may look at besides the state."""
-
-    now_ns: int
-    settings: WorkerSettings
-    kill_grace_ns: int
-    finding: Finding | None = None  # with VERDICT and EXITED
-    held: bool = False  # with VERDICT: the kill must wait
-    observe_only: bool = False
-    incident: IncidentId | None = None  # the id to use if one is opened
-
+from watchdogd.model import Phase
+from watchdogd.orders import (
+    ALIVE,
+    KILL,
+    REPORT_ONLY,
+    TERM,
+    Action,
+    Clear,
+    CloseIncident,
+    Occasion,
+    OpenIncident,
+    Signal,
+    Spawn,
+    Trigger,
+    WorkerState,
+)
 
 Step = tuple[WorkerState, tuple[Action, ...]]
 Handler = Callable[[WorkerState, Occasion], Step]
-
-ALIVE = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED, Phase.PAUSED))
 
 
 def decide(state: WorkerState, trigger: Trigger, occasion: Occasion) -> Step:
     """The worker's next state and the actions to take, in order."""
     if trigger is Trigger.TIMEOUT and (state.deadline_ns is None or occasion.now_ns < state.deadline_ns):
         return state, ()  # of a phase that was left in the same tick
-    return TABLE[state.phase, trigger](state, occasion)
+    return _handler(state, trigger)(state, occasion)
 
 
 def applies(state: WorkerState, trigger: Trigger) -> bool:
-    """Whether the trigger means anything in the worker's phase (an operator is told if not)."""
-    return TABLE[state.phase, trigger] is not _ignore
+    """Whether the trigger means anything to the worker as it is (an operator is told if not)."""
+    return _handler(state, trigger) is not _ignore
+
+
+def _handler(state: WorkerState, trigger: Trigger) -> Handler:
+    """A stop is no way out of quarantine: what would start the worker then meets the row of the quarantine."""
+    if state.quarantined and trigger in (Trigger.START, Trigger.RESTART):
+        return TABLE[Phase.QUARANTINED, trigger]
+    return TABLE[state.phase, trigger]
 
 
 def _enter(state: WorkerState, phase: Phase, now_ns: int, deadline_ns: int | None = None) -> WorkerState:
@@ -148,25 +76,30 @@ def _spawn(state: WorkerState, occasion: Occasion) -> Step:
 
 
 def _ready(state: WorkerState, occasion: Occasion) -> Step:
-    now = occasion.now_ns
     phase = Phase.OBSERVED if occasion.observe_only else Phase.RUNNING
-    actions: tuple[Action, ...] = ()
-    if state.incident is not None:
-        actions = (CloseIncident(state.incident, "recovered"),)
-    state = replace(_enter(state, phase, now), ready_ns=now, armed_ns=now, finding=None, incident=None)
-    return state, actions
+    actions = () if state.incident is None else (CloseIncident(state.incident, "recovered"),)
+    ready_ns = _ready_ns(state, occasion)
+    state = _enter(state, phase, occasion.now_ns)
+    return replace(state, ready_ns=ready_ns, armed_ns=ready_ns, finding=None, incident=None), actions
 
 
 def _ready_while_paused(state: WorkerState, occasion: Occasion) -> Step:
     actions = () if state.incident is None else (CloseIncident(state.incident, "recovered"),)
-    return replace(state, ready_ns=occasion.now_ns, incident=None), actions
+    return replace(state, ready_ns=_ready_ns(state, occasion), incident=None), actions
+
+
+def _ready_ns(state: WorkerState, occasion: Occasion) -> int:
+    """The worker's own word for it; where that cannot be, or was said before a resume, when it was noticed."""
+    earliest_ns = max(state.spawned_ns or 0, state.armed_ns or 0)
+    believable = occasion.ready_ns is not None and earliest_ns <= occasion.ready_ns <= occasion.now_ns
+    return occasion.ready_ns if believable and occasion.ready_ns is not None else occasion.now_ns
 
 
 def _verdict(state: WorkerState, occasion: Occasion) -> Step:
     finding = occasion.finding
     if finding is None or finding.verdict in REPORT_ONLY or occasion.incident is None:
         return state, ()
-    if state.finding is not None:  # one verdict at a time: the standing one is held, or only observed
+    if state.finding is not None:  # one verdict at a time: the standing one is held
         return state, ()
     # A verdict while the incident of the last one is still open (the successor hung too) closes that first.
     closing: tuple[Action, ...] = () if state.incident is None else (CloseIncident(state.incident, "hung again"),)
@@ -178,15 +111,19 @@ def _verdict(state: WorkerState, occasion: Occasion) -> Step:
     return state, (*closing, opened, *kill)
 
 
+def _verdict_observed(state: WorkerState, occasion: Occasion) -> Step:
+    """Nothing ends the one that stands, perhaps for a week: it must not hide those that come after it."""
+    if state.finding is None or state.incident is None:
+        return _verdict(state, occasion)
+    after, actions = _verdict(replace(state, finding=None, incident=None), occasion)
+    return (after, (CloseIncident(state.incident, "overtaken"), *actions)) if actions else (state, ())
+
+
 def _kill_standing(state: WorkerState, occasion: Occasion) -> Step:
     if state.finding is None or occasion.observe_only:
         return state, ()
     killing = _enter(state, Phase.KILLING, occasion.now_ns, occasion.now_ns + occasion.kill_grace_ns)
-    return replace(killing, reason=_reason(state.finding)), (Signal(KILL, confirm=state.finding),)
-
-
-def _reason(finding: Finding) -> str:
-    return finding.verdict.value
+    return replace(killing, reason=state.finding.verdict.value), (Signal(KILL, confirm=state.finding),)
 
 
 def _returned(state: WorkerState, occasion: Occasion) -> Step:
@@ -214,7 +151,7 @@ def _ended_unasked(state: WorkerState, occasion: Occasion) -> Step:
             actions.append(CloseIncident(state.incident, "ended again"))
         actions.append(OpenIncident(occasion.incident, finding))
         state = replace(state, finding=finding, incident=occasion.incident)
-    reason = _reason(state.finding) if state.finding is not None else state.reason
+    reason = state.finding.verdict.value if state.finding is not None else state.reason
     state, clear = _ended_as_asked(state, occasion)
     return replace(state, reason=reason), (*actions, *clear)
 
@@ -242,7 +179,7 @@ def _cleared(state: WorkerState, occasion: Occasion) -> Step:
     delay = budget.delay_ns(state.restarts, now, settings, state.name)
     if delay is None:
         actions = () if state.incident is None else (CloseIncident(state.incident, "quarantined"),)
-        state = replace(_enter(state, Phase.QUARANTINED, now), incident=None, finding=None)
+        state = replace(_enter(state, Phase.QUARANTINED, now), quarantined=True, incident=None, finding=None)
         return replace(state, spawned_ns=None, ready_ns=None), actions
     restarts = (*budget.recent(state.restarts, now, settings.window_ns), now + delay)
     state = replace(state, restarts=restarts)
@@ -307,11 +244,11 @@ def _resume(state: WorkerState, occasion: Occasion) -> Step:
 
 
 def _forgive(state: WorkerState, _occasion: Occasion) -> Step:
-    return replace(state, restarts=()), ()
+    return replace(state, restarts=(), quarantined=False), ()
 
 
 def _leave_quarantine(state: WorkerState, occasion: Occasion) -> Step:
-    return _spawn(replace(state, restarts=(), reason="operator"), occasion)
+    return _spawn(replace(state, restarts=(), quarantined=False, reason="operator"), occasion)
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -342,6 +279,7 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
         (P.STOPPED, T.START): _spawn,
         (P.STOPPED, T.RESTART): _spawn,
         (P.STARTING, T.READY): _ready,
+        (P.OBSERVED, T.VERDICT): _verdict_observed,
         (P.PAUSED, T.READY): _ready_while_paused,
         (P.PAUSED, T.RESUME): _resume,
         (P.TERMINATING, T.TIMEOUT): _grace_over,

@@ -1,8 +1,8 @@
 """The recorder: a child of the supervisor that appends event lines from standard input to a file.
 
-A process of its own because a write to a disk can block for seconds, and the tick must not. It prints its state on
-standard output, one JSON object a line: ``{"written": n, "dropped": n, "error": text or null}``, when the error changes
-and else at most once a second.
+A process of its own because a write to a disk can block for seconds, and the tick must not; that is why it also empties
+the workers' logs that have outgrown their bounds. It prints its state on standard output, one JSON object a line:
+``{"written": n, "dropped": n, "error": text or null}``, when the error changes and else at most once a second.
 
 Invariant: standard input is always drained, whatever the disk does, and only its end ends this process: the last events
 of a supervisor that was killed are written.
@@ -16,11 +16,12 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 LONGEST_LINE = 64 * 1024
 STATUS_INTERVAL_NS = 1_000_000_000
+BOUND_INTERVAL_NS = 500_000_000
 
 
 class RotatedFile:
@@ -67,6 +68,34 @@ class RotatedFile:
                 os.rename(older, f"{self._path}.{index}")
 
 
+class Logs:
+    """Workers' logs: bytes allowed, by path. Their writers append, so an emptied one goes on at its start."""
+
+    def __init__(self, bounds: Mapping[str, int]) -> None:
+        self._bounds = bounds
+        self._next_ns = 0
+
+    def due_ms(self, now_ns: int) -> int | None:
+        """Milliseconds until they are to be looked at; None if there are none."""
+        return _milliseconds_until(self._next_ns, now_ns) if self._bounds else None
+
+    def bound(self, now_ns: int) -> None:
+        self._next_ns = now_ns + BOUND_INTERVAL_NS
+        for path, most in self._bounds.items():
+            # Not there; or not to be truncated (append-only, a read-only disk): it grows, the record goes on.
+            with suppress(OSError):
+                if os.lstat(path).st_size > most:
+                    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+                    try:
+                        os.ftruncate(descriptor, 0)
+                    finally:
+                        os.close(descriptor)
+
+
+def _milliseconds_until(then_ns: int, now_ns: int) -> int:
+    return max(0, -(-(then_ns - now_ns) // 1_000_000))
+
+
 class Recorder:
     def __init__(self, file: RotatedFile, echo: Callable[[bytes], None]) -> None:
         self._file = file
@@ -104,7 +133,7 @@ class Recorder:
             return None
         if self._reported is None or self._error != self._reported[2]:
             return 0
-        return max(0, -(-(self._reported_ns + STATUS_INTERVAL_NS - now_ns) // 1_000_000))
+        return _milliseconds_until(self._reported_ns + STATUS_INTERVAL_NS, now_ns)
 
     def report(self, now_ns: int) -> bytes:
         self._reported = (self._written, self._dropped, self._error)
@@ -112,7 +141,7 @@ class Recorder:
         return json.dumps({"written": self._written, "dropped": self._dropped, "error": self._error}).encode() + b"\n"
 
 
-def run(recorder: Recorder) -> None:
+def run(recorder: Recorder, logs: Logs) -> None:
     """Until standard input ends."""
     inputs = select.poll()
     inputs.register(0, select.POLLIN)
@@ -122,10 +151,13 @@ def run(recorder: Recorder) -> None:
     data = b" "
     while data:
         now_ns = time.monotonic_ns()
-        due_ms = recorder.due_ms(now_ns) if heard else None
+        due_ms, logs_ms = recorder.due_ms(now_ns) if heard else None, logs.due_ms(now_ns)
         if due_ms == 0:
             heard = _print(recorder.report(now_ns), outputs)
-        elif inputs.poll(due_ms):  # None: nothing to say, so only the next event or the end can matter
+        elif logs_ms == 0:
+            logs.bound(now_ns)
+        # None: nothing to say nor to look at, so only the next event or the end can matter.
+        elif inputs.poll(min((ms for ms in (due_ms, logs_ms) if ms is not None), default=None)):
             data = os.read(0, LONGEST_LINE)
             recorder.take(data)
     if heard:
@@ -171,14 +203,14 @@ def _echo_as(form: str) -> Callable[[bytes], None]:
 def main(arguments: list[str]) -> int:
     # argparse would be a quarter of this process's memory.
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
-    if len(arguments) != 8 or options.keys() != {"--file", "--max-bytes", "--keep", "--echo"}:
-        usage = "--file FILE --max-bytes N --keep N --echo text|json|none"
+    if len(arguments) != 10 or options.keys() != {"--file", "--max-bytes", "--keep", "--echo", "--bounds"}:
+        usage = "--file FILE --max-bytes N --keep N --echo text|json|none --bounds JSON"  # of log files: {PATH: BYTES}
         print(f"usage: python -m watchdogd.recorder {usage}", file=sys.stderr)
         return 2
     for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     file = RotatedFile(options["--file"], int(options["--max-bytes"]), int(options["--keep"]))
-    run(Recorder(file, _echo_as(options["--echo"])))
+    run(Recorder(file, _echo_as(options["--echo"])), Logs(json.loads(options["--bounds"])))
     return 0
 
 

@@ -11,7 +11,7 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                     "metrics": "HOST:PORT" or null, "stopping": bool, "scheduling"},
      "workers": [{"name", "phase", "phase_since_ns", "required", "observe_only", "accelerator", "note",
                   "pid" or null, "incarnation", "heartbeat": FILE or null, "spawned_ns" or null, "ready_ns" or null,
-                  "restarts": {VERDICT or "operator": count}, "budget_left", "next_start_ns" or null,
+                  "restarts": {VERDICT or "operator": count}, "budget_left" (0 in quarantine), "next_start_ns" or null,
                   "deadlines": {"startup" "first_step" "step" "sync" ...: seconds, only those that are set},
                   "soft" or null,
                   "hangs": {OPERATION: count}, "would_have_killed", "near_misses", "soft_exceeded",
@@ -19,7 +19,7 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "held": text or null,   (a verdict stands, its kill waits; why)
                   "recovery": {"counts": [per RECOVERY_BOUNDS_NS, then the rest], "total_ns"},
                   "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339,
-                                    "outcome": "recovered" "returned" ..., once it is over} or null}],
+                                    "outcome": as in ``orders.CloseIncident``, once it is over} or null}],
      "accelerators": [{"name", "load_ratio" or null, "frozen": bool, "source", "sample_ns", "device" or null,
                        "uuid" or null, "blocked_by": worker or null}],
      "sources": [{"name", "up": bool, "sample_ns" or null, "restarts", "bad_lines", "note"}],

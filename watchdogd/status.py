@@ -1,7 +1,8 @@
 """Status: one reading of the board and of the workers' heartbeats, and its JSON.
 
 Nothing is asked of the supervisor, so that the answer also comes when it is stuck or dead. Invariant: what cannot be
-read is ``None``, never 0, and no worker's heartbeat can make the collector fail.
+read is ``None``, never 0; no worker's heartbeat can make the collector fail; and without a supervisor nothing of a
+worker grows older than the last tick.
 """
 
 from __future__ import annotations
@@ -10,26 +11,35 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-from watchdogd import abi, board, procfs
+from watchdogd import abi, board, exits, procfs
 from watchdogd.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
 from watchdogd.pulse import Pulse
+from watchdogd.span import span
 
 SCHEMA = 1
 STUCK_AFTER_NS = 2 * SECOND  # past the moment at which the supervisor itself wanted to tick next
 MAY_TAKE_WORK = {Phase.RUNNING, Phase.OBSERVED}
 AS_IT_SHOULD = {*MAY_TAKE_WORK, Phase.STARTING}
 
-EXIT_FINE = 0
-EXIT_NOT_RUNNING = 3
-EXIT_NOT_AS_IT_SHOULD = 4
-
 
 class UnknownWorker(Exception):
     """The message names the workers that there are."""
+
+
+class Trouble(Enum):
+    """What keeps a supervisor from watching."""
+
+    STUCK = "stuck"  # its process is there and does not tick
+    ENDED = "ended"
+    EARLIER_BOOT = "earlier boot"  # ended too, and its times cannot be compared with now
+
+
+HAS_ENDED = {Trouble.ENDED, Trouble.EARLIER_BOOT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,7 @@ class Call:
 
     operation: str
     age_ns: int
-    deadline_ns: int | None  # its length; None = never overdue
+    deadline_ns: int | None  # the length configured; None = never overdue
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,9 @@ class WorkerView:
 @dataclass(frozen=True, slots=True)
 class StatusView:
     now_ns: int
+    as_of_ns: int  # up to when workers age: now, or the last tick of a supervisor that has ended
     published: board.Published
+    trouble: Trouble | None
     fault: str | None  # what is wrong with the supervisor itself
     workers: tuple[WorkerView, ...]
     only: str | None  # the worker that was asked for
@@ -85,7 +97,15 @@ class StatusView:
 
     @property
     def last_tick_age_ns(self) -> int | None:
-        return age(self.now_ns, self.published.last_tick_ns or None)
+        return self.since(self.published.last_tick_ns or None)
+
+    @property
+    def ended(self) -> bool:
+        return self.trouble in HAS_ENDED
+
+    def since(self, then_ns: int | None) -> int | None:
+        """Age of a sample or a tick now; unknown for the clock of an earlier boot."""
+        return None if self.trouble is Trouble.EARLIER_BOOT else age(self.now_ns, then_ns)
 
     def lateness_ns(self, fraction: float) -> int | None:
         """Quantile of the supervisor's own lateness; never above the largest, as a bucket's upper bound may be."""
@@ -94,10 +114,10 @@ class StatusView:
 
     @property
     def exit_status(self) -> int:
-        if self.fault:
-            return EXIT_NOT_RUNNING
+        if self.trouble is not None:
+            return exits.NOT_RUNNING
         judged = [worker for worker in self.workers if self.only or worker.body["required"]]
-        return EXIT_FINE if all(worker.as_it_should for worker in judged) else EXIT_NOT_AS_IT_SHOULD
+        return exits.FINE if all(worker.as_it_should for worker in judged) else exits.NOT_AS_IT_SHOULD
 
 
 def age(now_ns: int, then_ns: int | None) -> int | None:
@@ -117,16 +137,26 @@ def collect(runtime_dir: str, now_ns: int, worker: str | None = None) -> StatusV
         if worker not in names:
             raise UnknownWorker(f"no worker is called {worker!r}; there are: {', '.join(names) or 'none'}")
         bodies = [body for body in bodies if body["name"] == worker]
-    views = tuple(_worker(body, now_ns) for body in bodies)
-    return StatusView(now_ns, published, fault(published, now_ns), views, worker)
+    trouble, why = _judge(published, now_ns)
+    as_of_ns = _last_seen_ns(published) if trouble in HAS_ENDED else now_ns
+    views = tuple(_worker(body, as_of_ns) for body in bodies)
+    return StatusView(now_ns, as_of_ns, published, trouble, why, views, worker)
 
 
 def fault(published: board.Published, now_ns: int) -> str | None:
     """Why the supervisor cannot be relied on now; None if it can."""
+    return _judge(published, now_ns)[1]
+
+
+def _last_seen_ns(published: board.Published) -> int:
+    return max(published.last_tick_ns, int(published.body.get("supervisor", {}).get("started_ns", 0)))
+
+
+def _judge(published: board.Published, now_ns: int) -> tuple[Trouble, str] | tuple[None, None]:
     if published.boot_id != procfs.boot_id():
-        return "NOT RUNNING - what follows is from before the last boot"
-    last_seen_ns = max(published.last_tick_ns, published.body.get("supervisor", {}).get("started_ns", 0))
-    when = f"last tick {(now_ns - last_seen_ns) / SECOND:.1f} s ago"
+        return Trouble.EARLIER_BOOT, "NOT RUNNING - what follows is from before the last boot"
+    last_seen_ns = _last_seen_ns(published)
+    last_tick = f"last tick {span(age(now_ns, last_seen_ns))} ago"
     stat = procfs.stat(published.pid)
     lived_ns = 0
     if stat is not None:
@@ -135,10 +165,10 @@ def fault(published: board.Published, now_ns: int) -> str | None:
     # A process younger than the last tick is somebody else with the same pid.
     if stat is None or stat.state in "ZX" or lived_ns + SECOND < now_ns - last_seen_ns:
         how = "was stopped" if published.body.get("supervisor", {}).get("stopping") else "is gone"
-        return f"NOT RUNNING - {when}, pid {published.pid} {how}"
+        return Trouble.ENDED, f"NOT RUNNING - pid {published.pid} {how}, {last_tick}"
     if now_ns > max(published.next_tick_ns, last_seen_ns) + STUCK_AFTER_NS:
-        return f"STUCK - {when}, pid {published.pid} is in state {stat.state}"
-    return None
+        return Trouble.STUCK, f"STUCK - pid {published.pid} is alive (state {stat.state}), {last_tick}"
+    return None, None
 
 
 def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
@@ -185,12 +215,17 @@ def seconds(value_ns: int | None) -> float | None:
 
 
 def to_json(view: StatusView) -> dict[str, Any]:
-    """The documented object of ``watchdogd status --json``."""
+    """The documented object of ``watchdogd status --json``.
+
+    A call's ``deadline_seconds`` is the length configured for its operation, whether it is armed or not: what is armed
+    follows from ``phase`` (all in ``running`` and ``observed``, ``startup`` alone in ``starting``, nothing elsewhere).
+    Without a supervisor, ages of calls and its uptime end with its last tick.
+    """
     return {
         "schema": SCHEMA,
         "supervisor": {
             "pid": view.published.pid,
-            "uptime_seconds": seconds(age(view.now_ns, view.supervisor.get("started_ns"))),
+            "uptime_seconds": seconds(age(view.as_of_ns, view.supervisor.get("started_ns"))),
             "last_tick_age_seconds": seconds(view.last_tick_age_ns),
             "lateness_seconds": {
                 "p50": seconds(view.lateness_ns(0.5)),
@@ -205,7 +240,7 @@ def to_json(view: StatusView) -> dict[str, Any]:
                 "load_ratio": accelerator["load_ratio"],
                 "frozen": accelerator["frozen"],
                 "source": accelerator["source"],
-                "age_seconds": seconds(age(view.now_ns, accelerator["sample_ns"])),
+                "age_seconds": seconds(view.since(accelerator["sample_ns"])),
             }
             for accelerator in view.accelerators
         ],
@@ -213,7 +248,7 @@ def to_json(view: StatusView) -> dict[str, Any]:
             {
                 "name": source["name"],
                 "up": source["up"],
-                "age_seconds": seconds(age(view.now_ns, source["sample_ns"])),
+                "age_seconds": seconds(view.since(source["sample_ns"])),
             }
             for source in view.sources
         ],

@@ -1,19 +1,26 @@
 """Status as a person reads it at 3 a.m.: what is wrong comes first and says what to do next.
 
-Invariant: pure; equal views give equal text, no line is longer than the width, and no text of a worker, a device or a
-kernel reaches the terminal with control characters in it.
+Invariant: pure; equal views give equal text. Nothing is cut: what a line has no room for goes on in the next, and a
+single word that is longer than the terminal (an id, to be copied) is left to it whole. No text of a worker, a device or
+a kernel reaches the terminal with control characters in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from watchdogd.model import SECOND, Phase
-from watchdogd.status import StatusView, WorkerView, age
+from watchdogd.span import span
+from watchdogd.status import MAY_TAKE_WORK, StatusView, Trouble, WorkerView, age
+
+if TYPE_CHECKING:
+    from watchdogd.status_detail import Detail
 
 _RED, _YELLOW, _PLAIN = "\033[1;31m", "\033[33m", ""
 _HEAD = ("WORKER", "PHASE", "PID", "INC", "UP", "RESTARTS", "CALL / DEADLINE", "SYNC p50 / p99", "STEPS")
+_FIRST_TO_YIELD = ("STEPS", "SYNC p50 / p99", "INC", "UP", "RESTARTS", "PID")  # to a line below the row
+_ALREADY_JUDGED = {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
 _NEXT = {
     Phase.STOPPED: "stopped; `watchdogd start {name}` starts it",
     Phase.PAUSED: "deadlines are suspended; `watchdogd resume {name}` ends that",
@@ -22,61 +29,99 @@ _NEXT = {
 }
 
 
-def table(view: StatusView, width: int, colour: bool) -> str:
-    """The whole status, newline at the end."""
-    lines = [*_supervisor(view), ("", _PLAIN), *_workers(view), *_loads(view)]
+def table(view: StatusView, width: int, colour: bool, detail: Detail | None = None) -> str:
+    """The whole status, newline at the end. ``detail``: of the only worker."""
+    lines = [*_supervisor(view), ("", _PLAIN), *_workers(view, width, detail), *_loads(view)]
     return "".join(_line(text, tone if colour else _PLAIN, width) for text, tone in lines)
 
 
 def _line(text: str, tone: str, width: int) -> str:
     text = "".join(c if c.isprintable() else "?" for c in text)
     if len(text) > width:
-        text = text[: width - 1] + "…"
+        text = "\n".join(_wrapped(text, width))
     return f"{tone}{text}\033[0m\n" if tone else f"{text}\n"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Broken between fields (two spaces) where there are any, else between words; what follows is indented."""
+    indent = " " * (len(text) - len(text.lstrip()))
+    joint = "  " if "  " in text.strip() else " "
+    first, *rest = filter(None, text.split(joint))
+    lines = [f"{indent}{first.strip()}"]
+    for piece in rest:
+        if len(lines[-1]) + len(joint) + len(piece) <= width:
+            lines[-1] += joint + piece
+        else:
+            lines.append(f"{indent}    {piece.strip()}")
+    return lines
 
 
 def _supervisor(view: StatusView) -> Iterator[tuple[str, str]]:
     if view.fault:
         yield f"supervisor: {view.fault}", _RED
-        yield "  what follows is old; see `systemctl status gpu-watchdogd` or run `watchdogd run`", _RED
+        yield from ((f"  {advice}", _RED) for advice in _advice(view))
     late = " ".join(f"{name} {span(view.lateness_ns(q))}" for name, q in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)))
-    yield (
-        f"supervisor  pid {view.published.pid}  up {span(age(view.now_ns, view.supervisor.get('started_ns')))}  "
-        f"last tick {span(view.last_tick_age_ns)} ago  late {late}",
-        _PLAIN,
-    )
+    up = f"{'was up' if view.ended else 'up'} {span(age(view.as_of_ns, view.supervisor.get('started_ns')))}"
+    last_tick = f"last tick {span(view.last_tick_age_ns)} ago"
+    yield f"supervisor  pid {view.published.pid}  {up}  {last_tick}  late {late}", _PLAIN
     if view.supervisor.get("observe_only"):
         yield "  observe only: verdicts are recorded, nothing is signalled", _YELLOW
-    if view.supervisor.get("stopping") and not view.fault:
+    if view.supervisor.get("stopping") and not view.ended:
         yield "  stopping", _YELLOW
     error = view.published.body.get("events", {}).get("error")
     if error:
         yield f"  events cannot be recorded ({error}), {view.published.body['events']['dropped']} lost", _RED
 
 
-def _workers(view: StatusView) -> Iterator[tuple[str, str]]:
-    rows = [_row(worker, view.now_ns) for worker in view.workers]
+def _advice(view: StatusView) -> Iterator[str]:
+    if view.trouble is Trouble.STUCK:
+        yield "no deadline is enforced until it ticks again; only calls below are up to date"
+        yield "`systemctl restart gpu-watchdogd` replaces it; see `journalctl -u gpu-watchdogd`"
+    else:
+        run = " ".join(("watchdogd run", *(f"-c {file}" for file in view.supervisor.get("config", ())[:1])))
+        yield "nobody watches; the rows are the last known ones, as they were at that tick"
+        yield f"see `systemctl status gpu-watchdogd`; `{run}` starts it by hand"
+
+
+def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tuple[str, str]]:
+    rows = [_row(worker, view.as_of_ns) for worker in view.workers]
     widths = [max(len(row[column]) for row in (_HEAD, *rows)) for column in range(len(_HEAD))]
-    yield _cells(_HEAD, widths), _PLAIN
+    columns = _that_fit(widths, width)
+    yield _cells(_HEAD, widths, columns), _PLAIN
     for worker, row in zip(view.workers, rows, strict=True):
-        notes = list(_notes(worker, view.now_ns))
+        # What could be done about a worker needs a supervisor to do it.
+        notes = [] if view.ended else list(_notes(worker, view.now_ns))
         tone = _YELLOW if notes else _PLAIN
         if not worker.as_it_should:
             tone = _RED
-        yield _cells(row, widths), tone
+        yield _cells(row, widths, columns), tone
+        below = [f"{_HEAD[i]} {row[i]}" for i in range(len(_HEAD)) if i not in columns and row[i] != "-"]
+        if below:
+            yield "  " + "  ".join(below), _PLAIN
         yield from ((f"  ! {note}", tone) for note in notes)
         incident = worker.body["last_incident"]
         if incident:
             what = " ".join(filter(None, (incident["verdict"], incident["operation"])))
             yield f"  last incident: {what} at {incident['time']} [{incident['id']}]", _PLAIN
+        if detail is not None:
+            yield from ((f"  {text}", _PLAIN) for text in _detailed(detail, incident))
 
 
-def _cells(cells: tuple[str, ...], widths: list[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+def _that_fit(widths: list[int], width: int) -> list[int]:
+    columns = list(range(len(widths)))
+    for name in _FIRST_TO_YIELD:
+        if sum(widths[column] + 2 for column in columns) - 2 <= width:
+            break
+        columns.remove(_HEAD.index(name))
+    return columns
+
+
+def _cells(cells: tuple[str, ...], widths: list[int], columns: list[int]) -> str:
+    return "  ".join(cells[column].ljust(widths[column]) for column in columns).rstrip()
 
 
 def _row(worker: WorkerView, now_ns: int) -> tuple[str, ...]:
-    body, call, sync = worker.body, worker.call, worker.sync
+    body, sync = worker.body, worker.sync
     return (
         worker.name,
         worker.phase.value,
@@ -84,10 +129,34 @@ def _row(worker: WorkerView, now_ns: int) -> tuple[str, ...]:
         str(body["incarnation"]),
         span(age(now_ns, body["spawned_ns"])) if body["pid"] else "-",
         f"{sum(body['restarts'].values())} ({body['budget_left']} left)",
-        f"{call.operation} {span(call.age_ns)} / {span(call.deadline_ns)}" if call else "-",
+        _in_flight(worker, now_ns),
         f"{span(sync.quantile_ns(0.5))} / {span(sync.quantile_ns(0.99))}" if sync.count else "-",
         _known(worker.steps),
     )
+
+
+def _in_flight(worker: WorkerView, now_ns: int) -> str:
+    """What is timed, and its deadline if that is armed."""
+    call = worker.call
+    if worker.phase is Phase.STARTING:  # whatever it calls, only its startup can be overdue
+        startup = worker.body["deadlines"].get("startup")
+        deadline_ns = None if startup is None else round(startup * SECOND)
+        return f"startup {span(age(now_ns, worker.body['phase_since_ns']))} / {span(deadline_ns)}"
+    if call is None:
+        return "-"
+    armed = worker.phase in MAY_TAKE_WORK or worker.phase in _ALREADY_JUDGED
+    return f"{call.operation} {span(call.age_ns)} / {span(call.deadline_ns if armed else None)}"
+
+
+def _detailed(detail: Detail, incident: dict[str, Any] | None) -> Iterator[str]:
+    if detail.unreadable is not None:
+        yield f"cannot read {detail.unreadable}; use sudo, or join the group that may"
+    if incident is not None:
+        if detail.ending is not None:
+            yield f"its process: {detail.ending}"
+        yield f"its story: `watchdogd events --incident {incident['id']}`"
+    if detail.output is not None:
+        yield f"its output: {detail.output}"
 
 
 def _notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
@@ -121,7 +190,7 @@ def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
         if accelerator["source"] is None:
             text += "  no load source"
         else:
-            text += f"  {span(age(view.now_ns, accelerator['sample_ns']))} old  {accelerator['source']}"
+            text += f"  {span(view.since(accelerator['sample_ns']))} old  {accelerator['source']}"
         if accelerator["device"]:
             text += f"  {accelerator['device']}"
         if accelerator["blocked_by"]:
@@ -133,24 +202,10 @@ def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
 
 
 def _silence(view: StatusView, source: dict[str, Any]) -> str:
-    since = span(age(view.now_ns, source["sample_ns"]))
+    since = span(view.since(source["sample_ns"]))
     silent = "has never told anything" if source["sample_ns"] is None else f"silent for {since}"
     return f"{silent}; {source['note']}" if source["note"] else silent
 
 
 def _known(value: int | None) -> str:
     return "-" if value is None else str(value)
-
-
-def span(value_ns: int | None) -> str:
-    """A duration for people; ``-`` if unknown."""
-    if value_ns is None:
-        return "-"
-    for unit, size_ns, below in (("us", 1_000, 1_000_000), ("ms", 1_000_000, SECOND), ("s", SECOND, 60 * SECOND)):
-        if value_ns < below:
-            return f"{value_ns / size_ns:.3g} {unit}" if value_ns else "0"
-    minutes, rest = divmod(value_ns // SECOND, 60)
-    if minutes < 60:
-        return f"{minutes} m {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} m" if hours < 48 else f"{hours // 24} d {hours % 24:02} h"

@@ -4,11 +4,9 @@ Entry order alone names the wrong worker in most phases: a healthy GPU synchroni
 the earlier entry. What is left to go by, of those that are outside their own distribution:
 
 1. a DLA before the others: in the field report that began this, the DLA froze first, and a DLA's calls may be longer
-than
-   the few ms until the freeze spreads, so that no clock can tell;
+   than the few ms until the freeze spreads, so that no clock can tell;
 2. the one whose call *should have returned* first, entered + the worker's own median: it was frozen before that
-instant.
-   That is right where calls are shorter than the spread takes, or the first mover's are the shorter ones.
+   instant. That is right where calls are shorter than the spread takes, or the first mover's are the shorter ones.
 
 Invariant: pure, and a total order (ties by name), so that two workers never wait for each other.
 """

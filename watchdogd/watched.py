@@ -1,4 +1,4 @@
-"""One worker's effects: reads its heartbeat, launches and signals its process, and remembers what was seen.
+"""One worker's effects: reads its heartbeat, holds and signals its process, and tells what is known of it.
 
 Decides nothing: what is overdue is ``liveness``'s word, what to do about it ``policy``'s. Invariant: nothing here
 waits.
@@ -6,28 +6,25 @@ waits.
 
 from __future__ import annotations
 
-import os
-from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from watchdogd import abi, liveness, procfs, snapshot
+from watchdogd import abi, budget, inflight, liveness, owners, snapshot
+from watchdogd.clearing import AGAIN_NS, RETRY_NS, Clearing
+from watchdogd.examination import Examination, fact
 from watchdogd.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
-from watchdogd.histogram import Histogram
-from watchdogd.liveness import Look, Patience, Pending, Threads, Wait
-from watchdogd.model import MILLISECOND, SECOND, Exit, Finding, Phase, Verdict, WorkerSettings
-from watchdogd.policy import WorkerState
+from watchdogd.liveness import Pending, Threads
+from watchdogd.model import MILLISECOND, Exit, Finding, Phase, Verdict, WorkerSettings
+from watchdogd.orders import ALIVE, CloseIncident, OpenIncident, WorkerState
 from watchdogd.process import Process
-from watchdogd.pulse import Pulse, word_offset
-from watchdogd.suspicion import Stuck, stuck
-from watchdogd.sweep import Sweeper, SweepFailed, Swept, members
+from watchdogd.pulse import Pulse
+from watchdogd.suspicion import Stuck
+from watchdogd.sweep import Swept
+from watchdogd.tally import Tally
 
-START_TOLERANCE_NS = 20 * MILLISECOND  # a process's start is known to a clock tick
-BASELINE_EVERY_NS = 50 * MILLISECOND  # a worker that is always slow is sampled this often at most
-NAMED_AT_MOST = 8  # pids in a note
+HELD_CHECK_NS = 5 * MILLISECOND
 LONGEST_NOTE = 500  # characters: the snapshot has room for so much of every worker
-SWEEP_AGAIN_NS = 20 * MILLISECOND
-SWEEP_ABANDON_NS = 5 * SECOND
 _UNREADABLE = frozenset(reason.value for reason in Unreadable)
 
 
@@ -38,34 +35,20 @@ class Watched:
         self.state = WorkerState(settings.name)
         self.reader: HeartbeatReader | None = None
         self.process: Process | None = None
-        self.sweeper: Sweeper | None = None
-        self.sweep_deadline_ns = 0
-        self.sweep_again_ns: int | None = None
         self.exit: Exit | None = None
         self.pulse: Pulse | None = None
-        self.look = Look(0)
-        self.patience: dict[tuple[int, int], Patience] = {}
-        self.waiting_ns: int | None = None  # look again then: a verdict waits for it
-        self._baseline_ns = 0
-        self._stalls: deque[tuple[int, int]] = deque(maxlen=64)  # (when, how long) the supervisor woke late
-        self.orphaned: set[tuple[int, int]] = set()  # (offset, word) of calls whose thread or process is gone
+        self.examination = Examination(self.rules, self._threads)
+        self.clearing = Clearing()
+        self.tally = Tally()
+        self.gone_ns: int | None = None  # when its last incarnation was gone because of a verdict
         # what is told about it
         self.heartbeat_error: str | None = None
         self.uninstrumented = False
         self.note = ""
         self.held: str | None = None
-        self.gone_ns: int | None = None  # when its last incarnation was gone because of a verdict
-        self.restarts: dict[str, int] = {}
-        self.hangs = dict.fromkeys(snapshot.HANG_KEYS, 0)
-        self.would_have_killed = 0
-        self.near_misses = 0
-        self.soft_exceeded = 0
-        self.recovery = [0] * (len(snapshot.RECOVERY_BOUNDS_NS) + 1)
-        self.recovery_total_ns = 0
-        self.stuck_since_ns: int | None = None  # entry of the call that the current recovery is from
-        self.last_incident: dict[str, Any] | None = None
         self.last_error: int | None = None
-        self.budget_left = settings.restart.budget
+        self._startup_unseen = False
+        self._budget_left = settings.restart.budget
         self._fragment: str | None = None
 
     # --- observe ---
@@ -91,43 +74,27 @@ class Watched:
 
     def examine(self, now_ns: int) -> list[Pending]:
         """What of its pulse is slow or overdue now. Returns what was slow and has returned since."""
-        state = self.state
-        self.waiting_ns = None
-        spawned_ns = state.spawned_ns or 0
-        armed_ns = state.armed_ns or spawned_ns
-        if self.pulse is None:
-            self.look = Look(now_ns + self.rules.shortest_ns)
-            return []  # what cannot be read has not returned
-        if state.phase is Phase.STARTING:
-            self.look = liveness.look_starting(self.pulse, self.rules, armed_ns, now_ns)
-        else:
-            self.look = liveness.look(self.pulse, self.rules, spawned_ns, armed_ns, now_ns)
-            if self.look.error != self.heartbeat_error:
-                self.heartbeat_error = self.look.error
+        soft_exceeded = self.examination.soft_exceeded
+        returned = self.examination.examine(self.pulse, self.state, now_ns)
+        if self.examination.soft_exceeded != soft_exceeded:
+            self.changed()
+        if self.pulse is not None and self.state.phase is not Phase.STARTING:
+            error = self.examination.look.error
+            if error != self.heartbeat_error:
+                self.heartbeat_error = error
                 self.changed()
-        if not (self.look.overdue or self.look.slow or self.patience):
-            return []
-        if self.orphaned:
-            self._leave_out_orphaned()
-        seen = (*self.look.overdue, *self.look.slow)
-        keys = {pending.key for pending in seen}
-        returned = [kept.pending for key, kept in self.patience.items() if key not in keys]
-        for pending in returned:
-            del self.patience[pending.key]
-        for pending in seen:
-            kept = self.patience.get(pending.key)
-            if kept is None or kept.pending.deadline_ns != pending.deadline_ns:  # new, or armed again by a resume
-                self.patience[pending.key] = Patience(pending, now_ns, self._baseline(pending, now_ns))
-                if pending.verdict is not Verdict.STARTUP:
-                    self.soft_exceeded += 1
-                    self.changed()
-        return [pending for pending in returned if pending.verdict is not Verdict.STARTUP]
+        self._notice_unseen_startup(now_ns)
+        return returned
 
-    def _leave_out_orphaned(self) -> None:
-        """Words whose thread or process was found gone are nobody's, even if its pid is somebody's again."""
-        self.orphaned &= {pending.key for pending in self.look.overdue}
-        left = tuple(pending for pending in self.look.overdue if pending.key not in self.orphaned)
-        self.look = self.look._replace(overdue=left)
+    def _notice_unseen_startup(self, now_ns: int) -> None:
+        """Past its startup deadline, and whether it is ready cannot be read: shown, and condemns nobody."""
+        startup_ns = self.settings.deadlines.startup_ns
+        begun_ns = self.state.armed_ns or self.state.spawned_ns or 0
+        unreadable = self.pulse is None and self.state.phase is Phase.STARTING
+        unseen = unreadable and startup_ns is not None and now_ns >= begun_ns + startup_ns
+        if unseen != self._startup_unseen:
+            self._startup_unseen = unseen
+            self.changed()
 
     def _notice_error_word(self, pulse: Pulse) -> None:
         code = pulse.header("last_error") & abi.ERROR_MASK or None
@@ -135,86 +102,39 @@ class Watched:
             self.last_error = code
             self.changed()
 
-    def _baseline(self, pending: Pending, now_ns: int) -> Threads | None:
-        if pending.verdict is Verdict.STARTUP or now_ns - self._baseline_ns < BASELINE_EVERY_NS:
-            return None
-        self._baseline_ns = now_ns
-        return self._threads(pending)[0]
-
-    def _owner(self, pending: Pending) -> tuple[int, int]:
-        """pid and tid of the lane's owner; tid 0 = the process as a whole."""
-        if pending.lane is None or self.pulse is None:
-            return (self.process.pid if self.process else 0), 0
-        word = self.pulse.lane(pending.lane, "owner")
-        return word >> 32, word & 0xFFFF_FFFF
+    @property
+    def _root(self) -> int:
+        return self.process.pid if self.process is not None else 0
 
     def _threads(self, pending: Pending) -> tuple[Threads | None, bool]:
-        """Scheduler's view of the owner's process, and whether the owner is known to be gone."""
-        pid, tid = self._owner(pending)
-        if pid == 0:
-            return None, pending.lane is not None  # a lane that belongs to nobody
-        namespace = self.pulse.header("pid_namespace") if self.pulse else 0
-        try:
-            if namespace and namespace != procfs.pid_namespace():
-                here = procfs.in_namespace(pid, namespace)
-                return (None, True) if here is None else (procfs.threads(here), False)
-            started_ns = procfs.started_ns(pid)
-            if started_ns is not None and started_ns > pending.entered_ns + START_TOLERANCE_NS:
-                return None, True  # the pid is another process's by now
-            found = procfs.threads(pid, tid) or {}
-        except OSError:  # no descriptors left, or hidden: no scheduler's evidence, and nobody known to be gone
-            return None, False
-        # A zombie is gone too: nobody has reaped it yet, but no call of its can ever return.
-        threads = {tid: s for tid, s in found.items() if s.state not in "ZX"}
-        return threads, not threads or (tid != 0 and tid not in threads)
+        return (None, False) if self.pulse is None else owners.threads(self.pulse, pending, self._root)
 
     def verdict(self, late_ns: int, late_margin_ns: int, now_ns: int) -> Finding | None:
-        """The first overdue item that is a verdict now, its word read again."""
-        if late_ns > late_margin_ns:
-            self._stalls.append((now_ns, late_ns))
-        for pending in self.look.overdue:
-            if self.reader is None or self.reader.word(pending.offset) != pending.word:
-                continue
-            patience = self.patience[pending.key]
-            if pending.verdict is Verdict.STARTUP:
-                threads, gone = None, False
-            else:
-                threads, gone = self._threads(pending)
-            if gone:  # its thread or process is no more: a crash, if anything, and told by its exit
-                self.orphaned.add(pending.key)
-                continue
-            # All of them since the call was entered, those before its deadline too.
-            stall_ns = sum(stall for at_ns, stall in self._stalls if at_ns > pending.entered_ns)
-            judged = liveness.judge(patience, threads, stall_ns, late_margin_ns, now_ns)
-            if isinstance(judged, Finding):
-                return self._described(judged, pending, threads)
-            self._wait(pending, patience, judged, threads, stall_ns > late_margin_ns, now_ns)
-        return None
-
-    def _wait(
-        self, pending: Pending, patience: Patience, wait: Wait, threads: Threads | None, late: bool, now_ns: int
-    ) -> None:
-        first = patience.overdue_ns is None
-        self.patience[pending.key] = replace(
-            patience,
-            rearmed=patience.rearmed or late,
-            overdue_ns=now_ns if first else patience.overdue_ns,
-            overdue_threads=threads if first else patience.overdue_threads,
-            until_ns=wait.until_ns,
-        )
-        self.waiting_ns = wait.until_ns if self.waiting_ns is None else min(self.waiting_ns, wait.until_ns)
+        """The first overdue item that is a verdict now; one that is only observed is found once."""
+        observed = self.state.phase is Phase.OBSERVED
+        self.examination.stalled(late_ns, late_margin_ns, now_ns)
+        if self.reader is None:
+            return None
+        judged = self.examination.judge(self.reader, late_margin_ns, now_ns, observed=observed)
+        if judged is not None:
+            return self._described(*judged)
+        sticky = self.sticky_error(now_ns)
+        known = observed and sticky is not None and fact(sticky) in self.examination.reported
+        return None if known else sticky
 
     def _described(self, finding: Finding, pending: Pending, threads: Threads | None) -> Finding:
-        pid, tid = self._owner(pending)
-        stage = None
-        if pending.lane is not None and self.pulse is not None and self.reader is not None:
+        if self.pulse is None or self.reader is None:
+            return finding
+        pid, tid = owners.owner(self.pulse, pending, self._root)
+        code = 0
+        if pending.lane is not None and tid != 0:  # a process lane's word says something else
             code = self.pulse.lane(pending.lane, "stage") & abi.CODE_MASK
-            stage = self.reader.stage_name(code) if code else None
         sample = (threads or {}).get(tid)
         detail = f"thread state {sample.state}" if sample is not None else ""
-        if pending.verdict is Verdict.STARTUP and self.pulse is not None:
+        if pending.verdict is Verdict.STARTUP:
             attached = self.pulse.header("attached_pid") != 0
             detail = "attached, but not ready" if attached else "never attached to its heartbeat"
+        stage = self.reader.stage_name(code) if code else None
         return replace(finding, stage=stage, pid=pid or None, tid=tid or None, detail=detail)
 
     def sticky_error(self, now_ns: int) -> Finding | None:
@@ -234,6 +154,23 @@ class Watched:
             return word is not None and word & abi.ERROR_MASK == (finding.word or 0) & abi.ERROR_MASK
         return word is not None and word == finding.word
 
+    def ready_ns(self) -> int | None:
+        """When it became ready, by its own stamp."""
+        return None if self.pulse is None else self.pulse.header("state") & ~abi.CODE_MASK
+
+    def due_ns(self, now_ns: int) -> Iterator[int]:
+        """When to look at it again, for each reason there is."""
+        if self.state.phase in ALIVE and self.state.phase is not Phase.PAUSED:
+            yield self.examination.look.next_check_ns
+            if self.examination.waiting_ns is not None:
+                yield self.examination.waiting_ns
+            if self.held is not None:
+                yield now_ns + HELD_CHECK_NS
+        elif self.state.deadline_ns is not None:
+            yield self.state.deadline_ns
+        if self.clearing.again_ns is not None:
+            yield self.clearing.again_ns
+
     def notice_uninstrumented(self) -> bool:
         """Whether it has just been found that its calls are not stamped."""
         if self.pulse is None or self.state.ready_ns is None:
@@ -246,48 +183,15 @@ class Watched:
         return found
 
     def activity(self) -> tuple[bool, int]:
-        """Whether a call is in flight, and how many have completed: for the frozen-load rule."""
-        if self.pulse is None:
-            return False, 0
-        return bool(self._owned("outer")), sum(self.pulse.column("calls"))
+        """As ``inflight.activity``; nothing while its heartbeat cannot be read."""
+        return (False, 0) if self.pulse is None else inflight.activity(self.pulse, self.examination.orphaned)
 
     def stuck(self, now_ns: int) -> Stuck | None:
-        """Its call that most should have returned by now, against its own history; None if it is in none."""
+        """As ``inflight.most_stuck``."""
         if self.pulse is None or self.reader is None:
             return None
-        believed = [word for word in self._owned("outer") if self._believable(word, now_ns)]
-        calls = [(word, abi.OPERATIONS[word & abi.CODE_MASK]) for word in believed]
-        calls = calls or [(word & ~abi.CODE_MASK, "step") for word in self._owned("step")]
-        if not calls:
-            return None
-        try:
-            history = self.reader.histograms(self.pulse)
-        except HeartbeatError:
-            history = {}
-        deadlines = self.settings.deadlines
-        found = [
-            stuck(
-                self.settings,
-                operation,
-                word & ~abi.CODE_MASK,
-                deadlines.step_ns if operation == "step" else deadlines.calls_ns[abi.OPERATION[operation]],
-                history.get(operation, Histogram()),
-                now_ns,
-            )
-            for word, operation in calls
-        ]
-        return min(found, key=lambda item: (not item.outside, item.expected_ns))
-
-    def _owned(self, column: str) -> list[int]:
-        """Words in flight whose owner was not found gone."""
-        if self.pulse is None:
-            return []
-        words = enumerate(self.pulse.column(column))
-        return [word for lane, word in words if word and (word_offset(lane, column), word) not in self.orphaned]
-
-    def _believable(self, word: int, now_ns: int) -> bool:
-        known = 0 < word & abi.CODE_MASK < len(abi.OPERATIONS)
-        return known and (self.state.spawned_ns or 0) & ~abi.CODE_MASK <= word <= now_ns + SECOND
+        orphaned, spawned_ns = self.examination.orphaned, self.state.spawned_ns or 0
+        return inflight.most_stuck(self.settings, self.reader, self.pulse, orphaned, spawned_ns, now_ns)
 
     # --- act ---
 
@@ -295,46 +199,15 @@ class Watched:
         return None if self.process is None else self.process.signal(number)
 
     def begin_sweep(self, now_ns: int) -> None:
-        if self.sweeper is not None or self.process is None or self.reader is None:
-            return
-        self.sweep_again_ns = None
-        root, heartbeat, supervisor = self.process.pid, self.reader.path, os.getpid()
-        try:
-            self.sweeper = Sweeper(lambda: members(root, heartbeat, supervisor))
-        except OSError as error:  # no process to be had: again later, the phase has its own deadline
-            self.note = f"cannot look for descendants: {error.strerror}"
-            self.sweep_again_ns = now_ns + SECOND
+        if self.process is not None and self.reader is not None:
+            self.clearing.begin(self.process.pid, self.reader.path, now_ns)
             self.changed()
-            return
-        self.sweep_deadline_ns = now_ns + SWEEP_ABANDON_NS
 
     def end_sweep(self, now_ns: int) -> Swept | None:
-        """Its result, if it is there; a sweep that does not return is abandoned and begun again."""
-        if self.sweeper is None:
-            return None
-        swept, trouble = None, "did not return"
-        try:
-            swept = self.sweeper.result()
-        except SweepFailed:
-            trouble = "failed"
-        else:
-            if swept is None and now_ns < self.sweep_deadline_ns:
-                return None
-            if swept is None:
-                self.sweeper.abandon()
-        self.sweeper = None
-        if swept is None:
-            self.note = f"the search for descendants {trouble}"
-            self.sweep_again_ns = now_ns + SECOND
-            self.changed()
-            return None
-        if swept.left:
-            named = ", ".join(map(str, swept.left[:NAMED_AT_MOST]))
-            self.note = f"{len(swept.left)} descendants that SIGKILL did not end: {named}"
-            # Quickly while a kill is fresh; what outlived its grace is only looked at now and then.
-            again = SWEEP_AGAIN_NS if self.state.phase is not Phase.UNKILLABLE else SECOND
-            self.sweep_again_ns = now_ns + again
-            self.changed()
+        """Its result, if it is there."""
+        unkillable = self.state.phase is Phase.UNKILLABLE
+        swept = self.clearing.end(RETRY_NS if unkillable else AGAIN_NS, now_ns)
+        self.changed()
         return swept
 
     def forget_incarnation(self) -> None:
@@ -346,33 +219,36 @@ class Watched:
             self.reader.close()
             self.reader = None
         self.pulse = None
-        self.patience.clear()
-        self.orphaned.clear()
+        self.examination.forget()
+        self.clearing.forget()
         self.exit = None
         self.held = None
         self.note = ""
         self.heartbeat_error = None
         self.uninstrumented = False
-        self.sweep_again_ns = None
+        self._startup_unseen = False
         self.changed()
 
-    def recovered(self, ready_ns: int) -> int | None:
-        """Count the time from the hung call's entry to the successor's ready; None if it was no recovery."""
-        if self.stuck_since_ns is None:
-            return None
-        duration = ready_ns - self.stuck_since_ns
-        self.stuck_since_ns = None
-        index = sum(duration > bound for bound in snapshot.RECOVERY_BOUNDS_NS)
-        self.recovery[index] += 1
-        self.recovery_total_ns += duration
-        return duration
+    # --- what is told ---
 
-    def close_incident(self, incident: str, outcome: str) -> None:
-        if self.last_incident is not None and self.last_incident["id"] == incident:
-            self.last_incident = {**self.last_incident, "outcome": outcome}
+    def opened(self, opening: OpenIncident, time: str) -> None:
+        """From here on its fact is known to be a verdict. ``time``: for people."""
+        self.tally.opened(opening, time)
+        known = fact(opening.finding)
+        if known is not None:
+            self.examination.reported[known] = opening.incident
+        self.changed()
+
+    def closed(self, closing: CloseIncident) -> None:
+        self.tally.closed(closing)
+        self.changed()
+
+    def count_budget(self, now_ns: int) -> None:
+        """In quarantine nothing is left, however long ago the restarts were."""
+        left = 0 if self.state.quarantined else budget.left(self.state.restarts, now_ns, self.settings.restart)
+        if left != self._budget_left:
+            self._budget_left = left
             self.changed()
-
-    # --- publish ---
 
     def changed(self) -> None:
         self._fragment = None
@@ -387,6 +263,14 @@ class Watched:
             self._fragment = snapshot.fragment(self._describe())
         return self._fragment
 
+    def _note(self) -> str:
+        note = self.note or self.clearing.trouble
+        if not note and self._startup_unseen and self.state.phase is Phase.STARTING:
+            return "past its startup deadline, but whether it is ready cannot be read from its heartbeat"
+        if not note and self.state.quarantined and self.state.phase is Phase.STOPPED:
+            return f"stopped in quarantine; it starts again after: watchdogd reset {self.settings.name}"
+        return note[:LONGEST_NOTE]
+
     def _describe(self) -> dict[str, Any]:
         state, settings = self.state, self.settings
         return {
@@ -396,25 +280,20 @@ class Watched:
             "required": settings.required,
             "observe_only": settings.observe_only,
             "accelerator": settings.accelerator,
-            "note": self.note[:LONGEST_NOTE],
+            "note": self._note(),
             "pid": self.process.pid if self.process else None,
             "incarnation": state.incarnation,
             "heartbeat": self.reader.path if self.reader else None,
             "spawned_ns": state.spawned_ns,
             "ready_ns": state.ready_ns,
-            "restarts": self.restarts,
-            "budget_left": self.budget_left,
+            "budget_left": self._budget_left,
             "next_start_ns": state.deadline_ns if state.phase is Phase.BACKOFF else None,
             "deadlines": snapshot.deadlines_seconds(settings.deadlines),
             "soft": settings.soft,
-            "hangs": self.hangs,
-            "would_have_killed": self.would_have_killed,
-            "near_misses": self.near_misses,
-            "soft_exceeded": self.soft_exceeded,
+            "soft_exceeded": self.examination.soft_exceeded,
             "uninstrumented": self.uninstrumented,
             "heartbeat_error": self.heartbeat_error,
             "last_error": self.last_error,
             "held": self.held,
-            "recovery": {"counts": self.recovery, "total_ns": self.recovery_total_ns},
-            "last_incident": self.last_incident,
+            **self.tally.describe(),
         }

@@ -19,7 +19,7 @@ from watchdogd.fleet import Fleet
 from watchdogd.heartbeat import create
 from watchdogd.liveness import Pending, Threads
 from watchdogd.model import MILLISECOND, Exit, Finding, IncidentId, Phase, SupervisorSettings, WorkerSettings
-from watchdogd.policy import Occasion, Trigger
+from watchdogd.orders import ALIVE, Action, Clear, CloseIncident, Occasion, OpenIncident, Signal, Spawn, Trigger
 from watchdogd.pulse import word_offset
 from watchdogd.watched import Watched
 
@@ -50,11 +50,19 @@ class Asleep:
 
 
 @dataclass(frozen=True)
+class Stalls:
+    """The same, and a worker wrote something meanwhile."""
+
+    writes: Writes
+    late_ms: float
+
+
+@dataclass(frozen=True)
 class Truncates:
     """The worker cuts its heartbeat short."""
 
 
-Event = Trigger | Exit | Writes | Past | Asleep | Truncates | None
+Event = Trigger | Exit | Writes | Past | Asleep | Stalls | Truncates | None
 Row = tuple[float, str, Event, Phase, str]  # now in ms, worker, what happens, its phase then, all that is ordered
 
 
@@ -95,7 +103,7 @@ class Cast:
         now_ns, player = ms(now_ms), self.players[name]
         self._orders = []
         self._happen(player, event, now_ns)
-        late_ns = round(event.late_ms * MILLISECOND) if isinstance(event, Asleep) else 0
+        late_ns = round(event.late_ms * MILLISECOND) if isinstance(event, (Asleep, Stalls)) else 0
         for each in self.players.values():
             self._observe(each, late_ns, now_ns)
         for standing in self._fleet.standing():
@@ -109,7 +117,9 @@ class Cast:
             player.forget_incarnation()
 
     def _happen(self, player: Player, event: Event, now_ns: int) -> None:
-        if isinstance(event, Writes):
+        if isinstance(event, Stalls):
+            self._happen(player, event.writes, now_ns)
+        elif isinstance(event, Writes):
             for word, value in event.words.items():
                 player.store(abi.H[word] * abi.WORD if word in abi.H else word_offset(0, word), value)
         elif isinstance(event, Past):
@@ -136,29 +146,30 @@ class Cast:
         state = player.state
         if state.deadline_ns is not None and now_ns >= state.deadline_ns:
             self._happenings.append((player, Trigger.TIMEOUT, None, None))
-        if state.phase not in policy.ALIVE or player.exit is not None:
+        if state.phase not in ALIVE or player.exit is not None:
             return
         player.read()
         if player.pulse is not None and state.ready_ns is None and liveness.is_ready(player.pulse):
+            player.examination.stalled(late_ns, LATE_MARGIN_NS, now_ns)
             self._happenings.append((player, Trigger.READY, None, None))
             return
         if state.phase is Phase.PAUSED:
             return
         for pending in player.examine(now_ns):
+            player.examination.reported.pop(pending.key, None)
             if state.finding is not None and (state.finding.offset, state.finding.word) == pending.key:
                 self._happenings.append((player, Trigger.RETURNED, None, None))
-        if state.finding is None:
-            finding = player.verdict(late_ns, LATE_MARGIN_NS, now_ns) or player.sticky_error(now_ns)
+        if state.finding is None or state.phase is Phase.OBSERVED:
+            finding = player.verdict(late_ns, LATE_MARGIN_NS, now_ns)
             if finding is not None:
                 self._fleet.found(player, finding)
 
     def _reconsider(self, player: Player, now_ns: int) -> None:
-        if player.state.finding is None:
-            finding = self._fleet.take(player)
-            if finding is not None:
-                held = None if self._observe_only(player) else self._hold(player, finding, now_ns)
-                self._happenings.append((player, Trigger.VERDICT, finding, held))
-        elif player.held is not None:
+        finding = self._fleet.take(player)
+        if finding is not None:
+            held = None if self._observe_only(player) else self._hold(player, finding, now_ns)
+            self._happenings.append((player, Trigger.VERDICT, finding, held))
+        elif player.held is not None and player.state.finding is not None:
             player.held = self._hold(player, player.state.finding, now_ns)
             if player.held is None:
                 self._happenings.append((player, Trigger.RELEASED, None, None))
@@ -178,21 +189,27 @@ class Cast:
         self._incidents += finding is not None
         grace, incident = self._settings.kill_grace_ns, IncidentId(str(self._incidents))
         observe_only = self._observe_only(player)
-        occasion = Occasion(now_ns, player.settings, grace, finding, held is not None, observe_only, incident)
+        stamp = player.ready_ns() if trigger is Trigger.READY else None
+        occasion = Occasion(now_ns, player.settings, grace, finding, held is not None, observe_only, incident, stamp)
         player.state, actions = policy.decide(player.state, trigger, occasion)
+        player.count_budget(now_ns)
         if player.state.finding is None:
             player.held = None
         for action in actions:
             self._perform(player, action, now_ns)
 
-    def _perform(self, player: Player, action: policy.Action, now_ns: int) -> None:
+    def _perform(self, player: Player, action: Action, now_ns: int) -> None:
         name = player.settings.name
-        confirm = action.confirm if isinstance(action, policy.Signal) else None
+        confirm = action.confirm if isinstance(action, Signal) else None
         if confirm is not None and not player.still(confirm):
             self._fleet.spared()
             self._happenings.append((player, Trigger.RETURNED, None, None))
             return
-        if isinstance(action, policy.Spawn):
+        if isinstance(action, OpenIncident):
+            player.opened(action, f"at {now_ns}")
+        elif isinstance(action, CloseIncident):
+            player.closed(action)
+        elif isinstance(action, Spawn):
             path = self._directory / f"{name}.{action.incarnation}"
             player.reader = create(str(path), boot_id=7, incarnation=action.incarnation, spawned_ns=now_ns)
             player.store(abi.H["lanes_used_cas"] * abi.WORD, 1)
@@ -200,13 +217,11 @@ class Cast:
 
 
 _ORDERS: dict[type, Callable[..., str]] = {
-    policy.Spawn: lambda action: f"spawn {action.incarnation}",
-    policy.Signal: lambda action: action.kind,
-    policy.Clear: lambda _: "clear",
-    policy.OpenIncident: lambda action: (
-        f"{'would kill' if action.would_kill else 'open'} {action.finding.verdict.value}"
-    ),
-    policy.CloseIncident: lambda action: f"close {action.outcome}",
+    Spawn: lambda action: f"spawn {action.incarnation}",
+    Signal: lambda action: action.kind,
+    Clear: lambda _: "clear",
+    OpenIncident: lambda action: f"{'would kill' if action.would_kill else 'open'} {action.finding.verdict.value}",
+    CloseIncident: lambda action: f"close {action.outcome}",
 }
 
 
@@ -217,6 +232,11 @@ def ready(at_ms: float) -> Writes:
 def calls(operation: str, at_ms: float, word: str = "outer") -> Writes:
     """Enters a call."""
     return Writes({word: abi.stamp(ms(at_ms), abi.OPERATION[operation])})
+
+
+def steps(at_ms: float) -> Writes:
+    """Begins a step that is not its first."""
+    return Writes({"steps_done": 1, "step": abi.stamp(ms(at_ms), 0)})
 
 
 def returns(word: str = "outer") -> Writes:

@@ -6,9 +6,23 @@
 from __future__ import annotations
 
 from tests.helpers.pulses import deadlines
-from tests.histories.cast import Asleep, Past, Row, Story, Truncates, Writes, calls, fails, ready, returns, started
+from tests.histories.cast import (
+    Asleep,
+    Past,
+    Row,
+    Stalls,
+    Story,
+    Truncates,
+    Writes,
+    calls,
+    fails,
+    ready,
+    returns,
+    started,
+    steps,
+)
 from watchdogd.model import SECOND, Exit, Phase, RestartSettings, SupervisorSettings, WorkerSettings
-from watchdogd.policy import Trigger
+from watchdogd.orders import Trigger
 
 P, T = Phase, Trigger
 KILLED = Exit(signal=9)
@@ -273,6 +287,66 @@ OBSERVE_ONLY = Story(
         (604_800_001, "h", T.CLEARED, P.STARTING, "h spawn 2"),
     ),
     SupervisorSettings(observe_only=True),
+)
+
+OBSERVE_ONLY_ONE_AFTER_THE_OTHER = Story(
+    "observe only: a call that never returns hides no later verdict, and none is told twice",
+    (worker("h", sync=200, step=500),),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (10, "h", ready(10), P.OBSERVED, ""),
+        (1000, "h", calls("sync", 1000), P.OBSERVED, ""),
+        (1000, "h", steps(1000), P.OBSERVED, ""),
+        (1200, "h", None, P.OBSERVED, "h would kill call"),
+        (1300, "h", None, P.OBSERVED, ""),
+        (1501, "h", None, P.OBSERVED, "h close overtaken, h would kill step"),
+        (1502, "h", None, P.OBSERVED, ""),
+        (2000, "h", calls("sync", 1900, "inner"), P.OBSERVED, ""),
+        (2100, "h", None, P.OBSERVED, "h close overtaken, h would kill call"),
+        (2150, "h", returns("step"), P.OBSERVED, ""),  # not the last one: nothing is closed by it
+        (2200, "h", returns("inner"), P.OBSERVED, "h close returned"),
+        (2300, "h", fails(719, 2300), P.OBSERVED, "h would kill sticky_error"),
+        (2400, "h", fails(719, 2400), P.OBSERVED, ""),
+        (86_400_000, "h", fails(719, 86_400_000), P.OBSERVED, ""),
+    ),
+    SupervisorSettings(observe_only=True),
+)
+
+OBSERVED_WHILE_STARTING = Story(
+    "observe only, never ready: one startup verdict, also when it attaches after that",
+    (H,),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (60_000, "h", None, P.STARTING, "h would kill startup"),
+        (60_010, "h", Writes({"state": 0x101}), P.STARTING, ""),
+        (70_000, "h", None, P.STARTING, ""),
+    ),
+    SupervisorSettings(observe_only=True),
+)
+
+READY_NOTICED_LATE = Story(
+    "a warm-up call of another thread is in flight at ready: its deadline counts from ready, not from the look at it",
+    (H,),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (500, "h", calls("sync", 500), P.STARTING, ""),
+        (5050, "h", ready(5000), P.RUNNING, ""),
+        (5199, "h", None, P.RUNNING, ""),
+        (5200, "h", None, P.KILLING, "h open call, h KILL"),
+    ),
+)
+
+READY_WHILE_THE_MACHINE_STALLED = Story(
+    "the machine stalls from ready on: a call entered before is looked at again after as long",
+    (H,),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (590, "h", calls("sync", 590), P.STARTING, ""),
+        (850, "h", Stalls(ready(600), 150), P.RUNNING, ""),
+        (851, "h", None, P.RUNNING, ""),
+        (1000, "h", None, P.RUNNING, ""),
+        (1001, "h", None, P.KILLING, "h open call, h KILL"),
+    ),
 )
 
 POWER_MODE_SWITCH = Story(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import pty
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +23,7 @@ import pytest
 import watchdogd
 from tests.helpers.fake_runtime import FakeRuntime
 from tests.helpers.running import Supervised, wait_until, worker
-from watchdogd import events
+from watchdogd import events, exits
 
 TIMEOUT = 20.0
 COMMAND = [sys.executable, "-m", "watchdogd"]
@@ -56,7 +60,14 @@ def test_help_names_every_command_and_shows_examples() -> None:
     assert told.returncode == 0
     for name in ("run", "status", "events", "restart", "stop", "start", "pause", "resume", "reset", "check-config"):
         assert f"    {name}" in told.stdout
-    assert "examples:" in told.stdout and "exit status:" in told.stdout
+    assert "examples:" in told.stdout
+
+
+def test_every_exit_status_is_in_the_help_and_in_the_readme() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    for told in (run("--help").stdout, run("status", "--help").stdout):
+        assert exits.table() in told
+    assert [s for s, meaning in exits.MEANINGS.items() if f"| {s} | {meaning} |" not in readme] == []
 
 
 def test_the_version_is_the_packages() -> None:
@@ -102,7 +113,8 @@ def test_status_is_3_and_still_shows_what_is_known_when_the_supervisor_is_gone(t
     runtime.publish()
     told = run("status", env={"WATCHDOGD_RUNTIME_DIR": str(tmp_path)})
     assert told.returncode == 3
-    assert told.stdout.startswith("supervisor: NOT RUNNING - last tick ") and "model_a" in told.stdout
+    assert told.stdout.startswith(f"supervisor: NOT RUNNING - pid {gone.pid} is gone, last tick ")
+    assert "model_a" in told.stdout
 
 
 def test_status_without_a_board_is_3_with_a_remedy(tmp_path: Path) -> None:
@@ -129,6 +141,68 @@ def test_status_finds_the_runtime_directory_in_a_configuration_with_other_proble
     runtime.tick()
     told = run("status", "-c", config, env={"WATCHDOGD_RUNTIME_DIR": "/elsewhere"})
     assert (told.returncode, told.stderr) == (0, "")
+
+
+def on_a_terminal(columns: int | None) -> list[str]:
+    """What ``status`` prints where it has so many columns; None: a terminal that does not tell."""
+    ours, theirs = pty.openpty()
+    if columns is not None:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    kept = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    process = subprocess.Popen([*COMMAND, "status"], stdout=theirs, env={**kept, "NO_COLOR": "1"})
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while select.select([ours], [], [], TIMEOUT)[0] and (data := os.read(ours, 65536)):
+            seen += data
+    os.close(ours)
+    process.wait(TIMEOUT)
+    return seen.decode().splitlines()
+
+
+INCIDENT = {
+    "id": "20261121T040744Z-model_a-2733.1",
+    "verdict": "call",
+    "operation": "sync",
+    "time": "2026-11-21T04:07:44.049200Z",
+}
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(80, 80), (120, 120), (None, 80), (0, 80)])
+def test_a_terminal_of_any_width_shows_the_incident_whole(
+    runtime: FakeRuntime, columns: int | None, widest: int
+) -> None:
+    runtime.incarnation("model_a", 3, pid=4194304, last_incident=INCIDENT).record(0, "sync", 5_000_000, times=9)
+    runtime.publish()
+    lines = on_a_terminal(columns)
+    assert any(f"[{INCIDENT['id']}]" in line for line in lines)
+    assert max(map(len, lines)) <= widest
+    assert any("model_a" in line and "4194304" in line and " left)" in line for line in lines)
+    assert any("model_a" in line and "5.24 ms / 5.24 ms" in line for line in lines) == (widest == 120)
+
+
+def test_what_is_no_terminal_gets_whole_rows_unless_columns_are_told(runtime: FakeRuntime) -> None:
+    runtime.incarnation("model_a", 3, last_incident=INCIDENT, note="n" * 300).record(0, "sync", 5_000_000, times=9)
+    runtime.publish()
+    whole = f"  last incident: call sync at {INCIDENT['time']} [{INCIDENT['id']}]"
+    lines = run("status", env={"COLUMNS": ""}).stdout.splitlines()
+    assert whole in lines and f"  ! {'n' * 300}" in lines
+    assert whole not in run("status", env={"COLUMNS": "80"}).stdout.splitlines()  # as `watch` does
+
+
+def test_one_worker_is_shown_with_the_end_of_its_last_incident(runtime: FakeRuntime) -> None:
+    (runtime.directory / "state/log").mkdir(parents=True)
+    (runtime.directory / "state/log/model_a.log").touch()
+    gone = events.encode(
+        events.EventKind.GONE, boot_id=7, seq=1, wall_ns=2, monotonic_ns=3, worker="model_a", incarnation=2,
+        incident=INCIDENT["id"], exit="killed by signal 9",
+    )  # fmt: skip
+    (runtime.directory / "state" / events.FILE_NAME).write_bytes(gone)
+    runtime.worker("model_a", last_incident=INCIDENT)
+    runtime.publish()
+    alone, all_of_them = (run("status", *names).stdout for names in (["model_a"], []))
+    assert "its process: killed by signal 9" in alone and "state/log/model_a.log" in alone
+    assert "its process" not in all_of_them
 
 
 def test_a_configuration_that_cannot_be_read_is_78(tmp_path: Path) -> None:
@@ -210,14 +284,14 @@ def test_a_reader_that_has_seen_enough_is_no_error(runtime: FakeRuntime) -> None
 # --- events ---------------------------------------------------------------------------------------------------------
 
 
-def event(seq: int) -> bytes:
+def event(seq: int, worker: str = "model_a", wall_ns: int = 1_700_000_000_000_000_000) -> bytes:
     return events.encode(
         events.EventKind.PHASE,
         boot_id=7,
         seq=seq,
-        wall_ns=1_700_000_000_000_000_000,
+        wall_ns=wall_ns,
         monotonic_ns=seq,
-        worker="model_a",
+        worker=worker,
         incarnation=3,
         incident=None,
         previous="running",
@@ -260,6 +334,64 @@ def test_following_shows_events_as_they_come_across_a_rotation(runtime: FakeRunt
     assert process.returncode == 130
 
 
+def seqs(*arguments: str) -> list[int]:
+    told = run("events", "--json", *arguments)
+    assert (told.returncode, told.stderr) == (0, "")
+    return [json.loads(line)["seq"] for line in told.stdout.splitlines()]
+
+
+@pytest.fixture
+def record(runtime: FakeRuntime) -> Path:
+    state = runtime.directory / "state"
+    state.mkdir()
+    verdict = json.loads(event(4)) | {"kind": "verdict", "incident": "i-1"}
+    record = state / events.FILE_NAME
+    recent = event(3, wall_ns=time.time_ns() - 60_000_000_000)
+    record.write_bytes(event(1) + event(2, "model_b") + recent + json.dumps(verdict).encode() + b"\n")
+    return record
+
+
+def test_events_are_picked_by_worker_kind_incident_and_age(record: Path) -> None:
+    assert record.exists() and seqs() == [1, 2, 3, 4]
+    assert seqs("--worker", "model_b") == [2]
+    assert seqs("--kind", "verdict") == [4]
+    assert seqs("--kind", "verdict", "--kind", "phase", "--worker", "model_a") == [1, 3, 4]
+    assert seqs("--incident", "i-1") == [4]
+    assert seqs("--since", "10m") == [3]
+    assert seqs("--since", "10s") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (("--kind", "verdicts"), "there are: phase, verdict, "),
+        (("--since", "10"), 'write it as "90s", "10m" or "2h"'),
+        (("--since", "-1m"), "a duration cannot be negative"),
+        (("--worker", "model_x"), "there are: model_a, model_b"),
+        (("--incident", "i-2"), "`watchdogd events --kind verdict`"),
+        (("--worker", "model_x", "--follow"), "there are: model_a, model_b"),
+    ],
+)
+def test_a_filter_that_nothing_can_pass_is_a_usage_error_with_a_remedy(
+    record: Path, arguments: tuple[str, ...], remedy: str
+) -> None:
+    told = run("events", *([f"--since={arguments[1]}"] if arguments[1] == "-1m" else arguments))
+    assert record.exists() and (told.returncode, told.stdout) == (2, "")
+    assert remedy in told.stderr
+
+
+def test_following_shows_only_what_was_asked_for(record: Path) -> None:
+    arguments = ["events", "--follow", "--json", "--worker", "model_b", "--kind", "phase"]
+    process = subprocess.Popen([*INTERRUPTIBLE, *arguments], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["seq"] == 2
+    with record.open("ab") as file:
+        file.write(event(5) + event(6, "model_b"))
+    assert json.loads(process.stdout.readline())["seq"] == 6
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=TIMEOUT)
+
+
 # --- configuration --------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +409,14 @@ def test_a_good_configuration_is_summed_up(tmp_path: Path) -> None:
     told = run("check-config", "-c", config(tmp_path))
     assert (told.returncode, told.stderr) == (0, "")
     assert "worker model_a on dla0: true" in told.stdout and "sync 0.2 s" in told.stdout
+
+
+def test_what_can_run_but_is_hardly_meant_is_a_warning(tmp_path: Path) -> None:
+    path = config(tmp_path)
+    path.write_text(path.read_text().replace("sync =", "startup ="))
+    told = run("check-config", "-c", path)
+    assert told.returncode == 0 and "no problem found" in told.stdout
+    assert told.stderr.startswith("warning: ") and "nothing but its start is watched" in told.stderr
 
 
 def test_every_problem_of_a_bad_configuration_is_told(tmp_path: Path) -> None:
@@ -315,7 +455,9 @@ def test_an_operators_commands_reach_the_supervisor_and_are_seen() -> None:
         supervised.wait_phase("model_a", "running", 3)
         wait_until(lambda: run("status", "-c", supervised.config).returncode == 0)
         told = run("reset", "model_x", "-c", supervised.config)
-        assert (told.returncode, told.stdout) == (1, "") and "model_x" in told.stderr
+        assert (told.returncode, told.stdout) == (2, "") and "no worker is called model_x" in told.stderr
+        told = run("resume", "model_a", "-c", supervised.config)
+        assert (told.returncode, told.stdout) == (1, "") and "cannot resume it" in told.stderr
         supervised.wait_event("operator", "model_a", command="restart")
         assert "operator" in run("events", "-c", supervised.config).stdout
 
@@ -336,3 +478,17 @@ def test_a_second_supervisor_names_the_first_and_check_config_accepts_its_port()
         assert (told.returncode, told.stdout) == (1, "")
         assert f"another supervisor (pid {supervised.process.pid})" in told.stderr
         assert run("check-config", "-c", supervised.config).returncode == 0
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_start_tells_in_one_line_where_everything_is(log_format: str) -> None:
+    with Supervised({"model_a": worker(SERVE)}, supervisor={"log_format": log_format}) as supervised:
+        first, *_ = (supervised.directory / "stderr").read_text().splitlines()
+        told = json.dumps(json.loads(first)) if log_format == "json" else first
+        places = (supervised.config, supervised.runtime, supervised.state / "log", supervised.state / events.FILE_NAME)
+        assert [place for place in map(str, (watchdogd.__version__, *places)) if place not in told] == []
+
+
+def test_a_start_that_fails_for_its_configuration_tells_only_that(tmp_path: Path) -> None:
+    told = run("run", "-c", config(tmp_path, command="no-such-program"))
+    assert told.returncode == 78 and "logs" not in told.stderr

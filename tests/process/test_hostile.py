@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.running import ROOT, Supervised, wait_until, worker
 from watchdogd import abi, heartbeat, launching, procfs, sweep
 from watchdogd.model import MILLISECOND, SECOND, Deadlines, Phase, SupervisorSettings, WorkerSettings
-from watchdogd.policy import WorkerState
+from watchdogd.orders import WorkerState
 from watchdogd.runtime import CannotStart, Runtime
 from watchdogd.watched import Watched
 
@@ -176,12 +176,6 @@ def test_ended_sweeps_are_reaped() -> None:
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_log_that_cannot_be_truncated_does_not_stop_the_tick(tmp_path: Path) -> None:
-    settings = WorkerSettings("a", ("true",), output_max_bytes=1)
-    (tmp_path / "a.log").mkdir()  # as immune to truncation as an append-only file, for root too
-    assert launching.bound_output(settings, str(tmp_path)) is False
 
 
 def test_a_fifo_in_the_place_of_a_log_does_not_hold_up_the_supervisor(tmp_path: Path) -> None:

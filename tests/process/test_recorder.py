@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ class Recorder:
     """A recorder process and what it says of itself."""
 
     def __init__(
-        self, path: Path, max_bytes: int = 1 << 20, keep: int = 4, wrapper: Sequence[str] = (), echo: str = "none"
-    ):
+        self, path: Path, max_bytes: int = 1 << 20, keep: int = 4, wrapper: Sequence[str] = (), echo: str = "none",
+        bounds: Mapping[str, int] = {},
+    ):  # fmt: skip
         command = [*wrapper, sys.executable, "-m", "watchdogd.recorder", "--file", str(path)]
         command += ["--max-bytes", str(max_bytes), "--keep", str(keep), "--echo", echo]
+        command += ["--bounds", json.dumps(bounds)]
         pipe = subprocess.PIPE
         errors = None if echo == "none" else pipe
         # Unbuffered: ``select`` knows nothing of what a buffer holds.
@@ -135,7 +137,7 @@ def test_nothing_but_the_end_of_input_ends_it(path: Path, recorders: Callable[..
 SUPERVISOR = """
 import os, signal, subprocess, sys
 command = [sys.executable, "-m", "watchdogd.recorder", "--file", sys.argv[1], "--max-bytes", "100000", "--keep", "2"]
-command += ["--echo", "none"]
+command += ["--echo", "none", "--bounds", "{}"]
 recorder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 recorder.stdout.readline()  # it runs
 print(recorder.pid, flush=True)
@@ -296,6 +298,51 @@ def test_an_echo_that_nobody_reads_stops_nothing(path: Path, recorders: Callable
     assert seqs(path) == list(range(500))
     assert recorder.process.stderr is not None
     recorder.process.stderr.close()
+
+
+# --- the workers' logs ------------------------------------------------------------------------------------------------
+
+
+def test_a_log_that_has_outgrown_its_bound_is_emptied_and_its_writer_goes_on(
+    path: Path, recorders: Callable[..., Recorder]
+) -> None:
+    log = path.with_name("a.log")
+    log.write_bytes(b"x" * 1001)
+    with log.open("ab", buffering=0) as writer:
+        recorders(path, bounds={str(log): 1000})
+        wait_until(lambda: log.stat().st_size == 0)
+        writer.write(b"further")
+        assert log.read_bytes() == b"further"  # and no hole before it
+        writer.write(b"y" * 1000)
+        wait_until(lambda: log.stat().st_size == 0)  # again and again
+
+
+def test_a_log_within_its_bound_is_left_alone(path: Path, recorders: Callable[..., Recorder]) -> None:
+    logs = {path.with_name(f"{name}.log"): most for name, most in (("small", 1000), ("large", 999))}
+    for log in logs:
+        log.write_bytes(b"x" * 1000)
+    recorder = recorders(path, bounds={str(log): most for log, most in logs.items()})
+    small, large = logs
+    wait_until(lambda: large.stat().st_size == 0)
+    recorder.tell(line(1))
+    assert recorder.end() == 0
+    assert small.stat().st_size == 1000
+
+
+def test_a_log_that_is_missing_or_cannot_be_emptied_stops_neither_the_others_nor_the_record(
+    path: Path, recorders: Callable[..., Recorder]
+) -> None:
+    directory, link, target, good = (path.with_name(name) for name in ("directory", "link", "precious", "good"))
+    directory.mkdir()  # as immune to truncation as an append-only file, for root too
+    target.write_bytes(b"keep this")
+    link.symlink_to(target)
+    good.write_bytes(b"x")
+    bounds = {str(place): 0 for place in (path.with_name("missing"), directory, link, good)}
+    recorder = recorders(path, bounds=bounds)
+    wait_until(lambda: good.stat().st_size == 0)
+    recorder.tell(line(1))
+    assert recorder.end() == 0
+    assert (seqs(path), target.read_bytes()) == ([1], b"keep this")
 
 
 def test_it_is_small(path: Path, recorders: Callable[..., Recorder]) -> None:

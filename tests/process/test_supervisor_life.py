@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.running import Supervised, gone, wait_until, worker
 from tests.process.test_supervisor_kill import FAMILY, family
+from watchdogd import __version__
 
 SERVE = worker("serve()")
 
@@ -55,6 +56,35 @@ def test_an_orderly_end_leaves_nothing_and_keeps_every_event(number: signal.Sign
         assert [event["signal"] for event in supervised.events("signal", "b")] == ["SIGTERM", "SIGKILL"]
         told = [event["worker"] for event in supervised.events("phase", phase="terminating")]
         assert told == ["b", "a"]  # the last started first
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_record_tells_when_the_supervisor_came_and_went_and_why(number: signal.Signals) -> None:
+    with Supervised({"a": SERVE}, metrics={"listen": "127.0.0.1:0"}) as supervised:
+        supervised.wait_phase("a", "running")
+        pid = supervised.process.pid
+        started = supervised.wait_event("supervisor", change="started")
+        assert (started["worker"], started["pid"], started["version"]) == (None, pid, __version__)
+        assert (started["config"], started["metrics"]) == ([str(supervised.config)], "127.0.0.1:0")
+        assert len(supervised.events("supervisor")) == 1
+        supervised.stop(number)
+        everything = supervised.events()
+        assert everything[0] == started
+        told = [(event["change"], event["reason"]) for event in supervised.events("supervisor")[1:]]
+        assert told == [("stopping", number.name), ("ended", number.name)]
+        assert everything[-1]["change"] == "ended"  # after the last worker's last word
+
+
+def test_a_supervisor_that_was_killed_has_no_end_in_the_record_and_its_successor_a_start() -> None:
+    with Supervised({"a": SERVE}) as supervised:
+        supervised.wait_phase("a", "running")
+        first = supervised.process.pid
+        supervised.process.kill()
+        supervised.process.wait()
+        supervised.start()
+        supervised.wait_event("supervisor", count=2)
+        told = [(event["change"], event["pid"]) for event in supervised.events("supervisor")]
+        assert told == [("started", first), ("started", supervised.process.pid)]
 
 
 def _children(supervised: Supervised) -> list[int]:

@@ -55,6 +55,7 @@ def test_a_paused_worker_is_not_judged_and_resume_counts_from_now() -> None:
         resumed_ns = supervised.wait_event("phase", "a", phase="running", previous="paused")["monotonic_ns"]
         verdict = supervised.wait_event("verdict", "a")
         assert verdict["deadline_ns"] >= resumed_ns + 290_000_000
+        assert verdict["entered_ns"] < verdict["armed_ns"] == verdict["deadline_ns"] - 300_000_000
         supervised.wait_event("gone", "a")
 
 
@@ -105,6 +106,36 @@ def test_a_quarantined_worker_is_reset_not_started() -> None:
         with pytest.raises(Refused) as refused:
             supervised.ask("start", "a")
         assert refused.value.remedy == "watchdogd reset a"
+
+
+@pytest.mark.parametrize("command", ["start", "restart"])
+def test_stop_and_start_do_not_get_round_a_quarantine(command: str) -> None:
+    with Supervised({"a": {"command": ["false"], "restart": {"backoff": "1ms", "budget": 1}}}) as supervised:
+        incarnation = supervised.wait_phase("a", "quarantined")["incarnation"]
+        supervised.ask("stop", "a")
+        supervised.wait_phase("a", "stopped")
+        assert "watchdogd reset a" in supervised.worker("a")["note"]
+        with pytest.raises(Refused, match="quarantine") as refused:
+            supervised.ask(command, "a")
+        assert refused.value.remedy == "watchdogd reset a"
+        supervised.wait_tick()
+        assert supervised.worker("a")["incarnation"] == incarnation
+
+
+def test_a_worker_stopped_in_quarantine_is_reset_and_then_started() -> None:
+    body = "if not (HERE / 'repaired').exists(): sys.exit(1)\nserve()"
+    with Supervised({"a": worker(body, restart={"backoff": "1ms", "budget": 1})}) as supervised:
+        supervised.wait_phase("a", "quarantined")
+        supervised.ask("stop", "a")
+        supervised.wait_phase("a", "stopped")
+        supervised.touch("repaired")
+        supervised.ask("reset", "a")
+        supervised.wait_tick()
+        assert supervised.phase("a") == "stopped"  # an operator had it stopped
+        supervised.ask("start", "a")
+        supervised.wait_phase("a", "running")
+        assert supervised.worker("a")["recovery"]["total_ns"] == 0  # days in quarantine are no time to recovery
+        assert supervised.wait_event("ready", "a")["recovery_seconds"] is None
 
 
 def test_many_requests_are_all_answered() -> None:

@@ -94,6 +94,20 @@ def test_a_call_that_returned_while_the_supervisor_did_not_run_is_a_near_miss() 
         assert supervised.events("verdict") == []
 
 
+def test_a_slow_call_that_is_still_in_flight_after_a_pause_has_not_returned() -> None:
+    with Supervised({"a": worker(CALL, deadlines={"sync": "2s"}, soft=0.05)}) as supervised:
+        supervised.wait_phase("a", "running")
+        supervised.touch("go")
+        wait_until(lambda: supervised.worker("a")["soft_exceeded"] == 1)
+        supervised.ask("pause", "a")
+        supervised.ask("resume", "a")
+        supervised.wait_phase("a", "running")
+        wait_until(lambda: supervised.worker("a")["soft_exceeded"] == 2)  # judged anew
+        assert supervised.events("near_miss") == []
+        supervised.touch("return")
+        supervised.wait_event("near_miss", "a")
+
+
 def test_a_late_watcher_looks_again_before_it_condemns_whatever_wakes_it_meanwhile() -> None:
     often = worker("serve()", deadlines={"sync": "10s"}, soft=0.002)
     with Supervised({"a": worker(CALL, deadlines={"sync": "500ms"}), "often": often}) as supervised:
@@ -142,6 +156,43 @@ def test_a_call_that_returns_between_its_verdict_and_its_kill_is_a_near_miss() -
         wait_until(lambda: supervised.worker("b")["held"] is None)
         assert unharmed(supervised, "b")
         assert supervised.phase("b") == "running"
+
+
+def test_a_call_that_returns_after_its_kill_was_decided_is_not_killed() -> None:
+    """All verdicts come in one tick: the last one's call ends with the death of the first, just before its own turn."""
+    freeze = """wait_for('go')
+culprit = os.pidfd_open(int((HERE / 'go').read_text()))
+poller = select.poll()
+poller.register(culprit)
+with worker.call('sync'):
+    tell('in')
+    poller.poll()
+tell('returned')
+serve()"""
+    hanging = {"command": ["sleep", "60"], "deadlines": {"startup": "1s"}, "autostart": False}
+    between = {f"between{number}": hanging for number in range(60)}
+    last = worker(f"import select\nworker.ready()\n{freeze}", deadlines={"sync": "1s"})
+    workers = {"first": hanging, **between, "last": last}
+    with Supervised(workers, supervisor={"max_kills": 99, "realtime_priority": 0}) as supervised:
+        supervised.wait_phase("last", "running")
+        for name in ("first", *between):
+            supervised.ask("start", name)
+        supervised.wait_phase("between59", "starting")
+        write = supervised.directory / "pid"
+        write.write_text(str(supervised.worker("first")["pid"]))
+        write.rename(supervised.directory / "go")
+        supervised.wait_file("in")
+        with stopped(supervised):
+            in_flight(supervised, 1.1, "last")
+        verdict = supervised.wait_event("verdict", "last")
+        decided = supervised.wait_event("phase", "last", phase="killing")
+        assert decided["incident"] == verdict["incident"]
+        near_miss = supervised.wait_event("near_miss", "last")
+        assert (near_miss["incident"], near_miss["reason"][:26]) == (verdict["incident"], "returned after its verdict")
+        supervised.wait_phase("last", "running")
+        assert unharmed(supervised, "last")
+        for name in ("first", *between):  # whose word stood
+            assert supervised.wait_event("signal", name)["signal"] == "SIGKILL"
 
 
 # --- starved ---------------------------------------------------------------------------------------------------------
@@ -202,6 +253,31 @@ def test_a_worker_that_is_only_observed_gets_every_verdict_and_no_signal(where: 
         assert unharmed(supervised)
         assert supervised.worker("a")["pid"] == pid
         assert not gone(pid)
+
+
+def test_a_hang_that_is_only_observed_does_not_hide_another() -> None:
+    body = """serve_until('go')
+def stuck():
+    with worker.call('alloc'): hang()
+threading.Thread(target=stuck, daemon=True).start()
+wait_for('second')
+with worker.call('sync'): wait_for('return')
+tell('returned')
+serve()"""
+    deadlines = {"sync": "80ms", "alloc": "80ms"}
+    with Supervised({"a": worker(body, deadlines=deadlines, observe_only=True)}) as supervised:
+        supervised.wait_phase("a", "observed")
+        supervised.touch("go")
+        first = supervised.wait_event("verdict", "a", operation="alloc")
+        supervised.touch("second")
+        second = supervised.wait_event("verdict", "a", operation="sync")
+        assert second["incident"] != first["incident"]
+        supervised.touch("return")
+        assert supervised.wait_event("near_miss", "a")["incident"] == second["incident"]
+        supervised.let_pass(0.2)
+        assert len(supervised.events("verdict")) == 2  # each once
+        assert supervised.worker("a")["would_have_killed"] == 2
+        assert unharmed(supervised)
 
 
 def test_an_observed_worker_that_is_never_ready_is_not_signalled_either() -> None:

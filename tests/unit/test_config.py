@@ -19,14 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdogd import abi, config
+from watchdogd.config import checks as config_checks
+from watchdogd.config import cpus as config_cpus
 from watchdogd.config import files as config_files
 from watchdogd.config import readers as config_readers
 from watchdogd.config.schema import TABLES, markdown
-from watchdogd.config.scope import Problems, Scope
+from watchdogd.config.scope import Cell, Problems, Scope
+from watchdogd.config.values import read_cpus
 from watchdogd.model import SECOND, Settings, SourceSettings, SupervisorSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 WORKER = '[workers.a]\ncommand = ["python3"]\n'
+OURS = sorted(config_cpus.usable())
 OFF = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n"
 
 
@@ -47,6 +51,13 @@ def problems(folder: Path, text: str, drop_ins: Mapping[str, str] | None = None)
         assert Path(problem.file).parent in (folder, folder / "watchdogd.toml.d")
         assert str(problem) in str(caught.value)
     return list(caught.value.problems)
+
+
+def warnings(folder: Path, text: str, drop_ins: Mapping[str, str] | None = None) -> list[config.Problem]:
+    load(folder, text, drop_ins)
+    _, found = config.check(folder / "watchdogd.toml", environ=os.environ)
+    assert all(problem.message and problem.remedy for problem in found)
+    return list(found)
 
 
 def worker(settings: Settings, name: str = "a") -> WorkerSettings:
@@ -162,8 +173,8 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "group", '"root"', "group", "root"),
     ("workers.NAME", "environment", '{ X = "1" }', "environment", (("X", "1"),)),
     ("workers.NAME", "working_directory", '"/"', "working_directory", "/"),
-    ("workers.NAME", "cpu_affinity", "[5, 0]", "cpu_affinity", (0, 5)),
-    ("workers.NAME", "cpu_affinity", '"0-3,5"', "cpu_affinity", (0, 1, 2, 3, 5)),
+    ("workers.NAME", "cpu_affinity", str(OURS[::-1]), "cpu_affinity", tuple(OURS)),
+    ("workers.NAME", "cpu_affinity", f'"{OURS[0]}-{OURS[0]}"', "cpu_affinity", (OURS[0],)),
     ("workers.NAME", "nice", "-20", "nice", -20),
     ("workers.NAME", "scheduling", '"fifo:10"', "scheduling", "fifo:10"),
     ("workers.NAME", "scheduling", '"batch"', "scheduling", "batch"),
@@ -270,6 +281,7 @@ def test_a_wrong_value_is_blamed_on_the_file_that_says_it(tmp_path: Path) -> Non
     assert {(Path(problem.file).name, problem.key) for problem in found} == {
         ("watchdogd.toml", "workers.a.nice"),
         ("watchdogd.toml", "workers.a.environment.A"),
+        ("1.toml", "workers.a.environment.B"),
         ("watchdogd.toml", "supervisor.max_kills"),
         ("1.toml", "workers.a.soft"),
         ("1.toml", "supervisor.log_format"),
@@ -328,6 +340,8 @@ def make_loop(path: Path) -> None:
         (lambda _: None, "No such file", "create it"),
         (Path.mkdir, "not a file", "name the file in it"),
         (os.mkfifo, "not a file", "plain file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a file", "plain file"),
+        (lambda path: path.write_bytes(b"#" * ((256 << 10) + 1)), "longer than 256 KiB", "drop-ins"),
         (make_loop, "symbolic links", "plain file"),
         (lambda path: path.write_bytes(b'x = "\xff"'), "byte 5 is not UTF-8", "UTF-8"),
     ],
@@ -356,6 +370,24 @@ def test_a_file_that_we_may_not_read_is_named_with_a_remedy(public_folder: Path,
     (public_folder / what).chmod(0o755)
 
 
+def test_a_file_of_just_the_greatest_size_is_read(tmp_path: Path) -> None:
+    assert load(tmp_path, WORKER + "#" * ((256 << 10) - len(WORKER))).workers
+
+
+def test_a_pipe_is_not_waited_for_even_where_it_takes_the_place_of_a_file_at_the_last_moment(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "pipe", "rb", opener=config_files.at_once) as pipe:
+        assert pipe.read() == b""
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_a_drop_in_that_is_no_file_is_named_and_hides_nothing(tmp_path: Path, make: Any) -> None:
+    load(tmp_path, WORKER, {"1.toml": ""})
+    make(tmp_path / "watchdogd.toml.d" / "0.toml")
+    found = problems(tmp_path, WORKER, {"2.toml": "[workers.a]\nnice = 99\n"})
+    assert [(Path(problem.file).name, problem.key) for problem in found] == [("0.toml", ""), ("2.toml", A + "nice")]
+
+
 def test_a_file_in_the_place_of_the_drop_ins_is_named(tmp_path: Path) -> None:
     (tmp_path / "watchdogd.toml.d").write_text("")
     (found,) = problems(tmp_path, WORKER)
@@ -374,6 +406,12 @@ BAD = [
     ('"deadlines.sync" = "1s"', A + '"deadlines.sync"', "is not a key", "deadlines"),
     ("deadlines.step = 2", A + "deadlines.step", "number without a unit", 'write "2s"'),
     ("deadlines.step = 2.5", A + "deadlines.step", "number without a unit", 'write "2.5s"'),
+    ("deadlines.step = 0.30000000000000004", A + "deadlines.step", "number without a unit", 'write "0.3s"'),
+    ("deadlines.step = 1e-7", A + "deadlines.step", "number without a unit", '"200ms"'),
+    ("deadlines.step = true", A + "deadlines.step", "is a boolean", '"200ms"'),
+    ('deadlines.step = "999999ns"', A + "deadlines.step", "is not a duration", "us, ms"),
+    ('deadlines.step = "999.999us"', A + "deadlines.step", "too short to be judged", '"1ms" or more, or "never"'),
+    ('deadlines.startup = "0.001us"', A + "deadlines.startup", "too short to be judged", '"1ms" or more'),
     ("deadlines.step = nan", A + "deadlines.step", "number without a unit", '"200ms"'),
     ("deadlines.step = 0x" + "f" * 5000, A + "deadlines.step", "number without a unit", '"200ms"'),
     ("deadlines.step = false", A + "deadlines.step", "is a boolean", 'write "never"'),
@@ -393,6 +431,12 @@ BAD = [
     ('required = "yes"', A + "required", "not a boolean", "without quotes"),
     ('accelerator = "GPU0"', A + "accelerator", "not an accelerator", '"gpu0"'),
     ('accelerator = "gpu"', A + "accelerator", "not an accelerator", '"gpu0"'),
+    ('accelerator = "gpuu0"', A + "accelerator", "not an accelerator", '"gpu0"'),
+    ('accelerator = "pva0"', A + "accelerator", "not an accelerator", '"dla1"'),
+    ('accelerator = "gpu00"', A + "accelerator", "not an accelerator", '"gpu0"'),
+    ('accelerator = ""', A + "accelerator", "not an accelerator", '"gpu0"'),
+    ('coupled_with = ["gpuu0"]', A + "coupled_with", "neither a worker nor an accelerator", "write one of"),
+    ('coupled_with = ["gpu00"]', A + "coupled_with", "neither a worker nor an accelerator", "write one of"),
     ('coupled_with = ["modle"]', A + "coupled_with", "neither a worker nor an accelerator", "write one of"),
     ('coupled_with = ["a"]', A + "coupled_with", "this worker itself", "remove it"),
     ('coupled_with = "gpu0"', A + "coupled_with", "not an array", '["gpu0"]'),
@@ -412,6 +456,9 @@ BAD = [
     ("cpu_affinity = [true]", A + "cpu_affinity", "not a list of CPUs", '"0-3,5"'),
     ('cpu_affinity = "3-1"', A + "cpu_affinity", "not a list of CPUs", '"0-3,5"'),
     ('cpu_affinity = "0-9999"', A + "cpu_affinity", "not a list of CPUs", '"0-3,5"'),
+    ('cpu_affinity = ["0"]', A + "cpu_affinity", "not a list of CPUs", '"0-3,5"'),
+    ("cpu_affinity = [0, 8191]", A + "cpu_affinity", "names CPU 8191, which this machine does not", "name some of 0"),
+    ("cpu_affinity = [8189, 8190, 0]", A + "cpu_affinity", "names CPU 8189-8190, which", "or remove it"),
     ("cpu_affinity = 3", A + "cpu_affinity", "not a list of CPUs", '"0-3,5"'),
     ("nice = 20", A + "nice", "out of range", "-20 to 19"),
     ("nice = -21", A + "nice", "out of range", "-20 to 19"),
@@ -429,7 +476,7 @@ BAD = [
     ('[workers."a b"]\ncommand = ["python3"]', 'workers."a b"', "not a worker's name", "1 to 48"),
     ('[workers.A]\ncommand = ["python3"]', "workers.A", 'differs from worker "a" only in case', "rename"),
     (
-        '[workers.gpu0]\ncommand = ["python3"]\naccelerator = "gpu0"',
+        '[workers.gpu0]\ncommand = ["python3"]',
         "workers.gpu0",
         "also the name of an acc",
         "another",
@@ -487,7 +534,7 @@ def test_a_problem_reads_as_file_key_what_and_remedy_on_one_line(tmp_path: Path)
     (found,) = problems(tmp_path, WORKER + 'accelerator = "\\n\\u001b[2J"\n')
     assert str(found) == (
         f"{tmp_path}/watchdogd.toml: workers.a.accelerator: '\\n\\x1b[2J' is not an accelerator; "
-        'write one such as "gpu0" or "dla1"'
+        'write "gpuN" or "dlaN", such as "gpu0" or "dla1"'
     )
     raw = config.Problem("f\n", "k", "\x1b[2J\x85", "r")
     assert str(raw) == "f\\x0a: k: \\x1b[2J\\x85; r"
@@ -580,6 +627,23 @@ def test_a_longest_backoff_below_the_first_is_refused(tmp_path: Path, restart: s
     assert "is shorter than backoff" in found.message
 
 
+def test_every_wrong_variable_of_an_environment_is_named(tmp_path: Path) -> None:
+    found = problems(tmp_path, WORKER + 'environment = { A = 1, B = "b", C = [], "9" = "c" }\n')
+    assert [problem.key for problem in found] == [A + "environment.A", A + "environment.C", A + "environment.9"]
+
+
+@pytest.mark.parametrize("key", ["startup", "first_step", "step", *abi.OPERATIONS[1:]])
+def test_the_shortest_deadline_is_a_millisecond(tmp_path: Path, key: str) -> None:
+    assert load(tmp_path, WORKER + f'deadlines.{key} = "1ms"\n').workers
+    (found,) = problems(tmp_path, WORKER + f'deadlines.{key} = "999us"\n')
+    assert (found.key, found.remedy) == (A + f"deadlines.{key}", 'write "1ms" or more, or "never"')
+
+
+@pytest.mark.parametrize("name", ["gpu0", "gpu15", "dla0", "dla1"])
+def test_what_the_load_sources_tell_of_is_an_accelerator(tmp_path: Path, name: str) -> None:
+    assert worker(load(tmp_path, WORKER + f'accelerator = "{name}"\n')).accelerator == name
+
+
 def test_equal_backoffs_are_accepted(tmp_path: Path) -> None:
     assert load(tmp_path, WORKER + 'restart = { backoff = "1s", backoff_max = "1s" }\n').workers
 
@@ -636,6 +700,74 @@ def test_a_supervisor_that_is_not_root_cannot_change_user(public_folder: Path, k
 @pytest.mark.parametrize("key", ["user", "group"])
 def test_a_supervisor_that_is_root_can_change_user(tmp_path: Path, key: str) -> None:
     assert load(tmp_path, WORKER + f'{key} = "daemon"\n').workers
+
+
+def affinity_findings(named: str, present: str, usable: str) -> tuple[list[config.Problem], list[config.Problem]]:
+    tree = config_files.Tree(["x.toml"])
+    noted = Problems(tree, [])
+    cell = Cell(read_cpus(named), ("workers", "a", "cpu_affinity"), True)
+    config_checks.check_affinity(cell, frozenset(read_cpus(present)), frozenset(read_cpus(usable)), noted)
+    return noted, noted.warnings
+
+
+def test_cpus_that_do_not_exist_are_an_error_even_beside_some_that_do() -> None:
+    ((error,), warned) = affinity_findings("3,11-13", present="0-11", usable="0-7")
+    assert not warned
+    assert (error.key, error.remedy) == (A + "cpu_affinity", "name some of 0-11, or remove it")
+    assert error.message == "names CPU 12-13, which this machine does not have"
+
+
+def test_cpus_of_which_none_is_usable_are_an_error_because_the_worker_could_not_start() -> None:
+    ((error,), warned) = affinity_findings("8-9,11", present="0-11", usable="0-5,7")
+    assert not warned
+    assert "CPU 8-9,11 is offline, or outside the cpuset" in error.message
+    assert error.remedy == "name some of 0-5,7, or remove it"
+
+
+def test_cpus_of_which_some_are_usable_are_a_warning_because_a_power_mode_may_bring_the_others_back() -> None:
+    (errors, (warning,)) = affinity_findings("6-9", present="0-11", usable="0-7")
+    assert not errors
+    assert "CPU 8-9 is offline" in warning.message and "runs on 6-7 alone" in warning.remedy
+
+
+def test_cpus_that_are_all_usable_are_neither() -> None:
+    assert affinity_findings("6-7", present="0-11", usable="0-7") == ([], [])
+
+
+@pytest.mark.skipif(len(OURS) < 2, reason="needs two CPUs")
+def test_our_own_affinity_does_not_limit_a_workers(tmp_path: Path) -> None:
+    """A worker leaves the mask it inherits: what taskset or CPUAffinity= keeps from us is not kept from it."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, OURS[:1])
+    try:
+        assert worker(load(tmp_path, WORKER + f"cpu_affinity = {OURS[1:]}\n")).cpu_affinity == tuple(OURS[1:])
+        assert os.sched_getaffinity(0) == {OURS[0]}
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+CPUSETS = Path("/sys/fs/cgroup/cpuset")
+
+
+@pytest.mark.skipif(len(OURS) < 2 or not os.access(CPUSETS / "tasks", os.W_OK), reason="needs cpusets and two CPUs")
+def test_the_cpuset_of_our_control_group_does_limit_a_workers() -> None:
+    group = CPUSETS / f"watchdogd-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "cpuset.cpus").write_text(f"{OURS[1]}")
+        (group / "cpuset.mems").write_text((CPUSETS / "cpuset.mems").read_text())
+        enter = f"open({str(group / 'tasks')!r}, 'w').write('0')"
+        code = f"{enter}; from watchdogd.config import cpus; print(*cpus.usable(), cpus.present() > cpus.usable())"
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
+        assert told.stdout.split() == [str(OURS[1]), "True"]
+    finally:
+        group.rmdir()
+
+
+def test_cpus_are_shown_as_they_are_written() -> None:
+    assert config_cpus.show([7, 0, 2, 1, 9, 8]) == "0-2,7-9"
+    assert config_cpus.show([3]) == "3"
+    assert read_cpus("0-3, 5") == (0, 1, 2, 3, 5)
 
 
 def test_tegrastats_is_on_where_it_is_on_path(tmp_path: Path) -> None:
@@ -746,6 +878,66 @@ def test_a_port_in_use_is_a_problem_of_the_file_that_chose_it(tmp_path: Path, dr
     assert "Address already in use" in found.message and "another" in found.remedy
 
 
+# --- what can run and is likely a mistake ---------------------------------------------------------------------------
+
+BOTH = 'deadlines = { step = "1s", sync = "1s" }\n'
+GPU_AND_DLA = (
+    f'[workers.g]\ncommand = ["python3"]\naccelerator = "gpu0"\n{BOTH}'
+    f'[workers.h]\ncommand = ["python3"]\naccelerator = "dla0"\n{BOTH}'
+)
+COUPLED = 'coupled_with = ["gpu0"]\n'
+UNLIKE = (GPU_AND_DLA + COUPLED).replace('"1s", sync = "1s" }\ncoupled', '"9s", sync = "6001ms" }\ncoupled')
+DOUBTFUL = [
+    # text, key, part of the message, part of the remedy
+    (WORKER, A + "deadlines", "nothing but its start is watched", "set step and sync"),
+    (WORKER + 'deadlines.startup = "9s"\n', A + "deadlines", "nothing but its start is watched", "set step and sync"),
+    (WORKER + 'deadlines.startup = "never"\n', A + "deadlines", "none of it is watched", "set step and sync"),
+    (WORKER + 'accelerator = "gpu0"\ndeadlines.step = "1s"\n', A + "deadlines", "step without sync", "set sync"),
+    (GPU_AND_DLA, "workers.h.coupled_with", 'dla0 may freeze gpu0, and then "g"', 'coupled_with = ["gpu0"]'),
+    (UNLIKE, "supervisor.hold_max", '"5s" after its verdict "g" is killed, although "h"', '"5001ms" or more'),
+    (
+        f'[supervisor]\nkill_grace = "999ms"\n{WORKER}{BOTH}',
+        "supervisor.kill_grace",
+        "the driver lets go",
+        '"1s" or more',
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "message", "remedy"), DOUBTFUL)
+def test_a_likely_mistake_is_a_warning(tmp_path: Path, text: str, key: str, message: str, remedy: str) -> None:
+    (found,) = warnings(tmp_path, text)
+    assert (found.file, found.key) == (str(tmp_path / "watchdogd.toml"), key)
+    assert message in found.message and remedy in found.remedy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(WORKER + f'deadlines.{name} = "9s"\n' for name in ("first_step", "step", *abi.OPERATIONS[1:])),
+        WORKER + 'accelerator = "gpu0"\ndeadlines = { step = "1s", copy = "1s" }\n',
+        GPU_AND_DLA + COUPLED,
+        GPU_AND_DLA.replace("gpu0", "dla1"),
+        GPU_AND_DLA.replace('"dla0"', '"gpu0"'),
+        UNLIKE.replace("6001ms", "6s"),
+        UNLIKE.replace('["gpu0"]', "[]").replace("dla0", "gpu1"),
+        '[supervisor]\nhold_max = "5001ms"\n' + UNLIKE,
+        '[supervisor]\nhold_max = "0s"\n' + UNLIKE,
+        f'[supervisor]\nkill_grace = "1s"\n{WORKER}{BOTH}',
+    ],
+)
+def test_what_may_well_be_meant_is_not_a_warning(tmp_path: Path, text: str) -> None:
+    assert warnings(tmp_path, text) == []
+
+
+def test_a_warning_is_given_for_each_worker_and_names_the_file_that_began_it(tmp_path: Path) -> None:
+    found = warnings(tmp_path, WORKER, {"1.toml": '[workers.b]\ncommand = ["python3"]\n'})
+    assert [(Path(problem.file).name, problem.key) for problem in found] == [
+        ("watchdogd.toml", "workers.a.deadlines"),
+        ("1.toml", "workers.b.deadlines"),
+    ]
+
+
 # --- anything -------------------------------------------------------------------------------------------------------
 
 NAMES = sorted(
@@ -773,7 +965,7 @@ def test_whatever_the_files_hold_it_is_settings_or_a_config_error(documents: lis
     for number, document in enumerate(documents):
         tree.add(f"{number}.toml", document)
     try:
-        assert config.settings_of(tree, [], environ=os.environ).workers
+        assert config.settings_of(tree, Problems(tree, []), environ=os.environ).workers
     except config.ConfigError as error:
         assert error.problems
         assert all(problem.file and problem.key and problem.message and problem.remedy for problem in error.problems)
@@ -791,8 +983,39 @@ def test_whatever_the_text_is_it_is_toml_or_a_config_error(text: str) -> None:
     assert all(problem.file == file.name for problem in caught.value.problems)
 
 
+def test_a_key_of_very_many_parts_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, WORKER + "a." * 1001 + "a = 1\n")
+    assert found.message == "line 3 holds more than 1000 dots"
+
+
+def test_many_dots_that_are_in_no_one_line_are_read(tmp_path: Path) -> None:
+    lines = ",\n".join(['"0.1.2.3"'] * 1000)
+    assert load(tmp_path, f'[workers.a]\ncommand = ["python3",\n{lines}]\n').workers
+
+
+def test_more_workers_than_can_be_compared_are_refused(tmp_path: Path) -> None:
+    tables = [f"[workers.w{number}]\nuser = 1\n" for number in range(config.MOST_WORKERS + 1)]
+    (found,) = problems(tmp_path, "".join(tables))
+    assert (found.key, found.message) == ("workers", "has 1025 workers")
+    assert len(problems(tmp_path, "".join(tables[1:]))) == 2 * config.MOST_WORKERS  # user and command of each
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufeff" + WORKER).workers
+
+
+def test_a_user_that_the_locale_cannot_write_is_one_that_there_is_not(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(WORKER + 'user = "日本"\ngroup = "日本"\n', encoding="utf-8")
+    code = f"import pathlib, watchdogd.config as c\nc.load(pathlib.Path({str(tmp_path / 'x.toml')!r}), environ={{}})"
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PATH": os.environ["PATH"]}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=plain, capture_output=True, text=True, timeout=20, cwd=ROOT, check=False
+    )
+    assert "ConfigError" in ran.stderr and "there is no user" in ran.stderr and "there is no group" in ran.stderr
+
+
 def test_deep_nesting_by_dotted_keys_does_not_exhaust_the_stack(tmp_path: Path) -> None:
-    text = ".".join(["a"] * 2000) + " = 1\n"
+    text = ".".join(["a"] * 990) + " = 1\n"
     for line in (text, f"[nvml]\nenabled.{text}", f"[workers.b]\nenvironment.{text}"):
         assert problems(tmp_path, WORKER + "[defaults]\n" + line)
 
@@ -802,7 +1025,8 @@ def test_deep_nesting_by_dotted_keys_does_not_exhaust_the_stack(tmp_path: Path) 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.toml")), ids=lambda file: file.name)
 def test_the_configurations_that_ship_are_right(file: Path) -> None:
-    settings = config.load(file, environ=os.environ)
+    settings, warned = config.check(file, environ=os.environ)
+    assert not warned
     assert {worker.accelerator for worker in settings.workers} == {"gpu0", "dla0"}
 
 
@@ -815,8 +1039,8 @@ def test_the_table_of_keys_shows_every_key_with_the_default_of_the_settings() ->
     assert rows == [key for keys in TABLES.values() for key in keys]
     for row in (
         '| `kill_grace` | `duration` | `"5s"` |',
-        '| `deadlines.startup` | `duration or "never"` | `"2m"` |',
-        '| `deadlines.sync` | `duration or "never"` | `"never"` |',
+        '| `deadlines.startup` | `duration from 1ms, or "never"` | `"2m"` |',
+        '| `deadlines.sync` | `duration from 1ms, or "never"` | `"never"` |',
         '| `output_max_bytes` | `bytes or size` | `"16MiB"` |',
         "| `max_kills` | `integer, 1 or more` | `20` |",
         "| `required` | `true, false` | `true` |",

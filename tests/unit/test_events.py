@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdogd import events
+from watchdogd.event_filter import EventFilter, NothingSuch, Since, check
 from watchdogd.events import EventKind
 
 BOOT_ID = 0x0123456789ABCDEF0123456789ABCDEF
@@ -157,6 +158,67 @@ def test_following_waits_for_a_file_that_does_not_exist_yet(tmp_path: Path) -> N
     assert list(events.follow(str(path), deadline_ns=PAST)) == []
 
 
+# --- filter ---
+
+SAID = {"kind": "verdict", "worker": "model_h", "incident": "i-1"}
+BOOT = "01234567-89ab-cdef-0123-456789abcdef"
+SINCE = Since(BOOT, 5_000, "2023-11-14T22:13:20.000000Z")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "other"),
+    [
+        (EventFilter(workers=("model_a", "model_h")), {"worker": "model_b"}),
+        (EventFilter(workers=("model_h",)), {"worker": None}),
+        (EventFilter(kinds=("gone", "verdict")), {"kind": "phase"}),
+        (EventFilter(incident="i-1"), {"incident": "i-11"}),
+        (EventFilter(incident="i-1"), {"incident": None}),
+    ],
+)
+def test_an_event_is_wanted_only_if_it_is_what_was_asked_for(wanted: EventFilter, other: dict[str, Any]) -> None:
+    assert wanted.wants(SAID) and not wanted.wants({**SAID, **other})
+
+
+def test_every_condition_must_hold_and_without_one_all_is_wanted() -> None:
+    assert not EventFilter(workers=("model_h",), kinds=("gone",)).wants(SAID)
+    assert EventFilter().wants(SAID) and EventFilter().wants({})
+
+
+@pytest.mark.parametrize(
+    ("at", "recent"),
+    [
+        ({"boot_id": BOOT, "monotonic_ns": 5_000, "time": "1970-01-01T00:00:00.000000Z"}, True),  # the clock was set
+        ({"boot_id": BOOT, "monotonic_ns": 4_999, "time": "2038-01-01T00:00:00.000000Z"}, False),
+        ({"boot_id": "another", "monotonic_ns": 1, "time": "2023-11-14T22:13:20.000000Z"}, True),
+        ({"boot_id": "another", "monotonic_ns": 9_000, "time": "2023-11-14T22:13:19.999999Z"}, False),
+        ({"boot_id": BOOT, "monotonic_ns": "soon", "time": "2023-11-14T22:13:20.000000Z"}, True),
+    ],
+)
+def test_an_age_is_measured_by_the_wall_clock_only_across_boots(at: dict[str, Any], recent: bool) -> None:
+    assert EventFilter(since=SINCE).wants({**SAID, **at}) is recent
+
+
+def test_a_name_on_record_or_known_otherwise_is_accepted_and_a_slip_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(line(1))
+    check(EventFilter(workers=("model_h", "model_new")), str(path), ["model_new"])
+    with pytest.raises(NothingSuch, match="'model_x'; there are: model_h, model_new"):
+        check(EventFilter(workers=("model_x",)), str(path), ["model_new"])
+
+
+def test_an_incident_on_record_is_accepted_and_one_that_is_not_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    recorded = json.loads(line(1)) | {"incident": "i-1"}
+    path.write_text(json.dumps(recorded) + "\n")
+    check(EventFilter(incident="i-1"), str(path), [])
+    with pytest.raises(NothingSuch, match="incident 'i-2'; `watchdogd events --kind verdict`"):
+        check(EventFilter(incident="i-2"), str(path), [])
+
+
+def test_before_the_first_record_any_worker_may_be_waited_for(tmp_path: Path) -> None:
+    check(EventFilter(workers=("model_x",)), str(tmp_path / "events.jsonl"), [])
+
+
 # --- describe -------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +246,16 @@ def test_a_phase_reads_as_a_change_with_its_reason() -> None:
     assert events.describe(phase).endswith("model_h#3 phase running -> killing (sync overdue)")
 
 
+def test_a_supervisors_start_reads_with_its_files_and_its_end_with_its_reason() -> None:
+    start = {"change": "started", "pid": 7, "version": "0.1.0", "config": ["/etc/a.toml", "/etc/b.toml"]}
+    started = {**json.loads(line(1, EventKind.SUPERVISOR, **start)), "worker": None, "incarnation": None}
+    assert events.describe(started) == (
+        "2023-11-14T22:13:20.123456Z - supervisor started pid=7 version=0.1.0 config=/etc/a.toml,/etc/b.toml"
+    )
+    ended = {**started, "change": "stopping", "reason": "SIGTERM", "config": None, "version": None}
+    assert events.describe(ended).endswith(" - supervisor stopping (SIGTERM) pid=7")
+
+
 def test_a_field_that_a_kind_has_no_words_for_is_shown_all_the_same() -> None:
     assert events.describe(json.loads(line(1, EventKind.SIGNAL, signal=9, pid=4321))).endswith(
         "signal signal=9 pid=4321"
@@ -208,6 +280,13 @@ kinds = st.sampled_from([*EventKind]) | values
 @given(st.dictionaries(keys, values), kinds)
 def test_any_object_is_described_in_one_printable_line(event: dict[str, Any], kind: object) -> None:
     assert events.describe({**event, "kind": kind}).isprintable()
+
+
+@given(st.dictionaries(keys | st.sampled_from(["boot_id", "monotonic_ns"]), values), kinds)
+def test_any_object_is_wanted_or_not(event: dict[str, Any], kind: object) -> None:
+    wanted = EventFilter(("model_h",), ("phase",), "i-1", SINCE)
+    assert wanted.wants({**event, "kind": kind}) in (True, False)
+    assert SINCE.wants(event) in (True, False)
 
 
 @pytest.mark.parametrize("number", [10**4000, -(10**4000), 2**63])

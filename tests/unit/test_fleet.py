@@ -115,6 +115,15 @@ def test_with_the_culprit_gone_the_time_out_begins_again(stage: Stage) -> None:
     assert stage.hold("gpu", 1351) is None
 
 
+def test_a_pause_before_is_no_part_of_the_time_out_that_begins_again(stage: Stage) -> None:
+    put(stage.players["dla"], phase=Phase.STARTING)
+    put(stage.players["gpu"], armed_ns=ms(1250))  # paused and resumed: its 50 ms ended at 1300
+    stage.players["dla"].gone_ns = ms(1300)
+    resumed = replace(stage.finding(1300), deadline_ns=ms(1300))
+    assert stage.hold("gpu", 1349, resumed) == "dla has just been killed"
+    assert stage.hold("gpu", 1351, resumed) is None
+
+
 def test_a_call_entered_after_the_culprit_was_gone_does_not_profit(stage: Stage) -> None:
     put(stage.players["dla"], phase=Phase.STARTING)
     stage.players["dla"].gone_ns = ms(999)

@@ -265,7 +265,7 @@ def test_the_next_check_is_never_later_than_anything_could_be_due(
 
 # --- had it its chance? ---------------------------------------------------------------------------------------------
 
-HUNG = Pending(Verdict.CALL, "sync", ms(0), ms(100), call("sync", ms(0)), 256, 0)
+HUNG = Pending(Verdict.CALL, "sync", ms(0), ms(0), ms(100), call("sync", ms(0)), 256, 0)
 
 
 def judged(patience: Patience, threads: liveness.Threads | None, now: float, late: float = 0) -> Finding | Wait:
@@ -353,6 +353,20 @@ def test_patience_with_a_starved_worker_ends(threads: liveness.Threads) -> None:
     patience = Patience(HUNG, ms(50), {7: thread("S"), 8: thread("R")})
     assert isinstance(judged(patience, threads, 5099), Wait)
     assert isinstance(judged(patience, threads, 5100), Finding)
+
+
+# Entered an hour before it was armed, by a resume: what counts is the time since.
+RESUMED = Pending(Verdict.CALL, "sync", ms(-3_600_000), ms(0), ms(100), call("sync", ms(-3_600_000)), 256, 0)
+
+
+def test_what_starved_it_after_a_pause_is_not_scaled_up_by_the_pause() -> None:
+    before, after = {7: thread("S", ran=10, waited=3)}, {7: thread("S", ran=11, waited=28)}
+    assert waits_until(judged(Patience(RESUMED, ms(50), before), after, 100)) == ms(150)
+
+
+def test_patience_after_a_pause_ends_as_without_one() -> None:
+    starving: liveness.Threads = {7: thread("S"), 8: thread("R")}
+    assert isinstance(judged(Patience(RESUMED, ms(50), starving), starving, 5100), Finding)
 
 
 def test_a_late_watcher_waits_as_long_as_it_was_late() -> None:

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, RestartSettings, Verdict, WorkerSettings
-from watchdogd.policy import (
+from watchdogd.orders import (
     ALIVE,
     KILL,
     REPORT_ONLY,
-    TABLE,
     TERM,
     Action,
     Clear,
@@ -24,9 +23,8 @@ from watchdogd.policy import (
     Spawn,
     Trigger,
     WorkerState,
-    applies,
-    decide,
 )
+from watchdogd.policy import TABLE, applies, decide
 
 P, T, V = Phase, Trigger, Verdict
 NOW = 5_000 * SECOND
@@ -197,6 +195,41 @@ def test_ready_is_the_end_of_the_incident() -> None:
     assert actions == (CloseIncident(OLD, "recovered"),)
 
 
+def test_deadlines_count_from_the_workers_own_ready_not_from_when_it_was_noticed() -> None:
+    after, _ = decide(state_in(P.STARTING, armed_ns=None), T.READY, occasion(ready_ns=NOW - 40 * MILLISECOND))
+    assert after.armed_ns == after.ready_ns == NOW - 40 * MILLISECOND
+    assert after.since_ns == NOW
+
+
+@pytest.mark.parametrize(
+    ("stamp", "armed_ns"),
+    [
+        (None, None),
+        (NOW + 1, None),  # from the future
+        (NOW - 10 * SECOND, None),  # from before its spawn
+        (NOW - 2, NOW - 1),  # from before a resume: what was in flight then is not held against it
+    ],
+)
+def test_a_ready_that_cannot_be_believed_counts_from_when_it_was_noticed(
+    stamp: int | None, armed_ns: int | None
+) -> None:
+    after, _ = decide(state_in(P.STARTING, armed_ns=armed_ns), T.READY, occasion(ready_ns=stamp))
+    assert (after.ready_ns, after.armed_ns) == (NOW, NOW)
+
+
+def test_a_verdict_that_is_only_observed_does_not_hide_the_next_one() -> None:
+    other = Finding(V.CALL, NOW, "sync", NOW - SECOND, NOW, word=78, offset=320)
+    before = state_in(P.OBSERVED, finding=HANG, incident=OLD)
+    after, actions = decide(before, T.VERDICT, occasion(other, observe_only=True))
+    assert (after.phase, after.finding, after.incident) == (P.OBSERVED, other, NEW)
+    assert actions == (CloseIncident(OLD, "overtaken"), OpenIncident(NEW, other, would_kill=True))
+
+
+def test_where_kills_are_real_one_verdict_stands_at_a_time() -> None:
+    held = state_in(P.RUNNING, finding=HANG, incident=OLD)
+    assert decide(held, T.VERDICT, occasion(Finding(V.CALL, NOW, word=78, offset=320))) == (held, ())
+
+
 def test_ready_while_paused_is_the_end_of_the_incident_too() -> None:
     paused, actions = decide(state_in(P.STARTING, incident=OLD), T.PAUSE, occasion())
     assert (paused.incident, actions) == (OLD, ())
@@ -230,6 +263,27 @@ def test_a_spent_budget_is_quarantine_and_closes_the_incident() -> None:
     assert (after.phase, after.incident, actions) == (P.QUARANTINED, None, (CloseIncident(OLD, "quarantined"),))
     back, actions = decide(after, T.RESET, occasion())
     assert (back.phase, back.restarts, actions) == (P.STARTING, (), (SPAWN,))
+
+
+@pytest.mark.parametrize("asked", [T.START, T.RESTART])
+def test_a_stop_is_no_way_out_of_quarantine(asked: Trigger) -> None:
+    stopped, _ = decide(state_in(P.QUARANTINED, quarantined=True), T.STOP, occasion())
+    assert (stopped.phase, applies(stopped, asked)) == (P.STOPPED, False)
+    assert decide(stopped, asked, occasion()) == (stopped, ())
+
+
+@pytest.mark.parametrize("asked", [T.START, T.RESTART])
+def test_a_worker_stopped_in_quarantine_starts_again_after_a_reset(asked: Trigger) -> None:
+    stopped, _ = decide(state_in(P.QUARANTINED, quarantined=True), T.STOP, occasion())
+    reset, actions = decide(stopped, T.RESET, occasion())
+    assert (reset.phase, actions, applies(reset, asked)) == (P.STOPPED, (), True)  # it was stopped, and stays so
+    assert decide(reset, asked, occasion())[1] == (SPAWN,)
+
+
+def test_what_was_reset_can_be_stopped_and_started_as_ever() -> None:
+    quarantined, _ = decide(state_in(P.KILLING, restarts=(NOW - 1,) * 3), T.CLEARED, occasion())
+    started, _ = decide(quarantined, T.RESET, occasion())
+    assert (quarantined.quarantined, started.quarantined) == (True, False)
 
 
 def test_a_worker_that_waits_to_be_started_again_has_no_process() -> None:
@@ -286,7 +340,7 @@ class Story:
         elif trigger in (T.START, T.RESTART) or (trigger is T.RESET and before.phase is P.QUARANTINED):
             self.stop_asked = False
         for action in actions:
-            self._check(action, before)
+            self._check(action, before, trigger)
         spawned = sum(isinstance(action, Spawn) for action in actions)
         assert self.state.incarnation == before.incarnation + spawned
         assert self.standing == ({self.state.incident} if self.state.incident is not None else set())
@@ -294,7 +348,7 @@ class Story:
         if self.state.phase in (P.STOPPED, P.QUARANTINED, P.BACKOFF):
             assert (self.state.finding, self.state.spawned_ns, self.state.ready_ns) == (None, None, None)
 
-    def _check(self, action: Action, before: WorkerState) -> None:
+    def _check(self, action: Action, before: WorkerState, trigger: Trigger) -> None:
         if isinstance(action, OpenIncident):
             assert action.finding.verdict not in REPORT_ONLY
             self.opened[action.incident] = action.finding
@@ -303,6 +357,7 @@ class Story:
             self.standing.remove(action.incident)
         elif isinstance(action, Spawn):
             assert not self.stop_asked
+            assert not before.quarantined or trigger is T.RESET
             assert self.state.wanted
             assert before.phase not in ALIVE  # never two at once
         elif isinstance(action, Signal) and action.confirm is not None:
@@ -344,5 +399,6 @@ def test_every_state_can_be_left(sequence: Steps, observe_only: bool) -> None:
     for trigger in (T.STOP, T.TIMEOUT, T.EXITED, T.CLEARED):
         story.feed(trigger, later_ns=10 * SECOND)
     at_rest = story.state.phase
+    story.feed(T.RESET)  # it may have been stopped in quarantine
     story.feed(T.START)
     assert (at_rest, story.state.phase, story.standing) == (P.STOPPED, P.STARTING, set())

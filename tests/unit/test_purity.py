@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "watchdogd"
-PURE = ("model", "liveness", "freeze", "policy", "budget", "suspicion", "histogram", "pulse", "snapshot", "abi")
+PURE = (
+    "model", "liveness", "freeze", "orders", "policy", "budget", "suspicion", "histogram", "pulse", "snapshot", "tally",
+    "abi",
+)  # fmt: skip
 IMPURE = {"os", "time", "datetime", "socket", "subprocess", "logging", "threading", "random", "signal", "select"}
 
 

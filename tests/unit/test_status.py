@@ -12,12 +12,19 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeRuntime
-from watchdogd import abi, procfs
+from watchdogd import abi, events, procfs, status_detail
 from watchdogd.model import Phase
+from watchdogd.span import span
 from watchdogd.status import StatusView, UnknownWorker, collect, to_json
-from watchdogd.status_table import span, table
+from watchdogd.status_table import table
 
 OLD = 1  # a pid whose process is older than any tick of a test
+INCIDENT = {
+    "id": "20261121T040744Z-lane_dla-2733.1",
+    "verdict": "call",
+    "operation": "sync",
+    "time": "2026-11-21T04:07:44.049200Z",
+}
 
 
 @pytest.fixture
@@ -205,8 +212,7 @@ def test_a_supervisor_that_is_gone_is_not_running_from_that_moment(tmp_path: Pat
     runtime = FakeRuntime(tmp_path, pid=gone)
     runtime.publish()
     seen = view(runtime)
-    assert seen.fault is not None and seen.fault.startswith("NOT RUNNING - last tick 0.")
-    assert seen.fault.endswith(f"pid {gone} is gone")
+    assert seen.fault is not None and seen.fault.startswith(f"NOT RUNNING - pid {gone} is gone, last tick ")
     assert seen.exit_status == 3
 
 
@@ -214,14 +220,15 @@ def test_a_supervisor_that_was_stopped_says_so(tmp_path: Path, gone: int) -> Non
     runtime = FakeRuntime(tmp_path, pid=gone)
     runtime.supervisor["stopping"] = True
     runtime.publish()
-    assert (view(runtime).fault or "").endswith("was stopped")
+    assert f"pid {gone} was stopped, last tick " in (view(runtime).fault or "")
 
 
 def test_a_supervisor_that_does_not_tick_is_stuck(tmp_path: Path) -> None:
     runtime = FakeRuntime(tmp_path, pid=OLD)
     runtime.publish()
     seen = view(runtime, later_ns=12 * SECOND)
-    assert seen.fault is not None and seen.fault.startswith("STUCK - last tick 12.0 s ago")
+    assert seen.fault is not None and seen.fault.startswith(f"STUCK - pid {OLD} is alive (state ")
+    assert seen.fault.endswith("last tick 12 s ago")
     assert seen.exit_status == 3
 
 
@@ -248,7 +255,7 @@ def test_another_process_with_the_supervisors_pid_is_not_the_supervisor(tmp_path
         runtime = FakeRuntime(tmp_path, pid=young.pid)
         runtime.publish()
         runtime.tick(ago_ns=60 * SECOND)
-        assert (view(runtime).fault or "").endswith(f"pid {young.pid} is gone")
+        assert f"pid {young.pid} is gone" in (view(runtime).fault or "")
         runtime.tick()
         assert view(runtime).fault is None
         young.kill()
@@ -258,6 +265,46 @@ def test_a_board_of_an_earlier_boot_is_not_a_running_supervisor(tmp_path: Path) 
     runtime = FakeRuntime(tmp_path, boot_id=procfs.boot_id() ^ 1)
     runtime.publish()
     assert "before the last boot" in (view(runtime).fault or "")
+    assert to_json(view(runtime))["supervisor"]["last_tick_age_seconds"] is None
+
+
+def in_a_call(runtime: FakeRuntime) -> None:
+    beat = runtime.incarnation("model_h", 3)
+    beat.enter(0, "sync", time.monotonic_ns() - 150 * MS)
+    beat.close()
+    runtime.accelerators = [{**ACCELERATOR, "sample_ns": time.monotonic_ns()}]
+    runtime.publish()
+
+
+def test_nothing_of_a_worker_ages_after_its_supervisor_is_gone(tmp_path: Path, gone: int) -> None:
+    runtime = FakeRuntime(tmp_path, pid=gone)
+    in_a_call(runtime)
+    told, later = (to_json(view(runtime, later_ns=ns)) for ns in (0, 3600 * SECOND))
+    assert told["workers"] == later["workers"] and 0.15 <= later["workers"][0]["call"]["age_seconds"] < 5
+    assert told["supervisor"]["uptime_seconds"] == later["supervisor"]["uptime_seconds"]
+    # What is a fact about now goes on.
+    assert later["supervisor"]["last_tick_age_seconds"] >= 3600
+    assert later["accelerators"][0]["age_seconds"] >= 3600
+
+
+def test_a_call_goes_on_ageing_while_its_supervisor_is_stuck(tmp_path: Path) -> None:
+    runtime = FakeRuntime(tmp_path, pid=OLD)
+    in_a_call(runtime)
+    assert to_json(view(runtime, later_ns=12 * SECOND))["workers"][0]["call"]["age_seconds"] >= 12
+
+
+def test_a_quarantined_worker_is_shown_with_no_restart_left_and_the_command_that_ends_it(runtime: FakeRuntime) -> None:
+    runtime.worker("model_h", phase="quarantined", budget_left=0)
+    runtime.publish()
+    text = table(view(runtime), 80, colour=False)
+    assert "3 (0 left)" in text and "`watchdogd reset model_h`" in text
+
+
+def test_a_worker_that_waits_for_its_restart_is_shown_with_those_left(runtime: FakeRuntime) -> None:
+    runtime.worker("model_h", phase="backoff", budget_left=5)
+    runtime.publish()
+    text = table(view(runtime), 80, colour=False)
+    assert "3 (5 left)" in text and "watchdogd reset" not in text
 
 
 # --- exit status ----------------------------------------------------------------------------------------------------
@@ -331,12 +378,117 @@ def test_the_table_says_what_is_wrong_and_what_to_do(troubled: FakeRuntime) -> N
 def test_a_dead_supervisor_is_the_first_line_of_the_table(tmp_path: Path, gone: int) -> None:
     runtime = FakeRuntime(tmp_path, pid=gone)
     runtime.publish()
-    assert table(view(runtime), 120, colour=False).startswith("supervisor: NOT RUNNING - ")
+    runtime.worker("model_b", phase="quarantined")
+    runtime.publish()
+    text = table(view(runtime), 120, colour=False)
+    assert text.startswith(f"supervisor: NOT RUNNING - pid {gone} is gone, last tick ")
+    assert "last known ones" in text and "`watchdogd run -c watchdogd.toml` starts it" in text
+    assert "watchdogd reset" not in text  # nobody would hear it
 
 
-@pytest.mark.parametrize("width", [20, 80])
-def test_no_line_is_longer_than_the_terminal_is_wide(troubled: FakeRuntime, width: int) -> None:
-    assert max(map(len, table(view(troubled), width, colour=False).splitlines())) == width
+def test_a_stuck_supervisor_is_told_apart_and_its_workers_still_have_advice(tmp_path: Path) -> None:
+    runtime = FakeRuntime(tmp_path, pid=OLD)
+    runtime.worker("model_b", phase="quarantined")
+    runtime.publish()
+    text = table(view(runtime, later_ns=12 * SECOND), 120, colour=False)
+    assert text.startswith(f"supervisor: STUCK - pid {OLD} is alive")
+    assert "systemctl restart" in text and "last known ones" not in text and "watchdogd reset model_b" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 1 << 30])
+def test_nothing_is_lost_on_a_narrow_terminal(troubled: FakeRuntime, width: int) -> None:
+    troubled.incarnation("lane_dla", 4, pid=4194304, last_incident=INCIDENT).record(0, "sync", 5 * MS, times=3)
+    troubled.publish()
+    seen = view(troubled)
+    text = table(seen, width, colour=False)
+    assert set(table(seen, 1 << 30, colour=False).split()) <= set(text.split())
+    for told in ("4194304", INCIDENT["id"], INCIDENT["time"], "3 (4 left)", "/ 200 ms", "5.24 ms / 5.24 ms"):
+        assert any(told in line for line in text.splitlines()), told  # whole, to be copied
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_wide_terminal_gets_each_worker_on_one_row_and_a_narrow_one_the_call_first(troubled: FakeRuntime) -> None:
+    def row(width: int) -> str:
+        return next(line for line in table(view(troubled), width, colour=False).splitlines() if "model_a" in line)
+
+    assert "/ 200 ms" in row(120) and "5.24 ms / 5.24 ms" in row(120)
+    assert "/ 200 ms" in row(80) and "5.24 ms / 5.24 ms" not in row(80)
+    below = table(view(troubled), 80, colour=False).splitlines()
+    assert any(line.startswith("  SYNC p50 / p99 5.24 ms / 5.24 ms  STEPS ") for line in below)
+
+
+def test_an_id_is_left_whole_on_a_terminal_narrower_than_itself(runtime: FakeRuntime) -> None:
+    runtime.worker("model_h", last_incident=INCIDENT)
+    runtime.publish()
+    assert f"[{INCIDENT['id']}]" in table(view(runtime), 20, colour=False)
+
+
+def test_a_starting_worker_is_shown_against_its_startup_deadline_alone(runtime: FakeRuntime) -> None:
+    now_ns = time.monotonic_ns()
+    beat = runtime.incarnation("model_h", 3, phase="starting", phase_since_ns=now_ns - 4 * SECOND)
+    beat.enter(0, "sync", now_ns - SECOND)
+    runtime.publish()
+    text = table(view(runtime), 200, colour=False)
+    assert "startup 4" in text and "/ 1 m 00 s" in text and "200 ms" not in text
+    assert one(runtime)["call"]["deadline_seconds"] == 0.2  # the length configured, armed or not
+
+
+@pytest.mark.parametrize(("phase", "shown"), [("running", "200 ms"), ("killing", "200 ms"), ("paused", "-")])
+def test_a_call_is_shown_against_its_deadline_unless_that_is_suspended(
+    runtime: FakeRuntime, phase: str, shown: str
+) -> None:
+    runtime.incarnation("model_h", 3, phase=phase).enter(0, "sync", time.monotonic_ns() - SECOND)
+    runtime.publish()
+    (row,) = (line for line in table(view(runtime), 200, colour=False).splitlines() if line.startswith("model_h"))
+    assert f" s / {shown} " in row and "startup" not in row
+
+
+# --- one worker -----------------------------------------------------------------------------------------------------
+
+
+def detailed(runtime: FakeRuntime) -> str:
+    seen = view(runtime, "lane_dla")
+    return table(seen, 200, False, status_detail.collect(seen, seen.workers[0]))
+
+
+@pytest.fixture
+def ended(runtime: FakeRuntime) -> FakeRuntime:
+    """A worker whose last incident is over; the record tells of others, too."""
+    (runtime.directory / "state/log").mkdir(parents=True)
+    record = b""
+    endings = [("i-1", "exited with status 3"), (INCIDENT["id"], "killed by signal 9"), (None, "exited with status 0")]
+    for seq, (incident, ending) in enumerate(endings):
+        record += events.encode(
+            events.EventKind.GONE, boot_id=7, seq=seq, wall_ns=8, monotonic_ns=9, worker="lane_dla", incarnation=3,
+            incident=incident, pid=11, exit=ending,
+        )  # fmt: skip
+    (runtime.directory / "state" / events.FILE_NAME).write_bytes(record)
+    runtime.worker("lane_dla", last_incident=INCIDENT)
+    runtime.publish()
+    return runtime
+
+
+def test_one_worker_is_told_how_its_last_incident_ended_and_where_its_output_is(ended: FakeRuntime) -> None:
+    log = ended.directory / "state/log/lane_dla.log"
+    log.touch()
+    lines = detailed(ended).splitlines()
+    assert "  its process: killed by signal 9" in lines
+    assert f"  its output: {log}" in lines
+    assert f"  its story: `watchdogd events --incident {INCIDENT['id']}`" in lines
+
+
+def test_what_one_worker_does_not_have_is_not_told(ended: FakeRuntime) -> None:
+    ended.worker("lane_dla")
+    ended.publish()
+    assert "  its " not in detailed(ended)  # no incident, and no file of output
+
+
+def test_a_record_that_may_not_be_read_is_said(ended: FakeRuntime) -> None:
+    record = ended.directory / "state" / events.FILE_NAME
+    record.unlink()
+    record.symlink_to(record)  # stands for what root may not open either
+    text = detailed(ended)
+    assert f"cannot read {record}: " in text and "its process" not in text
 
 
 def test_text_from_outside_cannot_steer_the_terminal(troubled: FakeRuntime) -> None:

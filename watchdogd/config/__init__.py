@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from watchdogd.config import checks, files
+from watchdogd.config import checks, doubts, files
 from watchdogd.config.files import ConfigError, Problem, Tree
 from watchdogd.config.readers import sources
 from watchdogd.config.schema import CALLS, EVERY_WORKER, OF_EACH_WORKER_ALONE, TABLES
@@ -29,8 +29,9 @@ from watchdogd.model import (
     WorkerSettings,
 )
 
-__all__ = ["ConfigError", "Problem", "check_port", "host_and_port", "load"]
+__all__ = ["ConfigError", "Problem", "check", "check_port", "host_and_port", "load"]
 
+MOST_WORKERS = 1024
 _WORKER_KEYS = TABLES["workers.NAME"]
 _DEFAULT_KEYS = {name: key for name, key in _WORKER_KEYS.items() if name != OF_EACH_WORKER_ALONE}
 _SINGLE_TABLES = [name for name in TABLES if name != "workers.NAME"]
@@ -41,14 +42,21 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Settings:
 
     ``environ`` is what workers will inherit: their programs are looked for on its PATH.
     """
+    return check(path, environ=environ)[0]
+
+
+def check(path: Path, *, environ: Mapping[str, str]) -> tuple[Settings, tuple[Problem, ...]]:
+    """As ``load``, and with the settings the warnings: what can run, and is likely not what was meant."""
     tree, unread = files.read(path)
-    return settings_of(tree, unread, environ=environ)
+    problems = Problems(tree, unread)
+    settings = settings_of(tree, problems, environ=environ)
+    return settings, tuple(problems.warnings)
 
 
-def settings_of(tree: Tree, unread: list[Problem], *, environ: Mapping[str, str]) -> Settings:
+def settings_of(tree: Tree, problems: Problems, *, environ: Mapping[str, str]) -> Settings:
     """The settings that ``tree`` says. Where a file could not be read, the values of the others are still
     checked, but nothing is found missing: it may stand in that file."""
-    problems = Problems(tree, unread)
+    unread = bool(problems)
     root = tree.root
     single = {name: Scope(root.get(name, {}), (name,), TABLES[name], problems) for name in _SINGLE_TABLES}
     defaults = Scope(root.get(EVERY_WORKER, {}), (EVERY_WORKER,), _DEFAULT_KEYS, problems)
@@ -71,18 +79,23 @@ def settings_of(tree: Tree, unread: list[Problem], *, environ: Mapping[str, str]
         raise ConfigError(problems)
 
     supervisor = SupervisorSettings(**single["supervisor"].fields())
-    return Settings(
+    settings = Settings(
         supervisor=supervisor,
         metrics=MetricsSettings(**single["metrics"].fields()),
         sources=readers,
         workers=tuple(_worker_settings(name, scope, supervisor) for name, scope in workers.items()),
         files=tuple(tree.files),
     )
+    doubts.note(settings, workers, problems)
+    return settings
 
 
 def _workers(table: Any, defaults: Scope, problems: Problems) -> dict[str, Scope]:
     if not isinstance(table, dict):
         problems.note(("workers",), f"is {type_name(table)}, not a table", "write [workers.NAME] for each worker")
+        return {}
+    if len(table) > MOST_WORKERS:  # they are compared with each other
+        problems.note(("workers",), f"has {len(table)} workers", f"keep it to {MOST_WORKERS}")
         return {}
     return {name: Scope(worker, ("workers", name), _WORKER_KEYS, problems, defaults) for name, worker in table.items()}
 

@@ -12,11 +12,10 @@ import shutil
 from collections.abc import Iterable, Mapping
 
 from watchdogd import duration
+from watchdogd.config import cpus
 from watchdogd.config.schema import CALLS, NO_DEFAULT
-from watchdogd.config.scope import Problems, Scope, suggestion
+from watchdogd.config.scope import Cell, Problems, Scope, suggestion
 from watchdogd.config.values import ACCELERATOR, WORKER_NAME
-
-_ACCELERATOR_KINDS = ("gpu", "dla")
 
 
 def check_directories(supervisor: Scope, problems: Problems) -> None:
@@ -31,13 +30,12 @@ def check_directories(supervisor: Scope, problems: Problems) -> None:
 
 
 def check_names(workers: Mapping[str, Scope], problems: Problems) -> None:
-    accelerators = _accelerators(workers.values())
     seen: dict[str, str] = {}
     for name, scope in workers.items():
         if WORKER_NAME.fullmatch(name) is None:
             remedy = "use 1 to 48 of A-Z a-z 0-9 _ -"
             problems.note(scope.path, "is not a worker's name", remedy)
-        if name in accelerators:
+        if ACCELERATOR.fullmatch(name):  # what would coupled_with mean by it?
             problems.note(scope.path, "is also the name of an accelerator", "give the worker another name")
         other = seen.setdefault(name.lower(), name)
         if other != name:
@@ -48,6 +46,9 @@ def check_worker(scope: Scope, workers: Mapping[str, Scope], path: str, problems
     _check_deadlines(scope, problems)
     _check_restart(scope, problems)
     _check_coupling(scope, workers, problems)
+    affinity = scope.get("cpu_affinity")
+    if affinity and affinity.value:
+        check_affinity(affinity, cpus.present(), cpus.usable(), problems)
     _check_account(scope, problems)
     _check_command(scope, path, problems)
 
@@ -81,19 +82,32 @@ def _accelerators(workers: Iterable[Scope]) -> set[str]:
 
 def _check_coupling(scope: Scope, workers: Mapping[str, Scope], problems: Problems) -> None:
     coupled = scope.get("coupled_with")
-    known = {*workers, *_accelerators(workers.values())}
-    if coupled is None:
+    if coupled is None or not coupled.value:
         return
+    known = {*workers, *_accelerators(workers.values())}
     for name in coupled.value:
         if name == scope.path[-1]:
             problems.note(coupled.path, f'"{name}" is this worker itself', "remove it")
         # A GPU or DLA that only others use can freeze this worker all the same.
-        elif name not in known and not (ACCELERATOR.fullmatch(name) and name.startswith(_ACCELERATOR_KINDS)):
+        elif name not in known and not ACCELERATOR.fullmatch(name):
             problems.note(
                 coupled.path,
                 f'"{name}" is neither a worker nor an accelerator',
                 suggestion(name, known - {scope.path[-1]}),
             )
+
+
+def check_affinity(affinity: Cell, present: frozenset[int], usable: frozenset[int], problems: Problems) -> None:
+    named = frozenset(affinity.value)
+    if named - present:
+        message = f"names CPU {cpus.show(named - present)}, which this machine does not have"
+        problems.note(affinity.path, message, f"name some of {cpus.show(present)}, or remove it")
+    elif not named & usable:  # the kernel would refuse it, and the worker could never start
+        message = f"CPU {cpus.show(named)} is offline, or outside the cpuset of this control group"
+        problems.note(affinity.path, message, f"name some of {cpus.show(usable)}, or remove it")
+    elif named - usable:  # a power mode takes CPUs away and gives them back: no reason not to start
+        message = f"CPU {cpus.show(named - usable)} is offline, or outside the cpuset of this control group"
+        problems.warn(affinity.path, message, f"until that changes it runs on {cpus.show(named & usable)} alone")
 
 
 def _check_account(scope: Scope, problems: Problems) -> None:
@@ -104,7 +118,7 @@ def _check_account(scope: Scope, problems: Problems) -> None:
             continue
         try:
             number = pwd.getpwnam(cell.value).pw_uid if kind == "user" else grp.getgrnam(cell.value).gr_gid
-        except KeyError:
+        except (KeyError, UnicodeEncodeError):  # the latter: the locale cannot even ask for it
             problems.note(cell.path, f'there is no {kind} "{cell.value}"', "create it, or name another")
             continue
         if own != 0 and number != (own if kind == "user" else os.getegid()):

@@ -23,6 +23,8 @@ else:
 
 KeyPath = tuple[str, ...]
 
+_MOST_BYTES = 256 << 10  # of one file: a mistaken -c must not fill the memory
+_MOST_DOTS = 1000  # in one line: tomllib needs time and memory by the square of a key's parts, 22 s for 32,000 of them
 _DEEPEST = 4  # workers.NAME.environment.VARIABLE: nothing below it is merged, so nesting cannot exhaust the stack
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -34,6 +36,7 @@ _REMEDIES = {
     errno.EACCES: "let the user who runs watchdogd read it",
     errno.EISDIR: "name the file in it",
     errno.ENOTDIR: "make it a directory, or remove it",
+    errno.EFBIG: "name the configuration with -c, or split it into drop-ins",
 }
 
 
@@ -126,15 +129,28 @@ def read(path: Path) -> tuple[Tree, list[Problem]]:
 
 def _parse(file: Path) -> dict[str, Any]:
     mode = os.stat(file).st_mode
-    if not stat.S_ISREG(mode):  # opening a FIFO would wait for its writer, for ever
+    if not stat.S_ISREG(mode):  # opening a FIFO would wait for its writer, for ever; opening a device may start it
         number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
         raise OSError(number, "it is not a file")
-    text = file.read_bytes().decode()
+    with open(file, "rb", opener=at_once) as opened:
+        content = opened.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it is longer than {_MOST_BYTES >> 10} KiB")
+    text = content.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > _MOST_DOTS:
+            message = f"line {number} holds more than {_MOST_DOTS} dots"
+            raise ConfigError([Problem(str(file), "", message, "shorten the key, or break the line")])
     try:
         document: dict[str, Any] = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError is one; so is an integer of more than 4300 digits
         raise ConfigError([_syntax_problem(str(file), text, str(error))]) from None
     return document
+
+
+def at_once(path: str, flags: int) -> int:
+    """Opens what was a file a moment ago, and /proc/kmsg, which calls itself one and waits, without waiting."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _unreadable(file: Path, error: OSError) -> Problem:

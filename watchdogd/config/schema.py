@@ -24,7 +24,8 @@ NO_DEFAULT: Any = object()  # of a key that must be given, or whose default is w
 
 _DURATION = duration_kind()
 _DURATION_OR_ZERO = duration_kind(zero=True)
-_DEADLINE = duration_kind(never=True)
+# A wake-up is late by 50 us, in bad times by 300 us: below 1 ms it is the wake-up that would be judged, not the worker.
+_DEADLINE = duration_kind(never=True, least_ns=model.MILLISECOND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,11 @@ _WORKER = [
         model.WorkerSettings,
         [
             ("command", values.WORKER_COMMAND, "program and arguments; no shell"),
-            ("accelerator", values.ACCELERATOR_NAME, 'what it runs on: `"gpu0"`, `"dla1"`'),
+            (
+                "accelerator",
+                values.ACCELERATOR_NAME,
+                'what it runs on: `"gpuN"` or `"dlaN"`, as NVML and tegrastats count',
+            ),
             (
                 "coupled_with",
                 values.STRINGS,
@@ -182,7 +187,7 @@ _WORKER = [
             ("group", values.TEXT, "run as this group (the supervisor must be root)"),
             ("environment", values.ENVIRONMENT, "variables added to the supervisor's own"),
             ("working_directory", values.DIRECTORY, "where it starts; unset: where the supervisor did"),
-            ("cpu_affinity", values.CPUS, 'CPUs it may use: `[0, 1]` or `"0-3,5"`; `[]`: all'),
+            ("cpu_affinity", values.CPUS, 'CPUs it may use, of those that exist: `[0, 1]` or `"0-3,5"`; `[]`: all'),
             ("nice", integer_kind(-20, 19), "its nice value"),
             ("scheduling", values.SCHEDULING, '`"other"` `"batch"` `"idle"` `"fifo:10"` `"rr:10"`'),
             ("oom_score_adj", integer_kind(-1000, 1000), "how soon the kernel kills it when memory is short"),

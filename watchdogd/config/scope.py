@@ -28,16 +28,25 @@ _NOTHING = Cell((), (), False)
 
 
 class Problems(list[Problem]):
-    """What was found so far; knows the file of each key."""
+    """What was found so far; knows the file of each key. ``warnings``: likely mistakes that can run."""
 
     def __init__(self, tree: Tree, found: list[Problem]) -> None:
         super().__init__(found)
         self._tree = tree
+        self._seen = set(found)
+        self.warnings: list[Problem] = []
 
     def note(self, path: KeyPath, message: str, remedy: str) -> None:
+        self._add(self, path, message, remedy)
+
+    def warn(self, path: KeyPath, message: str, remedy: str) -> None:
+        self._add(self.warnings, path, message, remedy)
+
+    def _add(self, to: list[Problem], path: KeyPath, message: str, remedy: str) -> None:
         problem = Problem(self._tree.file_of(path), dotted(path), message, remedy)
-        if problem not in self:  # what [defaults] says wrong, every worker inherits
-            self.append(problem)
+        if problem not in self._seen:  # what [defaults] says wrong, every worker inherits
+            self._seen.add(problem)
+            to.append(problem)
 
 
 class Scope:
@@ -89,7 +98,8 @@ class Scope:
         try:
             return Cell(key.kind.read(value), path, True)
         except Invalid as error:
-            self._problems.note(path if error.subkey is None else (*path, error.subkey), error.message, error.remedy)
+            for each in (error, *error.more):
+                self._problems.note(path if each.subkey is None else (*path, each.subkey), each.message, each.remedy)
             return None
 
     def _unknown(self, last: str, path: KeyPath, prefix: str) -> None:

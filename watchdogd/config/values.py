@@ -15,21 +15,22 @@ from typing import Any
 from watchdogd import abi, duration
 
 WORKER_NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
-ACCELERATOR = re.compile(r"[a-z]+[0-9]+")
+ACCELERATOR = re.compile(r"(?:gpu|dla)(?:0|[1-9][0-9]?)")  # what the load sources tell of
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SCHEDULING = re.compile(r"other|batch|idle|(?:fifo|rr):(?:[1-9]|[1-9][0-9])")
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _SIZE = re.compile(r"([0-9]{1,9})(KiB|MiB|GiB)")
 _SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_MOST_CPUS = 8192  # the kernel's own limit (CONFIG_NR_CPUS)
+MOST_CPUS = 8192  # the kernel's own limit (CONFIG_NR_CPUS)
 
 
 class Invalid(Exception):
-    """A value that its key cannot hold. ``subkey`` names the part of a table at fault."""
+    """A value that its key cannot hold. ``subkey`` names the part of a table at fault, ``more`` the others."""
 
     def __init__(self, message: str, remedy: str, subkey: str | None = None) -> None:
         super().__init__(message)
         self.message, self.remedy, self.subkey = message, remedy, subkey
+        self.more: list[Invalid] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +56,16 @@ def text_of(value: object, remedy: str) -> str:
     return value
 
 
-def duration_kind(*, zero: bool = False, never: bool = False) -> Kind:
+def duration_kind(*, zero: bool = False, never: bool = False, least_ns: int = 1) -> Kind:
+    least = duration.show(least_ns)
     remedy = 'write a number and us, ms, s, m or h, such as "200ms" or "1.5s"' + (', or "never"' if never else "")
 
     def read(value: object) -> int | None:
         if never and value == "never":
             return None
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            raise Invalid("is a number without a unit", f'write "{value}s"' if 0 < value < 10**6 else remedy)
+            fitting = 0.001 <= value < 10**6
+            raise Invalid("is a number without a unit", f'write "{round(value, 6)}s"' if fitting else remedy)
         if never and value is False:
             raise Invalid("is a boolean, not a duration", 'write "never"')
         try:
@@ -71,9 +74,12 @@ def duration_kind(*, zero: bool = False, never: bool = False) -> Kind:
             raise Invalid(str(error), remedy) from None
         if ns == 0 and not zero:
             raise Invalid(f"{value!r} is no time at all", remedy)
+        if 0 < ns < least_ns:
+            raise Invalid(f"{value!r} is too short to be judged", f'write "{least}" or more' + ', or "never"' * never)
         return ns
 
-    return Kind('duration or "never"', read, "_ns", '"never"') if never else Kind("duration", read, "_ns")
+    name = "duration" if least_ns == 1 else f"duration from {least}"
+    return Kind(f'{name}, or "never"', read, "_ns", '"never"') if never else Kind(name, read, "_ns")
 
 
 def read_boolean(value: object) -> bool:
@@ -176,20 +182,25 @@ def read_worker_command(value: object) -> tuple[str, ...]:
 def read_environment(value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise Invalid(f"is {type_name(value)}, not a table", 'write one such as { NAME = "value" }')
+    found: list[Invalid] = []
     for name, content in value.items():
-        if _VARIABLE.fullmatch(name) is None:
-            raise Invalid("is not a variable's name", "use letters, digits and _, with no digit first", name)
-        if name == abi.ENVIRONMENT:
-            raise Invalid("is set by the supervisor for each incarnation", "remove it", name)
         try:
+            if _VARIABLE.fullmatch(name) is None:
+                raise Invalid("is not a variable's name", "use letters, digits and _, with no digit first")
+            if name == abi.ENVIRONMENT:
+                raise Invalid("is set by the supervisor for each incarnation", "remove it")
             text_of(content, "put the value in quotes")
         except Invalid as error:
-            raise Invalid(error.message, error.remedy, name) from None
+            error.subkey = name
+            found.append(error)
+    if found:
+        first, *first.more = found
+        raise first
     return tuple(value.items())
 
 
 def read_cpus(value: object) -> tuple[int, ...]:
-    invalid = Invalid("is not a list of CPUs", f'write one such as [0, 1, 5] or "0-3,5", 0 to {_MOST_CPUS - 1}')
+    invalid = Invalid("is not a list of CPUs", f'write one such as [0, 1, 5] or "0-3,5", 0 to {MOST_CPUS - 1}')
     cpus: set[int] = set()
     if isinstance(value, str):
         for item in value.split(","):
@@ -202,7 +213,7 @@ def read_cpus(value: object) -> tuple[int, ...]:
         cpus.update(value)
     else:
         raise invalid
-    if any(not 0 <= cpu < _MOST_CPUS for cpu in cpus):
+    if any(not 0 <= cpu < MOST_CPUS for cpu in cpus):
         raise invalid
     return tuple(sorted(cpus))
 
@@ -252,7 +263,7 @@ ENVIRONMENT = Kind("table of strings", read_environment)
 CPUS = Kind("integers or string", read_cpus)
 DIRECTORY = Kind("absolute path", read_directory)
 LISTEN = Kind('"ADDRESS:PORT"', read_listen)
-ACCELERATOR_NAME = pattern_kind("an accelerator", ACCELERATOR, 'write one such as "gpu0" or "dla1"')
+ACCELERATOR_NAME = pattern_kind("an accelerator", ACCELERATOR, 'write "gpuN" or "dlaN", such as "gpu0" or "dla1"')
 SCHEDULING = pattern_kind(
     "a scheduling policy",
     _SCHEDULING,

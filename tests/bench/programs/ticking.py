@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from watchdogd import abi, heartbeat, model, policy
+from watchdogd import abi, heartbeat, model, orders, policy
 from watchdogd.notify import Notifier
 from watchdogd.pulse import word_offset
 from watchdogd.runtime import Runtime
@@ -71,14 +71,14 @@ class Heartbeats:
 def run(supervisor: Supervisor, watched: Watched, heartbeats: Heartbeats) -> None:
     """Start and ready, as ``decide`` orders it."""
     now_ns = time.monotonic_ns()
-    occasion = policy.Occasion(now_ns, watched.settings, kill_grace_ns=model.SECOND)
-    watched.state, actions = policy.decide(watched.state, policy.Trigger.START, occasion)
-    if [type(action) for action in actions] != [policy.Spawn]:
+    occasion = orders.Occasion(now_ns, watched.settings, kill_grace_ns=model.SECOND)
+    watched.state, actions = policy.decide(watched.state, orders.Trigger.START, occasion)
+    if [type(action) for action in actions] != [orders.Spawn]:
         raise RuntimeError(f"start orders {actions}")
     path = supervisor.runtime.heartbeat(watched.settings.name, watched.state.incarnation)
     watched.reader = heartbeat.create(path, boot_id=1, incarnation=1, spawned_ns=now_ns)
     heartbeats.add(path)
-    watched.state, _ = policy.decide(watched.state, policy.Trigger.READY, occasion)
+    watched.state, _ = policy.decide(watched.state, orders.Trigger.READY, occasion)
 
 
 def timed(holder: Any, name: str, spent: dict[str, int], label: str) -> None:

@@ -1,0 +1,59 @@
+"""What operators ask for over the control socket: told no with the way out, or recorded and passed on.
+
+Invariant: a command changes nothing here; it comes back as a ``Happening``, and what it leads to is ``policy``'s word.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from watchdogd import policy
+from watchdogd.acting import Happening
+from watchdogd.control import ControlServer, Request
+from watchdogd.events import EventKind
+from watchdogd.journal import Journal
+from watchdogd.orders import Trigger
+from watchdogd.watched import Watched
+
+
+class Commands:
+    def __init__(self, path: str, watched: Sequence[Watched], journal: Journal, happenings: deque[Happening]) -> None:
+        """Raises ControlError."""
+        self._server = ControlServer(path)
+        self._watched = {worker.settings.name: worker for worker in watched}
+        self._journal = journal
+        self._happenings = happenings
+        self.stopping = False  # nothing is started or changed any more
+
+    def fileno(self) -> int:
+        return self._server.fileno()
+
+    def poll(self, now_ns: int) -> None:
+        for request in self._server.poll(now_ns):
+            self._server.reply(request, self._answer(request, now_ns))
+
+    def _answer(self, request: Request, now_ns: int) -> dict[str, Any]:
+        name, watched = request.worker, self._watched.get(request.worker)
+        if watched is None:
+            names = ", ".join(self._watched)
+            return {"ok": False, "error": f"no worker is called {name}", "remedy": f"one of: {names}"}
+        trigger, state = Trigger(request.command), watched.state
+        phase = state.phase.value
+        if self.stopping or not policy.applies(state, trigger):
+            why = "the supervisor is stopping" if self.stopping else f"{name} is {phase}"
+            remedy = ""
+            if state.quarantined and not self.stopping:
+                remedy = f"watchdogd reset {name}"
+                why += "" if phase == "quarantined" else " and in quarantine"
+            return {"ok": False, "error": f"{why}: cannot {request.command} it", "remedy": remedy}
+        self._journal.emit(
+            EventKind.OPERATOR, now_ns, worker=name, incarnation=state.incarnation, command=request.command,
+            uid=request.uid, pid=request.pid,
+        )  # fmt: skip
+        self._happenings.append(Happening(watched, trigger))
+        return {"ok": True, "message": f"{request.command} {name} (was {phase})"}
+
+    def close(self) -> None:
+        self._server.close()

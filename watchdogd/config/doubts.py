@@ -1,0 +1,66 @@
+"""What can run and is likely not what was meant: the warnings of ``watchdogd check-config``.
+
+Invariant: few, and each one means that a hang would go unseen or the wrong worker would be killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from watchdogd import abi, duration
+from watchdogd.config.scope import Problems, Scope
+from watchdogd.model import SECOND, Settings, WorkerSettings
+from watchdogd.suspicion import coupled
+
+_SHORTEST_KILL_GRACE_NS = SECOND  # measured: a process with 4000 hung blocks on an H200 is gone 0.72 s after SIGKILL
+
+
+def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) -> None:
+    for worker in settings.workers:
+        _unwatched(worker, scopes[worker.name], problems)
+        _uncoupled(worker, settings.workers, scopes[worker.name], problems)
+    _hold(settings, problems)
+    grace_ns = settings.supervisor.kill_grace_ns
+    if grace_ns < _SHORTEST_KILL_GRACE_NS:
+        message = f'"{duration.show(grace_ns)}" may pass before the driver lets go of a worker that is killed'
+        problems.warn(("supervisor", "kill_grace"), message, 'write "1s" or more, or call it "unkillable" too soon')
+
+
+def _unwatched(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:
+    limits = worker.deadlines
+    path = (*scope.path, "deadlines")
+    call = any(limits.calls_ns)
+    if not (limits.first_step_ns or limits.step_ns or call):
+        what = "nothing but its start is watched" if limits.startup_ns else "none of it is watched"
+        problems.warn(path, f"has no deadline for a step or a call: {what}", "set step and sync at least")
+    elif limits.step_ns and worker.accelerator and not call:
+        problems.warn(path, "has step without sync: a hung call is found only when its whole step is late", "set sync")
+
+
+def _uncoupled(worker: WorkerSettings, workers: tuple[WorkerSettings, ...], scope: Scope, problems: Problems) -> None:
+    if not (worker.accelerator or "").startswith("dla"):
+        return
+    others = (w for w in workers if (w.accelerator or "").startswith("gpu") and not coupled(w, worker))
+    other = next(others, None)
+    if other is not None:
+        message = f'{worker.accelerator} may freeze {other.accelerator}, and then "{other.name}" may be killed for it'
+        problems.warn((*scope.path, "coupled_with"), message, f'write coupled_with = ["{other.accelerator}"]')
+
+
+def _hold(settings: Settings, problems: Problems) -> None:
+    """Whether the kill of a quick worker can wait until the verdict on a slow one that froze it."""
+    hold_ns, sync = settings.supervisor.hold_max_ns, abi.OPERATION["sync"]
+    limits = [(w.deadlines.calls_ns[sync], w) for w in settings.workers]
+    set_limits = [(limit, w) for limit, w in limits if limit is not None]
+    late = [
+        (slow_ns - quick_ns, quick, slow)
+        for quick_ns, quick in set_limits
+        for slow_ns, slow in set_limits
+        if slow_ns - quick_ns > hold_ns > 0 and coupled(quick, slow)  # 0: no hold is wanted
+    ]
+    if late:
+        needed_ns, quick, slow = max(late, key=lambda each: each[0])
+        held = f'"{duration.show(hold_ns)}" after its verdict "{quick.name}" is killed'
+        message = f'{held}, although "{slow.name}", whose sync is not overdue then, may have frozen it'
+        remedy = f'write "{duration.show(needed_ns)}" or more, or bring their sync deadlines closer together'
+        problems.warn(("supervisor", "hold_max"), message, remedy)

@@ -1,0 +1,37 @@
+"""Exit statuses of the command line: one table for the code, ``--help`` and the README.
+
+Invariant: a status means the same whichever command ends with it.
+"""
+
+from __future__ import annotations
+
+FINE = 0
+REFUSED = 1
+USAGE = 2
+NOT_RUNNING = 3
+NOT_AS_IT_SHOULD = 4
+BAD_CONFIG = 78  # EX_CONFIG of sysexits.h
+INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
+
+MEANINGS = {
+    FINE: "fine",
+    REFUSED: "refused by the supervisor, or failed; the message says why and what to do",
+    USAGE: "wrong usage: an option, a value, or a worker or incident that there is not",
+    NOT_RUNNING: "no supervisor ticks: it has ended or is stuck; `status` still shows the last known rows",
+    NOT_AS_IT_SHOULD: "`status`: a required worker, or the one asked for, does not run as it should",
+    BAD_CONFIG: "the configuration has problems; all of them are listed",
+    INTERRUPTED: "ended by Ctrl-C",
+}
+
+
+class Failed(Exception):
+    """Ends the command: what is wrong and what to do, and the exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def table() -> str:
+    """For ``--help``."""
+    return "exit status:\n" + "".join(f"  {status:>3}  {meaning}\n" for status, meaning in MEANINGS.items())

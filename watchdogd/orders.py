@@ -1,0 +1,106 @@
+"""The words between policy and the rest: what happened to a worker, what is remembered of it, what is ordered.
+
+Invariant: pure and immutable; whatever ``policy.decide`` may look at is in here, and so is whatever it may order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from watchdogd.model import Finding, IncidentId, Phase, Verdict, WorkerSettings
+
+TERM, KILL = "TERM", "KILL"
+
+# Reported, never acted on: evidence that is missing or spoilt condemns nobody.
+REPORT_ONLY = frozenset((Verdict.UNREADABLE, Verdict.UNINSTRUMENTED))
+HANGS = frozenset((Verdict.STARTUP, Verdict.FIRST_STEP, Verdict.STEP, Verdict.CALL))
+ALIVE = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED, Phase.PAUSED))
+
+
+class Trigger(str, Enum):
+    """One thing that happened to a worker."""
+
+    START = "start"  # by the operator, or at the supervisor's own start
+    STOP = "stop"
+    RESTART = "restart"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RESET = "reset"
+    READY = "ready"
+    VERDICT = "verdict"  # a finding; held or not
+    RELEASED = "released"  # nothing holds the kill of the standing finding any longer
+    RETURNED = "returned"  # the standing finding's word moved: not hung after all
+    EXITED = "exited"  # the process that was spawned is gone
+    CLEARED = "cleared"  # it is reaped, and no descendant is left
+    TIMEOUT = "timeout"  # the phase's own deadline passed
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """End the worker: TERM asks, KILL does. ``confirm`` is read again first; if it moved, there is no signal."""
+
+    kind: str
+    confirm: Finding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """See to it that no descendant of the worker is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenIncident:
+    incident: IncidentId
+    finding: Finding
+    would_kill: bool = False  # observe only: what would have been done is recorded, nothing is
+
+
+@dataclass(frozen=True, slots=True)
+class CloseIncident:
+    incident: IncidentId
+    outcome: str  # "recovered", "hung again", "ended again", "overtaken", or one of NOT_RECOVERED
+
+
+NOT_RECOVERED = frozenset(("returned", "paused", "stopped", "quarantined"))  # nothing is left to recover from
+
+Action = Spawn | Signal | Clear | OpenIncident | CloseIncident
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """All that is remembered of one worker."""
+
+    name: str
+    phase: Phase = Phase.STOPPED
+    since_ns: int = 0
+    deadline_ns: int | None = None  # of the phase
+    incarnation: int = 0
+    wanted: bool = False
+    spawned_ns: int | None = None
+    ready_ns: int | None = None
+    armed_ns: int | None = None  # nothing in flight counts as older than this
+    finding: Finding | None = None  # the standing verdict; the last one where they are only observed
+    incident: IncidentId | None = None
+    reason: str = "operator"  # why the next start happens: a verdict's name, or "operator"
+    restarts: tuple[int, ...] = ()  # instants of budgeted restarts within the window
+    quarantined: bool = False  # until a reset, whatever else an operator asks for
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """What the handlers may look at besides the state."""
+
+    now_ns: int
+    settings: WorkerSettings
+    kill_grace_ns: int
+    finding: Finding | None = None  # with VERDICT and EXITED
+    held: bool = False  # with VERDICT: the kill must wait
+    observe_only: bool = False
+    incident: IncidentId | None = None  # the id to use if one is opened
+    ready_ns: int | None = None  # with READY: when, by the worker's own stamp

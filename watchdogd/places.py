@@ -1,0 +1,104 @@
+"""Where things are for a command: the configuration, the directories, the supervisor that runs or ran.
+
+Invariant: a reader (``status``, ``events``, the control commands) needs no more of a configuration than the directory
+it names, so that problems elsewhere in it do not blind anybody.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from watchdogd import exits
+from watchdogd.exits import Failed
+from watchdogd.model import SupervisorSettings
+
+if TYPE_CHECKING:
+    from watchdogd.model import Settings
+
+DEFAULT_CONFIG = "/etc/gpu-watchdogd/watchdogd.toml"
+DEFAULTS = SupervisorSettings()
+RUNTIME_DIR = "WATCHDOGD_RUNTIME_DIR"
+PORT_SECONDS = 1.0
+
+
+def load(config: str | None) -> Settings:
+    """Settings without a problem, warnings told on standard error. Raises Failed, the problems told there as well."""
+    from watchdogd.config import ConfigError, check  # noqa: PLC0415
+
+    try:
+        settings, warnings = check(Path(config or DEFAULT_CONFIG), environ=os.environ)
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        _check_port(settings)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        count = len(error.problems)
+        message = f"{count} problem{'s' if count > 1 else ''} in the configuration"
+        raise Failed(message, exits.BAD_CONFIG) from None
+    return settings
+
+
+def _check_port(settings: Settings) -> None:
+    """Raises ConfigError if somebody listens where the exporter shall, other than the exporter of these directories."""
+    from watchdogd.config import ConfigError, check_port  # noqa: PLC0415
+
+    give_up = time.monotonic() + PORT_SECONDS
+    while (problem := check_port(settings)) is not None and not _runs(settings.supervisor.runtime_dir):
+        if time.monotonic() > give_up:
+            raise ConfigError([problem])
+        time.sleep(0.05)  # the exporter of a supervisor that was killed ends within milliseconds
+
+
+def _runs(runtime_dir: str) -> bool:
+    from watchdogd import board, status  # noqa: PLC0415
+
+    try:
+        published = board.read(os.path.join(runtime_dir, board.FILE_NAME))
+    except board.BoardError:
+        return False
+    return status.fault(published, time.monotonic_ns()) is None
+
+
+def _directory(config: str, key: str, default: str) -> str:
+    from watchdogd.config import files as config_files  # noqa: PLC0415
+
+    tree, problems = config_files.read(Path(config))
+    if problems:
+        raise Failed("\n".join(str(problem) for problem in problems), exits.BAD_CONFIG)
+    table = tree.root.get("supervisor")
+    directory = table.get(key, default) if isinstance(table, dict) else default
+    if not isinstance(directory, str):
+        raise Failed(f"{config}: supervisor.{key} is not a text; see `watchdogd check-config`", exits.BAD_CONFIG)
+    return directory
+
+
+def runtime_dir(config: str | None) -> str:
+    if config is not None:
+        return _directory(config, "runtime_dir", DEFAULTS.runtime_dir)
+    return os.environ.get(RUNTIME_DIR) or DEFAULTS.runtime_dir
+
+
+def state_dir(config: str | None) -> str:
+    """As the configuration says, else as the supervisor says that runs or ran last, else the default."""
+    if config is not None:
+        return _directory(config, "state_dir", DEFAULTS.state_dir)
+    return str(_published(None).get("supervisor", {}).get("state_dir", DEFAULTS.state_dir))
+
+
+def workers(config: str | None) -> list[str]:
+    """Of the supervisor that runs or ran last; none where there was none."""
+    return [str(worker["name"]) for worker in _published(config).get("workers", ())]
+
+
+def _published(config: str | None) -> dict[str, Any]:
+    from watchdogd import board  # noqa: PLC0415
+
+    try:
+        return board.read(os.path.join(runtime_dir(config), board.FILE_NAME)).body
+    except board.BoardError:
+        return {}

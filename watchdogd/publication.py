@@ -1,0 +1,60 @@
+"""The snapshot, made of what everybody here tells of itself, on the board.
+
+Invariant: what has not changed is neither encoded nor published again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from watchdogd import __version__, snapshot
+from watchdogd.board import Board
+from watchdogd.household import Household
+from watchdogd.model import Phase, Settings
+from watchdogd.runtime import Runtime
+from watchdogd.watched import Watched
+
+
+class Publication:
+    def __init__(
+        self, board: Board, watched: Sequence[Watched], household: Household, settings: Settings, runtime: Runtime, *,
+        started_ns: int, scheduling: str,
+    ) -> None:  # fmt: skip
+        self._board = board
+        self._watched = watched
+        self._household = household
+        self.about = {  # what is true of the supervisor as long as it lives
+            "version": __version__,
+            "started_ns": started_ns,
+            "observe_only": settings.supervisor.observe_only,
+            "runtime_dir": runtime.directory,
+            "state_dir": runtime.state_directory,
+            "config": list(settings.files),
+            "metrics": settings.metrics.listen or None,
+            "scheduling": scheduling,
+        }
+        self._stopping = False
+        self._accelerators = sorted({w.settings.accelerator for w in watched if w.settings.accelerator is not None})
+
+    def publish(self, stopping: bool) -> int | None:
+        """Publish if anything changed. Returns the instant from which it can be read."""
+        unchanged = not self._household.dirty and self._stopping == stopping
+        if unchanged and not any(watched.is_changed for watched in self._watched):
+            return None
+        self._household.dirty = False
+        self._stopping = stopping
+        blocked = {
+            w.settings.accelerator: w.settings.name
+            for w in self._watched
+            if w.state.phase is Phase.UNKILLABLE and w.settings.accelerator is not None
+        }
+        body = snapshot.body(
+            {**self.about, "stopping": stopping},
+            [watched.fragment() for watched in self._watched],
+            self._household.loads.describe(self._accelerators, blocked),
+            [source.describe() for source in self._household.sources],
+            self._household.record_state(),
+        )
+        self._board.publish(body)
+        return time.monotonic_ns()
