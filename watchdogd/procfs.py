@@ -77,13 +77,10 @@ def threads(pid: int, first: int | None = None) -> dict[int, ThreadSample] | Non
     return samples
 
 
-def started_ns(pid: int) -> int | None:
-    """When a process began, by CLOCK_MONOTONIC, to a clock tick; None if it is gone."""
-    found = stat(pid)
-    if found is None:
-        return None
+def started_ns(process: Stat) -> int:
+    """When a process began, by CLOCK_MONOTONIC, to a clock tick."""
     suspended_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
-    return found.start_ticks * 1_000_000_000 // _TICKS_PER_SECOND - suspended_ns
+    return process.start_ticks * 1_000_000_000 // _TICKS_PER_SECOND - suspended_ns
 
 
 def in_namespace(pid: int, namespace: int) -> int | None:

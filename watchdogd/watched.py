@@ -155,18 +155,21 @@ class Watched:
             return None, pending.lane is not None  # a lane that belongs to nobody
         namespace = self.pulse.header("pid_namespace") if self.pulse else 0
         try:
-            if namespace and namespace != procfs.pid_namespace():
-                here = procfs.in_namespace(pid, namespace)
-                return (None, True) if here is None else (procfs.threads(here), False)
-            started_ns = procfs.started_ns(pid)
-            if started_ns is not None and started_ns > pending.entered_ns + START_TOLERANCE_NS:
+            foreign = namespace not in (0, procfs.pid_namespace())
+            here = procfs.in_namespace(pid, namespace) if foreign else pid
+            stat = None if here is None else procfs.stat(here)
+            if here is None or stat is None:
+                return None, True
+            if procfs.started_ns(stat) > pending.entered_ns + START_TOLERANCE_NS:
                 return None, True  # the pid is another process's by now
-            found = procfs.threads(pid, tid) or {}
+            if self.pulse is not None and liveness.image_is_gone(self.pulse, pid, stat.image):
+                return None, True  # it has called exec: nobody is left to clear the word
+            found = procfs.threads(here, None if foreign else tid) or {}
         except OSError:  # no descriptors left, or hidden: no scheduler's evidence, and nobody known to be gone
             return None, False
         # A zombie is gone too: nobody has reaped it yet, but no call of its can ever return.
-        threads = {tid: s for tid, s in found.items() if s.state not in "ZX"}
-        return threads, not threads or (tid != 0 and tid not in threads)
+        threads = {number: sample for number, sample in found.items() if sample.state not in "ZX"}
+        return threads, not threads or (tid != 0 and not foreign and tid not in threads)
 
     def verdict(self, late_ns: int, late_margin_ns: int, now_ns: int) -> Finding | None:
         """The first overdue item that is a verdict now, its word read again."""
@@ -207,7 +210,7 @@ class Watched:
     def _described(self, finding: Finding, pending: Pending, threads: Threads | None) -> Finding:
         pid, tid = self._owner(pending)
         stage = None
-        if pending.lane is not None and self.pulse is not None and self.reader is not None:
+        if pending.operation is not None and pending.lane is not None and self.pulse and self.reader is not None:
             code = self.pulse.lane(pending.lane, "stage") & abi.CODE_MASK
             stage = self.reader.stage_name(code) if code else None
         sample = (threads or {}).get(tid)
