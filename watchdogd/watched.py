@@ -301,9 +301,10 @@ class Watched:
         if self.sweeper is not None or self.process is None or self.reader is None:
             return
         self.sweep_again_ns = None
-        root, heartbeat, supervisor = self.process.pid, self.reader.path, os.getpid()
+        root, heartbeat, supervisor = self.process.identity, self.reader.path, os.getpid()
+        is_held = self.process.is_child
         try:
-            self.sweeper = Sweeper(lambda: members(root, heartbeat, supervisor))
+            self.sweeper = Sweeper(lambda: members(root, heartbeat, supervisor, is_held=is_held))
         except OSError as error:  # no process to be had: again later, the phase has its own deadline
             self.note = f"cannot look for descendants: {error.strerror}"
             self.sweep_again_ns = now_ns + SECOND
