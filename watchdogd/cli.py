@@ -125,18 +125,18 @@ def _duration(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = places.load(options.config)
+    settings, warnings = places.load(options.config)
     from watchdogd import notify, runtime, supervisor  # noqa: PLC0415
 
-    print(_introduction(settings), file=sys.stderr, flush=True)
+    print(_introduction(settings, warnings), file=sys.stderr, flush=True)
     try:
         return supervisor.main(settings)
     except (runtime.CannotStart, notify.CannotNotify, control.ControlError) as error:
         raise Failed(str(error), exits.REFUSED) from None
 
 
-def _introduction(settings: Settings) -> str:
-    """What a person must know to find everything else; one line, in the form of the log that follows."""
+def _introduction(settings: Settings, warnings: list[str]) -> str:
+    """What a person must know to find everything else: one line, in the form of the log that follows; then warnings."""
     where = {
         "version": watchdogd.__version__,
         "config": ", ".join(settings.files),
@@ -148,8 +148,9 @@ def _introduction(settings: Settings) -> str:
     if settings.supervisor.log_format == "json":
         import json  # noqa: PLC0415
 
-        return json.dumps(where)
-    return "watchdogd " + "  ".join(f"{what} {value}" for what, value in where.items())
+        return json.dumps({**where, "warnings": warnings})
+    told = "watchdogd " + "  ".join(f"{what} {value}" for what, value in where.items())
+    return "\n".join([told, *(f"warning: {warning}" for warning in warnings)])
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -255,7 +256,9 @@ def _change(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    settings = places.load(options.config)
+    settings, warnings = places.load(options.config)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     from watchdogd.snapshot import deadlines_seconds  # noqa: PLC0415
 
     print(f"{', '.join(settings.files)}: no problem found")

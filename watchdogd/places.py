@@ -25,14 +25,12 @@ RUNTIME_DIR = "WATCHDOGD_RUNTIME_DIR"
 PORT_SECONDS = 1.0
 
 
-def load(config: str | None) -> Settings:
-    """Settings without a problem, warnings told on standard error. Raises Failed, the problems told there as well."""
+def load(config: str | None) -> tuple[Settings, list[str]]:
+    """Settings without a problem, and the warnings. Raises Failed, the problems told on standard error."""
     from watchdogd.config import ConfigError, check  # noqa: PLC0415
 
     try:
         settings, warnings = check(Path(config or DEFAULT_CONFIG), environ=os.environ)
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
         _check_port(settings)
     except ConfigError as error:
         for problem in error.problems:
@@ -40,7 +38,7 @@ def load(config: str | None) -> Settings:
         count = len(error.problems)
         message = f"{count} problem{'s' if count > 1 else ''} in the configuration"
         raise Failed(message, exits.BAD_CONFIG) from None
-    return settings
+    return settings, [str(warning) for warning in warnings]
 
 
 def _check_port(settings: Settings) -> None:

@@ -2,7 +2,8 @@
 
 Invariant: no call here waits for the child. ``launch`` returns right after the fork; whether the exec worked is told
 by a pipe that the loop may read later. The child stays unreaped until ``reap``, so neither its pid nor its process
-group can be anybody else's while it may be signalled.
+group can be anybody else's while it may be signalled. A process of an earlier supervisor (``adopt``) is not ours to
+reap: it is signalled through its pidfd alone, and nobody can know how it ended.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import ctypes
 import fcntl
 import os
 import resource
+import select
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
+from watchdogd import procfs
 from watchdogd.model import Exit
+from watchdogd.procfs import Identity
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -50,6 +54,7 @@ class Launch:
     scheduling: tuple[str, int] | None = None  # name of SCHEDULERS, priority
     oom_score_adj: int | None = None
     die_with_parent: bool = True
+    birth: str | None = None  # file in which the child says who it is, before it is anybody's but ours
 
 
 def become_subreaper() -> None:
@@ -72,14 +77,17 @@ def become_realtime(priority: int) -> str:
 
 
 class Process:
-    """A launched child."""
+    """A launched child, or one that was adopted."""
 
-    def __init__(self, pid: int, errors: int) -> None:
+    def __init__(self, pid: int, errors: int = -1, *, is_child: bool = True) -> None:
         if pid <= 0:
             raise ValueError(f"refusing pid {pid}")
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
+        found = procfs.stat(pid)
+        self.identity = Identity(pid, 0 if found is None else found.start_ticks)
         self.errors = errors  # read end of the exec pipe; -1 once it is known
+        self.is_child = is_child
 
     def launch_error(self) -> str | None:
         """Why the exec failed, if that is known by now. Does not block."""
@@ -94,8 +102,14 @@ class Process:
         return raw.decode("utf-8", "replace") or None  # nothing written: the exec closed it
 
     def signal(self, number: int) -> OSError | None:
-        """Signal the process and its group. A refusal is returned, to be shown; "already gone" is not one."""
+        """Signal the process and its group. A refusal is returned, to be shown; "already gone" is not one.
+
+        Of an adopted one only itself: once its leader is reaped by init, the group's number may be anybody's.
+        """
         try:
+            if not self.is_child:
+                signal.pidfd_send_signal(self.pidfd, number)
+                return None
             # Safe although by number: the leader is ours and unreaped, so the number is still its group's.
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -115,6 +129,8 @@ class Process:
 
     def exit_status(self) -> Exit | None:
         """How it ended, None while it runs. It stays unreaped."""
+        if not self.is_child:
+            return Exit() if select.select([self.pidfd], [], [], 0)[0] else None
         try:
             result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -127,7 +143,7 @@ class Process:
 
     def reap(self) -> None:
         """Let go of an ended process: from here on its pid may be anybody's."""
-        with contextlib.suppress(ChildProcessError):  # reaped already; the descriptors are still ours
+        with contextlib.suppress(ChildProcessError):  # reaped already, or adopted; the descriptors are still ours
             os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
         self.close()
 
@@ -136,6 +152,30 @@ class Process:
             if descriptor >= 0:
                 os.close(descriptor)
         self.pidfd = self.errors = -1
+
+
+def adopt(identity: Identity) -> Process | None:
+    """The process, if it is still that one: looked at after its pidfd was opened. Raises OSError (no descriptors)."""
+    try:
+        process = Process(identity.pid)
+    except ProcessLookupError:
+        return None
+    found = procfs.stat(identity.pid)
+    if found is None or process.identity != identity:
+        process.close()
+        return None
+    process.is_child = found.parent == os.getpid()
+    return process
+
+
+def read_birth(path: str) -> Identity | None:
+    """Who a launched child said it is; None if it has not (yet), or not in these words."""
+    try:
+        with open(path, encoding="ascii") as file:
+            pid, start_ticks = map(int, file.read().split())
+    except (FileNotFoundError, ValueError):
+        return None
+    return Identity(pid, start_ticks) if pid > 0 else None
 
 
 def launch(request: Launch) -> Process:
@@ -192,6 +232,8 @@ def _prepare(request: Launch, parent: int, errors: int, mask: set[int | signal.S
         if source is None and target == 2:
             continue
         os.dup2(null if source is None else source, target, inheritable=True)
+    if request.birth is not None:
+        _tell_birth(request.birth)
     os.closerange(3, errors)
     os.closerange(errors + 1, 2**20)
     hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
@@ -216,5 +258,14 @@ def _prepare(request: Launch, parent: int, errors: int, mask: set[int | signal.S
     if request.die_with_parent:
         # After setuid, which would clear it. A parent that died before this line is noticed by the next.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(EXEC_FAILED)
+    # After the birth was told: the next supervisor has seen it, or we see that ours is dead. Never two, never none.
+    if os.getppid() != parent:
+        os._exit(EXEC_FAILED)
+
+
+def _tell_birth(path: str) -> None:
+    """Before the child gives up its rights, so that no worker can forge it."""
+    me = procfs.stat(os.getpid())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    os.write(descriptor, f"{os.getpid()} {me.start_ticks if me else 0}\n".encode())
+    os.close(descriptor)

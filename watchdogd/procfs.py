@@ -18,13 +18,21 @@ MAX_THREADS = 64  # sampled per process: a look at a slow call stays below a mil
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """One process for ever: its pid may become another's, with another start."""
+
+    pid: int
+    start_ticks: int  # since boot
+
+
+@dataclass(frozen=True, slots=True)
 class Stat:
     pid: int
     state: str
     parent: int
     group: int
     session: int
-    start_ticks: int  # since boot; with the pid, a process's identity
+    start_ticks: int
     image: int  # where its stack starts: another with every exec; 0 = hidden from us
 
 

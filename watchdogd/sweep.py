@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from watchdogd import abi, procfs
+from watchdogd.procfs import Identity
 
 DEADLINE_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.001
@@ -49,18 +50,24 @@ def marks(pid: int) -> bytes | None:
     return next((entry[len(prefix) :] for entry in raw.split(b"\0") if entry.startswith(prefix)), None)
 
 
-def members(root: int, heartbeat: str, supervisor: int) -> list[procfs.Stat]:
-    """All living members of an incarnation but the root itself. Session 0 is the kernel's and init's own."""
-    if root <= 0:
-        raise ValueError(f"refusing pid {root}")
+def members(root: Identity, heartbeat: str, supervisor: int, *, is_held: bool) -> list[procfs.Stat]:
+    """All living members of an incarnation but the root itself. Session 0 is the kernel's and init's own.
+
+    ``is_held``: the root is our child and unreaped, so its number is nobody else's. Else a session of that number
+    may be a stranger's: its members count only if their environment says so, too.
+    """
+    if root.pid <= 0:
+        raise ValueError(f"refusing pid {root.pid}")
     processes = all_processes()
+    there = processes.get(root.pid)
+    is_root = is_held or (there is not None and there.start_ticks == root.start_ticks)
     found = []
     for stat in processes.values():
-        if stat.pid in (root, supervisor, os.getpid()) or stat.state in "ZX":
+        if stat.pid in (supervisor, os.getpid()) or (is_root and stat.pid == root.pid) or stat.state in "ZX":
             continue
-        if stat.session == root or _descends(stat, root, processes):
+        if is_root and (stat.session == root.pid or _descends(stat, root.pid, processes)):
             found.append(stat)
-        elif stat.parent in (supervisor, 1) and marks(stat.pid) == heartbeat.encode():
+        elif (stat.parent in (supervisor, 1) or stat.session == root.pid) and marks(stat.pid) == heartbeat.encode():
             found.append(stat)
             found += [s for s in processes.values() if s.state not in "ZX" and _descends(s, stat.pid, processes)]
     return list({stat.pid: stat for stat in found}.values())

@@ -200,7 +200,7 @@ class Watched:
 
     def begin_sweep(self, now_ns: int) -> None:
         if self.process is not None and self.reader is not None:
-            self.clearing.begin(self.process.pid, self.reader.path, now_ns)
+            self.clearing.begin(self.process, self.reader.path, now_ns)
             self.changed()
 
     def end_sweep(self, now_ns: int) -> Swept | None:

@@ -15,7 +15,8 @@ import pytest
 
 from tests.helpers.running import ROOT, gone, wait_until
 from watchdogd.model import Exit
-from watchdogd.process import EXEC_FAILED, Launch, Process, launch
+from watchdogd.process import EXEC_FAILED, Launch, Process, adopt, launch, read_birth
+from watchdogd.procfs import Identity
 
 
 @contextmanager
@@ -167,3 +168,100 @@ input()
         wait_until(lambda: gone(dies))
         assert not gone(stays)
         os.kill(stays, signal.SIGKILL)
+
+
+# --- born and adopted -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stranger(script: str = "exec sleep 60") -> Iterator[int]:
+    """A process that is not our child: an orphan in a session of its own."""
+    command = ["setsid", "sh", "-c", f"({script}) >/dev/null & echo $!"]
+    pid = int(subprocess.run(command, stdout=subprocess.PIPE, timeout=15, check=True).stdout)
+    try:
+        yield pid
+    finally:
+        if not gone(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def identity(pid: int) -> Identity:
+    process = Process(pid)
+    process.close()
+    return process.identity
+
+
+def test_a_child_tells_who_it_is_before_it_is_the_worker(tmp_path: Path) -> None:
+    birth = str(tmp_path / "birth")
+    with launched("cat", birth, birth=birth) as process:
+        assert ended(process) == Exit(code=0)  # it was there when the program began
+        assert read_birth(birth) == process.identity
+
+
+def test_a_birth_that_somebody_planted_is_no_worker(tmp_path: Path) -> None:
+    birth, target = tmp_path / "birth", tmp_path / "precious"
+    birth.symlink_to(target)
+    with launched("true", birth=str(birth)) as process:
+        assert ended(process) == Exit(code=EXEC_FAILED)
+        assert "File exists" in (process.launch_error() or "")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("text", ["", "12", "12 x", "0 5", "-1 5", "1 2 3"])
+def test_half_a_birth_is_none(tmp_path: Path, text: str) -> None:
+    tmp_path.joinpath("birth").write_text(text)
+    assert read_birth(str(tmp_path / "birth")) is None
+
+
+def test_a_process_is_adopted_by_its_pid_and_start() -> None:
+    with stranger() as pid:
+        process = adopt(identity(pid))
+        assert process is not None and not process.is_child
+        assert process.exit_status() is None
+        assert process.signal(signal.SIGKILL) is None
+        assert ended(process) == Exit()
+        assert str(process.exit_status()) == "exited (status unknown)"
+        process.reap()
+
+
+def test_a_younger_process_of_the_same_pid_is_not_adopted() -> None:
+    with stranger() as pid:
+        assert adopt(Identity(pid, identity(pid).start_ticks - 1)) is None
+        assert not gone(pid)
+
+
+def test_a_process_that_is_gone_is_not_adopted() -> None:
+    with stranger("exit 0") as pid:
+        wait_until(lambda: gone(pid))
+        assert adopt(Identity(pid, 1)) is None
+
+
+def test_a_child_of_ours_is_adopted_with_its_exit_status() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    process = adopt(identity(child.pid))
+    assert process is not None and process.is_child
+    process.signal(signal.SIGTERM)
+    assert ended(process) == Exit(signal=signal.SIGTERM)
+    process.reap()
+    child.wait(15)
+
+
+def test_a_child_whose_supervisor_is_dead_does_not_begin(tmp_path: Path) -> None:
+    """``python`` launches and is gone at once; the child's check comes after its birth was told."""
+    birth, begun = tmp_path / "birth", tmp_path / "begun"
+    program = (
+        "import os, signal, sys; from watchdogd import process\n"
+        "prepare = process._tell_birth\n"
+        "def slow(path):\n"
+        "    while os.getppid() == parent: pass\n"
+        "    prepare(path)\n"
+        "process._tell_birth, parent = slow, os.getpid()\n"
+        f"touch, birth = ('touch', {str(begun)!r}), {str(birth)!r}\n"
+        "launch = process.Launch(touch, dict(os.environ), die_with_parent=False, birth=birth)\n"
+        "print(process.launch(launch).pid, flush=True); os._exit(0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=15, check=True, cwd=ROOT)
+    pid = int(ran.stdout)
+    wait_until(lambda: gone(pid))
+    assert birth.exists()
+    assert not begun.exists()

@@ -42,8 +42,13 @@ def spawn(pids: list[int], before: str = "", mark: str = MARK, session: bool = T
     return pid
 
 
-def found(root: int, mark: str = MARK) -> set[int]:
-    return {stat.pid for stat in sweep.members(root, mark, os.getpid())}
+def identity(pid: int) -> procfs.Identity:
+    stat = procfs.stat(pid)
+    return procfs.Identity(pid, 0 if stat is None else stat.start_ticks)
+
+
+def found(root: int, mark: str = MARK, *, is_held: bool = True) -> set[int]:
+    return {stat.pid for stat in sweep.members(identity(root), mark, os.getpid(), is_held=is_held)}
 
 
 DAEMON = "os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0)"
@@ -75,7 +80,24 @@ def test_the_root_and_the_supervisor_are_no_members(pids: list[int]) -> None:
 @pytest.mark.parametrize("root", [0, -1])
 def test_a_worker_without_a_process_has_no_members_session_0_is_init_s(root: int) -> None:
     with pytest.raises(ValueError, match="refusing"):
-        sweep.members(root, MARK, os.getpid())
+        sweep.members(procfs.Identity(root, 0), MARK, os.getpid(), is_held=True)
+
+
+@pytest.mark.parametrize("mark", [MARK, ""])
+def test_a_session_whose_leader_we_do_not_hold_may_be_a_stranger_s(pids: list[int], mark: str) -> None:
+    """The leader is gone, and its number may have been used again: only the environment tells whose they are."""
+    child = spawn(pids, "os.fork() and os._exit(0)", mark=mark)
+    leader = procfs.stat(child).session  # type: ignore[union-attr]
+    wait_until(lambda: gone(leader))
+    gone_root = procfs.Identity(leader, 1)
+    members = {stat.pid for stat in sweep.members(gone_root, MARK, os.getpid(), is_held=False)}
+    assert (child in members) == (mark == MARK)
+
+
+def test_a_process_that_has_the_number_of_the_root_is_not_the_root(pids: list[int]) -> None:
+    stranger = spawn(pids, mark="/elsewhere/b.1")
+    old_root = procfs.Identity(stranger, identity(stranger).start_ticks - 1)
+    assert sweep.members(old_root, MARK, os.getpid(), is_held=False) == []
 
 
 def test_leftovers_are_those_whose_environment_names_the_directory_and_no_longer_one(pids: list[int]) -> None:
@@ -115,8 +137,8 @@ def test_a_process_that_is_gone_is_no_error(pids: list[int]) -> None:
 
 def test_a_sweep_tells_whom_it_killed_and_that_nobody_is_left(pids: list[int]) -> None:
     daemon = spawn(pids, DAEMON)
-    root, mine = pids[0], os.getpid()
-    sweeper = sweep.Sweeper(lambda: sweep.members(root, MARK, mine))
+    root, mine = identity(pids[0]), os.getpid()
+    sweeper = sweep.Sweeper(lambda: sweep.members(root, MARK, mine, is_held=True))
     readable, _, _ = select.select([sweeper.descriptor], [], [], 15)
     assert readable
     assert sweeper.result() == sweep.Swept((daemon,), ())
