@@ -21,21 +21,28 @@ NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS
 Identity = tuple[int, int, tuple[int, ...]]  # uid, gid and supplementary groups to run under
 
 
-def identities(workers: Iterable[WorkerSettings]) -> dict[str, Identity | None]:
-    """By worker; None = the supervisor's own. Raises CannotStart (an unknown name).
+class Identities:
+    """Whom workers run as, looked up once: behind a name there may be a network that does not answer."""
 
-    For the start alone: behind a name there may be a directory service, and a network that does not answer.
-    """
-    found: dict[str, Identity | None] = {}
-    for settings in workers:
+    def __init__(self) -> None:
+        self._known: dict[str, Identity | None] = {}
+
+    def look_up(self, workers: Iterable[WorkerSettings]) -> None:
+        """For the start. Raises CannotStart (an unknown name)."""
+        for settings in workers:
+            self.of(settings)
+
+    def of(self, settings: WorkerSettings) -> Identity | None:
+        """None = the supervisor's own. Raises CannotStart."""
         try:
-            found[settings.name] = _identity(settings)
+            if settings.name not in self._known:
+                self._known[settings.name] = _identity(settings)
         except KeyError as error:
             raise CannotStart(
                 f"worker {settings.name} has nobody to run as: {error.args[0]}; "
                 f"create that account, or name another in [workers.{settings.name}]"
             ) from None
-    return found
+        return self._known[settings.name]
 
 
 def _identity(settings: WorkerSettings) -> Identity | None:
@@ -82,8 +89,9 @@ def open_output(settings: WorkerSettings, logs: str) -> int | None:
 
 
 def request(
-    settings: WorkerSettings, heartbeat: str, output: int | None, base: Mapping[str, str], ids: Identity | None
-) -> Launch:
+    settings: WorkerSettings, heartbeat: str, birth: str, output: int | None, base: Mapping[str, str],
+    ids: Identity | None,
+) -> Launch:  # fmt: skip
     scheduling = None
     if settings.scheduling is not None:
         name, _, priority = settings.scheduling.partition(":")
@@ -100,4 +108,5 @@ def request(
         scheduling=scheduling,
         oom_score_adj=settings.oom_score_adj,
         die_with_parent=settings.on_supervisor_exit == "kill",
+        birth=birth,
     )

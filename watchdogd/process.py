@@ -77,17 +77,17 @@ def become_realtime(priority: int) -> str:
 
 
 class Process:
-    """A launched child, or one that was adopted."""
+    """A launched child, or one that was adopted; without a pidfd, one that had ended by then."""
 
-    def __init__(self, pid: int, errors: int = -1, *, is_child: bool = True) -> None:
-        if pid <= 0:
-            raise ValueError(f"refusing pid {pid}")
-        self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
-        found = procfs.stat(pid)
-        self.identity = Identity(pid, 0 if found is None else found.start_ticks)
+    def __init__(self, identity: Identity, pidfd: int = -1, errors: int = -1, *, is_child: bool = False) -> None:
+        self.identity = identity
+        self.pidfd = pidfd
         self.errors = errors  # read end of the exec pipe; -1 once it is known
         self.is_child = is_child
+
+    @property
+    def pid(self) -> int:
+        return self.identity.pid
 
     def launch_error(self) -> str | None:
         """Why the exec failed, if that is known by now. Does not block."""
@@ -106,20 +106,12 @@ class Process:
 
         Of an adopted one only itself: once its leader is reaped by init, the group's number may be anybody's.
         """
+        if self.pidfd < 0:
+            return None
         try:
-            if not self.is_child:
-                signal.pidfd_send_signal(self.pidfd, number)
-                return None
             # Safe although by number: the leader is ours and unreaped, so the number is still its group's.
-            os.killpg(self.pid, number)
-        except ProcessLookupError:
-            pass  # the group is not made yet, or gone
-        except OSError as error:
-            return error
-        else:
-            if number != signal.SIGKILL:
+            if self.is_child and self._signal_group(number) and number != signal.SIGKILL:
                 return None  # a second one would run the leader's handler again
-        try:
             signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
             return None
@@ -127,8 +119,18 @@ class Process:
             return error
         return None
 
+    def _signal_group(self, number: int) -> bool:
+        """False if the group is not made yet, or gone."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
     def exit_status(self) -> Exit | None:
         """How it ended, None while it runs. It stays unreaped."""
+        if self.pidfd < 0:
+            return Exit()
         if not self.is_child:
             return Exit() if select.select([self.pidfd], [], [], 0)[0] else None
         try:
@@ -143,8 +145,9 @@ class Process:
 
     def reap(self) -> None:
         """Let go of an ended process: from here on its pid may be anybody's."""
-        with contextlib.suppress(ChildProcessError):  # reaped already, or adopted; the descriptors are still ours
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        if self.is_child:
+            with contextlib.suppress(ChildProcessError):  # reaped already; the descriptors are still ours
+                os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
         self.close()
 
     def close(self) -> None:
@@ -154,17 +157,27 @@ class Process:
         self.pidfd = self.errors = -1
 
 
-def adopt(identity: Identity) -> Process | None:
-    """The process, if it is still that one: looked at after its pidfd was opened. Raises OSError (no descriptors)."""
+def hold(pid: int, errors: int = -1) -> Process:
+    """A child of ours, or whatever has that pid. Raises ProcessLookupError, OSError (no descriptors)."""
+    if pid <= 0:
+        raise ValueError(f"refusing pid {pid}")
+    pidfd = os.pidfd_open(pid)
+    found = procfs.stat(pid)
+    if found is None:
+        os.close(pidfd)
+        raise ProcessLookupError(pid)
+    return Process(Identity(pid, found.start_ticks), pidfd, errors, is_child=found.parent == os.getpid())
+
+
+def adopt(identity: Identity) -> Process:
+    """The process, if it is still that one (looked at after its pidfd was opened); else one that has ended."""
     try:
-        process = Process(identity.pid)
+        process = hold(identity.pid)
     except ProcessLookupError:
-        return None
-    found = procfs.stat(identity.pid)
-    if found is None or process.identity != identity:
+        return Process(identity)
+    if process.identity != identity:
         process.close()
-        return None
-    process.is_child = found.parent == os.getpid()
+        return Process(identity)
     return process
 
 
@@ -200,7 +213,7 @@ def launch(request: Launch) -> Process:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(send)
     try:
-        return Process(pid, receive)
+        return hold(pid, receive)
     except OSError:  # no descriptor left: a child that cannot be held must not be
         os.close(receive)
         os.kill(pid, signal.SIGKILL)

@@ -15,6 +15,7 @@ from typing import Any
 
 from watchdogd import abi, events, launching, liveness, policy, procfs
 from watchdogd.acting import Actor, Happening, Order, PhaseChanged
+from watchdogd.adoption import Adoption
 from watchdogd.board import Board
 from watchdogd.commands import Commands
 from watchdogd.events import EventKind
@@ -28,10 +29,11 @@ from watchdogd.orders import ALIVE, Occasion, OpenIncident, Trigger
 from watchdogd.process import become_realtime, become_subreaper
 from watchdogd.publication import Publication
 from watchdogd.runtime import Runtime
-from watchdogd.sweep import reap_ended
+from watchdogd.sweep import SweepFailed, reap_ended
 from watchdogd.watched import Watched
 
 HOUSEKEEPING_NS = SECOND // 2
+LEFTOVERS_SECONDS = 3.0
 BOARD_BYTES_PER_WORKER = 4096
 BOARD_BYTES_BASE = 65536
 
@@ -50,20 +52,31 @@ class Supervisor:
         self._next_ns = self._housekeeping_ns = started_ns
         self._incidents = 0
         self._reason = "unexpected error"  # of its end, unless it is told to
-        # First of all: it may wait for a network, and what is wrong here is wrong before anything was started.
-        identities = launching.identities(settings.workers)
+        self._identities = launching.Identities()
         become_subreaper()
         scheduling = become_realtime(settings.supervisor.realtime_priority)
-        runtime.clear_leftovers()
         boot_id = procfs.boot_id()
+        adoption = Adoption(runtime, boot_id)
+        meanwhile = [(watched, adoption.take(watched, started_ns)) for watched in self.watched]
+        self._starts = [Happening(watched, trigger) for watched, trigger in meanwhile if trigger is Trigger.START]
+        self._adoption = adoption
+        if not adoption.adopted:  # else their deadlines come first: this may wait for a network
+            self._identities.look_up(settings.workers)
+        self._leftovers = runtime.clear_leftovers(frozenset(adoption.kept))
+        if not adoption.adopted:
+            self._leftovers.wait(LEFTOVERS_SECONDS)
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)
         self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity)
         self.journal = Journal(boot_id, events.last_seq(runtime.state_directory) + 1)
         self.loop = Loop(self._on_signals)
         self.household = Household(settings, runtime, self.loop, self.journal, self._activity)
         self.actor = Actor(
-            runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, identities
+            runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, self._identities
         )
+        for watched, trigger in meanwhile:
+            self.actor.take_over(watched, trigger)
+        self.loop.listen(self._leftovers.descriptor, self._on_leftovers)
+        self._leftovers_until_ns: int | None = started_ns + round(LEFTOVERS_SECONDS * SECOND)
         self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
@@ -74,12 +87,15 @@ class Supervisor:
         """Until every worker has ended after ``stop``."""
         about = self.publication.about
         self._tell("started", **{name: about[name] for name in ("version", "config", "metrics", "scheduling")})
-        for watched in self.watched:
-            if watched.settings.autostart:
-                self._happenings.append(Happening(watched, Trigger.START))
+        adoption = self._adoption
+        if adoption.adopted or adoption.problems:
+            told = {"workers": adoption.adopted, "problems": adoption.problems}
+            self._tell("adopted", predecessor=adoption.predecessor, **told)
+        self._on_leftovers(time.monotonic_ns())
+        self.tick(0)
+        self._identities.look_up(self.settings.workers)
         gc.collect()
         gc.freeze()  # what lives for ever need not be looked at again
-        self.tick(0)
         self.notifier.ready()
         while not self.finished:
             late_ns = self.loop.wait(self._next_ns)
@@ -90,6 +106,8 @@ class Supervisor:
     def tick(self, late_ns: int) -> None:
         """One round. ``late_ns``: how long after the instant asked for the loop woke."""
         now_ns = time.monotonic_ns()
+        if self._leftovers_until_ns is not None and now_ns >= self._leftovers_until_ns:
+            self._on_leftovers(now_ns)
         for watched in self.watched:
             self._observe(watched, late_ns, now_ns)
         for watched in self.fleet.standing():
@@ -109,6 +127,8 @@ class Supervisor:
 
     def _when_next(self, now_ns: int) -> int:
         instants = [self._housekeeping_ns, *self.household.next_ns()]
+        if self._leftovers_until_ns is not None:
+            instants.append(self._leftovers_until_ns)
         for watched in self.watched:
             instants += watched.due_ns(now_ns)
         return max(min(instants), now_ns)
@@ -184,8 +204,8 @@ class Supervisor:
             incidents = [(w, order) for w, order in orders if isinstance(order, OpenIncident)]
             for watched, incident in incidents:
                 self.actor.count_incident(watched, incident)
-            # The rest of the vehicle may know before anything is done about it.
-            published_ns = self._publish() if incidents else None
+            # The rest of the vehicle, and the next supervisor, may know before anything is done about it.
+            published_ns = self._publish()
             for watched, order in orders:
                 self.actor.perform(watched, order, published_ns, now_ns)
 
@@ -222,6 +242,25 @@ class Supervisor:
         self._incidents += 1
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         return IncidentId(f"{stamp}-{watched.settings.name}-{os.getpid()}.{self._incidents}")
+
+    # --- what was there before ---
+
+    def _on_leftovers(self, now_ns: int) -> None:
+        """No worker is started beside what is left of a dead supervisor's; but it is not waited for without end."""
+        if self._leftovers_until_ns is None:
+            return
+        descriptor = self._leftovers.descriptor
+        try:
+            if self._leftovers.result() is None:
+                if now_ns < self._leftovers_until_ns:
+                    return
+                self._leftovers.abandon()
+        except SweepFailed:
+            self._tell("leftovers", reason="the search for what a dead supervisor left has failed")
+        self._leftovers_until_ns = None
+        self.loop.forget(descriptor)
+        if not self.stopping:
+            self._happenings.extend(self._starts)
 
     # --- told from outside ---
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -80,21 +81,23 @@ def descendants(ancestor: int) -> list[procfs.Stat]:
     return [stat for stat in others if _descends(stat, ancestor, processes)]
 
 
-def leftovers(heartbeats: str) -> list[procfs.Stat]:
+def leftovers(heartbeats: str, kept: frozenset[str] = frozenset()) -> list[procfs.Stat]:
     """Every process whose environment names a heartbeat in this directory: what a dead supervisor left.
 
-    Not ourselves nor those we descend from: a supervisor may be started from a shell that a worker started.
+    But not those of the ``kept`` heartbeats, whose workers live on. Not ourselves nor those we descend from: a
+    supervisor may be started from a shell that a worker started.
     """
     prefix = heartbeats.encode() + b"/"
     processes = all_processes()
     me = processes.get(os.getpid())
-    marked = [stat for stat in processes.values() if stat.state not in "ZX" and _marked(stat.pid, prefix)]
+    spared = {path.encode() for path in kept}
+    marked = [stat for stat in processes.values() if stat.state not in "ZX" and _marked(stat.pid, prefix, spared)]
     return [stat for stat in marked if me is not None and stat is not me and not _descends(me, stat.pid, processes)]
 
 
-def _marked(pid: int, prefix: bytes) -> bool:
+def _marked(pid: int, prefix: bytes, spared: set[bytes]) -> bool:
     mark = marks(pid)
-    return mark is not None and mark.startswith(prefix)
+    return mark is not None and mark.startswith(prefix) and mark not in spared
 
 
 def _descends(stat: procfs.Stat, ancestor: int, processes: dict[int, procfs.Stat]) -> bool:
@@ -184,6 +187,12 @@ class Sweeper:
             return Swept(tuple(value["killed"]), tuple(value["left"]))
         except (ValueError, KeyError, TypeError) as error:
             raise SweepFailed from error
+
+    def wait(self, seconds: float) -> None:
+        """Until its result is there, but no longer. For the start and the end of a supervisor only."""
+        poller = select.poll()
+        poller.register(self.descriptor, select.POLLIN)
+        poller.poll(seconds * 1000)
 
     def abandon(self) -> None:
         """It did not return: kill it and forget it. It may be stuck in the kernel, so it is not waited for."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from watchdogd import abi, budget, inflight, liveness, owners, snapshot
+from watchdogd import abi, budget, inflight, liveness, memory, owners, snapshot
 from watchdogd.clearing import AGAIN_NS, RETRY_NS, Clearing
 from watchdogd.examination import Examination, fact
 from watchdogd.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
@@ -199,8 +199,8 @@ class Watched:
         return None if self.process is None else self.process.signal(number)
 
     def begin_sweep(self, now_ns: int) -> None:
-        if self.process is not None and self.reader is not None:
-            self.clearing.begin(self.process, self.reader.path, now_ns)
+        if self.process is not None:
+            self.clearing.begin(self.process, "" if self.reader is None else self.reader.path, now_ns)
             self.changed()
 
     def end_sweep(self, now_ns: int) -> Swept | None:
@@ -295,5 +295,6 @@ class Watched:
             "heartbeat_error": self.heartbeat_error,
             "last_error": self.last_error,
             "held": self.held,
+            "remembered": memory.remember(state),
             **self.tally.describe(),
         }

@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers.running import ROOT, gone, wait_until
 from watchdogd.model import Exit
-from watchdogd.process import EXEC_FAILED, Launch, Process, adopt, launch, read_birth
+from watchdogd.process import EXEC_FAILED, Launch, Process, adopt, hold, launch, read_birth
 from watchdogd.procfs import Identity
 
 
@@ -41,7 +41,7 @@ def ended(process: Process) -> Exit | None:
 @pytest.mark.parametrize("pid", [0, -1])
 def test_no_process_has_a_pid_below_one(pid: int) -> None:
     with pytest.raises(ValueError, match="refusing"):
-        Process(pid, -1)
+        hold(pid)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def stranger(script: str = "exec sleep 60") -> Iterator[int]:
 
 
 def identity(pid: int) -> Identity:
-    process = Process(pid)
+    process = hold(pid)
     process.close()
     return process.identity
 
@@ -216,7 +216,7 @@ def test_half_a_birth_is_none(tmp_path: Path, text: str) -> None:
 def test_a_process_is_adopted_by_its_pid_and_start() -> None:
     with stranger() as pid:
         process = adopt(identity(pid))
-        assert process is not None and not process.is_child
+        assert not process.is_child
         assert process.exit_status() is None
         assert process.signal(signal.SIGKILL) is None
         assert ended(process) == Exit()
@@ -226,20 +226,23 @@ def test_a_process_is_adopted_by_its_pid_and_start() -> None:
 
 def test_a_younger_process_of_the_same_pid_is_not_adopted() -> None:
     with stranger() as pid:
-        assert adopt(Identity(pid, identity(pid).start_ticks - 1)) is None
+        other = adopt(Identity(pid, identity(pid).start_ticks - 1))
+        assert other.exit_status() == Exit()
+        assert other.signal(signal.SIGKILL) is None
+        other.reap()
         assert not gone(pid)
 
 
 def test_a_process_that_is_gone_is_not_adopted() -> None:
     with stranger("exit 0") as pid:
         wait_until(lambda: gone(pid))
-        assert adopt(Identity(pid, 1)) is None
+        assert adopt(Identity(pid, 1)).exit_status() == Exit()
 
 
 def test_a_child_of_ours_is_adopted_with_its_exit_status() -> None:
     child = subprocess.Popen(["sleep", "60"])
     process = adopt(identity(child.pid))
-    assert process is not None and process.is_child
+    assert process.is_child
     process.signal(signal.SIGTERM)
     assert ended(process) == Exit(signal=signal.SIGTERM)
     process.reap()

@@ -182,7 +182,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "cuda_visible_devices", '"0,1"', "cuda_visible_devices", "0,1"),
     ("workers.NAME", "output", '"journal"', "output", "journal"),
     ("workers.NAME", "output_max_bytes", '"64KiB"', "output_max_bytes", 65536),
-    ("workers.NAME", "on_supervisor_exit", '"kill"', "on_supervisor_exit", "kill"),
+    ("workers.NAME", "on_supervisor_exit", '"keep"', "on_supervisor_exit", "keep"),
 ]
 
 
@@ -470,7 +470,7 @@ BAD = [
     ('output_max_bytes = "8MB"', A + "output_max_bytes", "not a size", "KiB, MiB or GiB"),
     ("output_max_bytes = 12", A + "output_max_bytes", "out of range", "4KiB"),
     ("output_max_bytes = 1.5", A + "output_max_bytes", "is a float", '"8MiB"'),
-    ('on_supervisor_exit = "keep"', A + "on_supervisor_exit", "not supported yet", '"kill"'),
+    ('on_supervisor_exit = "adopt"', A + "on_supervisor_exit", "none of its values", '"kill" or "keep"'),
     ('user = "no-such-user"', A + "user", "there is no user", "create it"),
     ('group = "no-such-group"', A + "group", "there is no group", "create it"),
     ('[workers."a b"]\ncommand = ["python3"]', 'workers."a b"', "not a worker's name", "1 to 48"),

@@ -196,7 +196,7 @@ _WORKER = [
             ("output_max_bytes", values.SIZE, "size at which its output file is rotated"),
             (
                 "on_supervisor_exit",
-                choice_kind("kill", unsupported={"keep": "is not supported yet"}),
+                choice_kind("kill", "keep"),
                 "what becomes of it when the supervisor dies",
             ),
         ],
