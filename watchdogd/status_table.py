@@ -45,6 +45,9 @@ def _supervisor(view: StatusView) -> Iterator[tuple[str, str]]:
         f"last tick {span(view.last_tick_age_ns)} ago  late {late}",
         _PLAIN,
     )
+    scheduling = str(view.supervisor.get("scheduling", ""))
+    if scheduling not in ("", "normal") and not scheduling.startswith("fifo"):
+        yield f"  scheduling: {scheduling}", _YELLOW
     if view.supervisor.get("observe_only"):
         yield "  observe only: verdicts are recorded, nothing is signalled", _YELLOW
     if view.supervisor.get("stopping") and not view.fault:

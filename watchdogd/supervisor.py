@@ -25,7 +25,7 @@ from watchdogd.loop import Loop
 from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, Settings, Verdict
 from watchdogd.notify import Notifier
 from watchdogd.policy import Occasion, Trigger
-from watchdogd.process import become_realtime, become_subreaper
+from watchdogd.process import become_realtime, become_subreaper, lock_memory
 from watchdogd.runtime import Runtime
 from watchdogd.sweep import reap_ended
 from watchdogd.watched import Watched
@@ -52,6 +52,7 @@ class Supervisor:
         self._published_stopping = False
         become_subreaper()
         self.scheduling = become_realtime(settings.supervisor.realtime_priority)
+        self.memory = lock_memory()
         runtime.clear_leftovers()
         boot_id = procfs.boot_id()
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)
@@ -313,6 +314,7 @@ class Supervisor:
                 "metrics": self.settings.metrics.listen or None,
                 "stopping": self.stopping,
                 "scheduling": self.scheduling,
+                "memory": self.memory,
             },
             [watched.fragment() for watched in self.watched],
             self.household.loads.describe(accelerators, blocked),
