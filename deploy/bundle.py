@@ -9,7 +9,6 @@ silently, and nothing of ``tests/`` is in it.
 from __future__ import annotations
 
 import argparse
-import base64
 import hashlib
 import os
 import platform
@@ -126,42 +125,19 @@ def our_wheel(target: Target, wheels: Path, environment: dict[str, str] | None) 
     """Built into ``wheels``. Returns what the native part is."""
     with tempfile.TemporaryDirectory() as scratch:
         # A copy: setuptools leaves its work in the tree, for one architecture.
-        source = Path(scratch) / "source"
+        source = Path(scratch)
         shutil.copytree(ROOT / "watchdogd", source / "watchdogd", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source)
-        suffix = (
-            {} if environment is None else {key: value for key, value in environment.items() if "SUFFIX" not in key}
-        )
-        run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", scratch, source], suffix)
-        built = next(Path(scratch).glob("watchdogd-*.whl"))
         if environment is None:
-            pure(built, wheels)
-            return "none, the slower fallback in Python: no compiler for this architecture where the bundle was made"
-        shutil.copy(built, wheels)
+            project = source / "pyproject.toml"
+            project.write_text(re.sub(r"^ext-modules = \[\n.*?^\]\n", "", project.read_text(), flags=re.M | re.S))
+        # Its suffix is .abi3.so everywhere.
+        settings = {key: value for key, value in (environment or {}).items() if key != "SETUPTOOLS_EXT_SUFFIX"}
+        run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, source], settings)
+    if environment is None:
+        return "none, the slower fallback in Python: no compiler for this architecture where the bundle was made"
     return f"prebuilt{'' if target.is_native else ', cross compiled'}"
-
-
-def pure(built: Path, wheels: Path) -> None:
-    """The same wheel without its native part, for any machine."""
-    name, version = built.name.split("-")[:2]
-    record = f"{name}-{version}.dist-info/RECORD"
-    lines = []
-    with (
-        zipfile.ZipFile(built) as old,
-        zipfile.ZipFile(wheels / f"{name}-{version}-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as new,
-    ):
-        for entry in old.namelist():
-            if entry.endswith(".so") or entry == record:
-                continue
-            content = old.read(entry)
-            if entry.endswith(".dist-info/WHEEL"):
-                content = re.sub(rb"Tag: .*\n", b"", content).replace(b"Purelib: false", b"Purelib: true")
-                content = content.rstrip() + b"\nTag: py3-none-any\n"
-            new.writestr(entry, content)
-            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-            lines.append(f"{entry},sha256={digest},{len(content)}\n")
-        new.writestr(record, "".join(lines) + f"{record},,\n")
 
 
 def requirements(target: Target) -> list[Requirement]:

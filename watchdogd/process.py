@@ -21,6 +21,7 @@ from watchdogd.model import Exit
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_CAP_IPC_LOCK = 14
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -75,13 +76,19 @@ def become_realtime(priority: int) -> str:
 def lock_memory() -> str:
     """Keep what this process has touched in RAM, so that no tick waits for a disk. Returns what has become of that.
 
-    Only where there is no limit: under one, an allocation past it would fail later, in the middle of a tick.
+    Only where no limit holds: under one, an allocation past it would fail later, in the middle of a tick.
     """
-    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
-        return "not locked (LimitMEMLOCK=infinity allows it)"
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY and not _has_capability(_CAP_IPC_LOCK):
+        return "not locked (CAP_IPC_LOCK or LimitMEMLOCK=infinity allows it)"
     if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
         return f"not locked ({os.strerror(ctypes.get_errno())})"
     return "locked"
+
+
+def _has_capability(number: int) -> bool:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next(line for line in file if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> number & 1)
 
 
 class Process:

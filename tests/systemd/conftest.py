@@ -26,7 +26,8 @@ After=dbus.socket basic.target
 [Service]
 Type=oneshot
 TimeoutStartSec=infinity
-Environment=PYTHONPATH=/mnt:/opt/gpu-watchdogd/python PYTHONDONTWRITEBYTECODE=1 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
+Environment=PYTHONPATH=/mnt:/opt/gpu-watchdogd/python PYTHONDONTWRITEBYTECODE=1
+Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 WorkingDirectory=/mnt
 ExecStart=/usr/bin/env PYTHON={SYSTEM_PYTHON} /mnt/bundle/install.sh
 ExecStart={SYSTEM_PYTHON} -m tests.systemd.inside
@@ -77,13 +78,18 @@ def results(request: pytest.FixtureRequest, bundle: Path, tmp_path_factory: pyte
         pytest.skip(reason)
     wanted = [str(item.callspec.params["scenario"]) for item in request.session.items if _is_scenario(item)]  # type: ignore[attr-defined]
     shared = tmp_path_factory.mktemp("container")
+    shared.chmod(0o755)  # users inside see nothing else of the path
     shutil.copytree(bundle, shared / "bundle")
-    shutil.copytree(ROOT / "tests", shared / "tests", ignore=shutil.ignore_patterns("__pycache__", "simulator", "fixtures"))
+    shutil.copytree(
+        ROOT / "tests", shared / "tests", ignore=shutil.ignore_patterns("__pycache__", "simulator", "fixtures")
+    )
     (shared / "wanted").write_text("\n".join(wanted))
     unit = shared / f"{NAME}.service"
     unit.write_text(UNIT)
     boot(shared, unit, BOOT_SECONDS + SCENARIO_SECONDS * len(wanted))
-    said = "".join((shared / name).read_text(errors="replace")[-4000:] for name in ("said", "console") if (shared / name).exists())
+    said = "".join(
+        (shared / name).read_text(errors="replace")[-4000:] for name in ("said", "console") if (shared / name).exists()
+    )
     assert (shared / "results.json").exists(), said
     told: Results = json.loads((shared / "results.json").read_text())
     return told
@@ -97,7 +103,8 @@ def boot(shared: Path, unit: Path, seconds: float) -> None:
     """Until it powers itself off, or its time is up."""
     command = [
         "systemd-nspawn", "--quiet", "--directory=/", "--volatile=yes", "--boot", "--register=no", "--keep-unit",
-        "--private-network", "--tmpfs=/usr/local", f"--machine={NAME}-{os.getpid()}",
+        "--private-network", "--capability=CAP_SYS_RESOURCE,CAP_IPC_LOCK", "--tmpfs=/usr/local",
+        f"--machine={NAME}-{os.getpid()}",
         f"--bind-ro={unit}:/etc/systemd/system/{unit.name}", f"--bind={shared}:/mnt",
         "systemd.firstboot=off", f"systemd.wants={unit.name}",
     ]  # fmt: skip

@@ -1,8 +1,8 @@
 """Runs in the booted container, on the installed package: one scenario after the other.
 
-``/mnt`` is shared with the test outside: ``bundle/``, ``tests/`` and ``wanted`` come in, ``results.json`` goes out, anew
-after each scenario, so that a container that is ended late has told what it knows. Invariant: every scenario begins with
-no supervisor, no worker, and empty runtime and state directories.
+``/mnt`` is shared with the test outside: ``bundle/``, ``tests/`` and ``wanted`` come in, ``results.json`` goes out,
+anew after each scenario, so that a container that is ended late has told what it knows. Invariant: every scenario
+begins with no supervisor, no worker and an empty state directory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a scenario does with the installed service: configure it, ask systemd about it, look at its processes.
 
-Invariant: nothing here waits without an end, and nothing is signalled but by systemd or through a pid just read from it.
+Invariant: nothing here waits without an end; each scenario has one of its own, so that none sees another's facts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RUNTIME = Path("/run/gpu-watchdogd")
 STATE = Path("/var/lib/gpu-watchdogd")
 HERE = Path("/run/watchdogd-test")  # where workers tell: prelude.py
 TIMEOUT_SECONDS = 20.0
-QUIET = "[metrics]\nlisten = ''\n[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n"
+QUIET = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n"
 
 
 def wait_until(predicate: Callable[[], object], what: object = "", timeout: float = TIMEOUT_SECONDS) -> None:
@@ -66,10 +66,13 @@ class Service:
         HERE.chmod(0o777)
         run("systemctl", "daemon-reload")
 
-    def configure(self, workers: Mapping[str, str], text: str = "", **keys: Any) -> None:
+    def configure(self, workers: Mapping[str, str], metrics: str = "", **keys: Any) -> None:
         """``workers``: name to its program after tests/helpers/workers/prelude.py; ``keys``: of every worker."""
-        told = {"environment": {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:/opt/gpu-watchdogd/python", "HERE": str(HERE)}, **keys}
-        parts = [QUIET, text]
+        told = {
+            "environment": {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:/opt/gpu-watchdogd/python", "HERE": str(HERE)},
+            **keys,
+        }
+        parts = [QUIET, f"[metrics]\nlisten = {_toml(metrics)}\n"]
         for name, body in workers.items():
             command = ["/usr/bin/python3", "-c", f"from tests.helpers.workers.prelude import *\n{body}"]
             rows = {"command": command, **told}
@@ -131,6 +134,9 @@ class Service:
         wait_until(all_run, self.log)
 
     def events(self, kind: str, **fields: Any) -> list[dict[str, Any]]:
+        """Recorded so far, oldest first."""
+        if not (STATE / events.FILE_NAME).exists():
+            return []
         wanted = {"kind": kind, **fields}
         read = events.read_file(str(STATE / events.FILE_NAME))
         return [dict(event) for event in read if all(event.get(key) == value for key, value in wanted.items())]
@@ -144,5 +150,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)
-
-
