@@ -24,6 +24,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _CAP_IPC_LOCK = 14
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _libc = ctypes.CDLL(None, use_errno=True)
+_unpinned: list[int] = []  # the CPUs that were ours before ``pin``
 
 SCHEDULERS = {
     "other": os.SCHED_OTHER,
@@ -71,6 +72,14 @@ def become_realtime(priority: int) -> str:
     hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
     resource.setrlimit(resource.RLIMIT_RTTIME, (RUNAWAY_SECONDS * 1_000_000, hard))
     return f"fifo:{priority}"
+
+
+def pin(cpus: tuple[int, ...]) -> None:
+    """Keep this process to these CPUs; whatever it launches may go where it could before. Raises OSError."""
+    if cpus:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cpus)
+        _unpinned[:] = before
 
 
 def lock_memory() -> str:
@@ -221,8 +230,8 @@ def _prepare(request: Launch, parent: int, errors: int, mask: set[int | signal.S
     if protected or request.oom_score_adj is not None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(request.oom_score_adj or 0))
-    if request.affinity:
-        os.sched_setaffinity(0, request.affinity)
+    if request.affinity or _unpinned:
+        os.sched_setaffinity(0, request.affinity or _unpinned)
     if request.nice is not None:
         os.setpriority(os.PRIO_PROCESS, 0, request.nice)
     if request.scheduling is not None:

@@ -25,8 +25,8 @@ from watchdogd.loop import Loop
 from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, Settings, Verdict
 from watchdogd.notify import Notifier
 from watchdogd.policy import Occasion, Trigger
-from watchdogd.process import become_realtime, become_subreaper, lock_memory
-from watchdogd.runtime import Runtime
+from watchdogd.process import become_realtime, become_subreaper, lock_memory, pin
+from watchdogd.runtime import CannotStart, Runtime
 from watchdogd.sweep import reap_ended
 from watchdogd.watched import Watched
 
@@ -53,6 +53,10 @@ class Supervisor:
         become_subreaper()
         self.scheduling = become_realtime(settings.supervisor.realtime_priority)
         self.memory = lock_memory()
+        try:
+            pin(settings.supervisor.cpu_affinity)
+        except OSError as error:
+            raise CannotStart(f"supervisor.cpu_affinity: {error.strerror}; name CPUs that this machine has") from None
         runtime.clear_leftovers()
         boot_id = procfs.boot_id()
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)

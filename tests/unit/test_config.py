@@ -162,6 +162,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "group", '"root"', "group", "root"),
     ("workers.NAME", "environment", '{ X = "1" }', "environment", (("X", "1"),)),
     ("workers.NAME", "working_directory", '"/"', "working_directory", "/"),
+    ("supervisor", "cpu_affinity", '"0-1"', "cpu_affinity", (0, 1)),
     ("workers.NAME", "cpu_affinity", "[5, 0]", "cpu_affinity", (0, 5)),
     ("workers.NAME", "cpu_affinity", '"0-3,5"', "cpu_affinity", (0, 1, 2, 3, 5)),
     ("workers.NAME", "nice", "-20", "nice", -20),

@@ -52,8 +52,10 @@ def systemctl_start_returns_when_it_is_ready_and_the_workers_run(service: Servic
 
 def systemctl_stop_ends_the_last_worker_first_and_leaves_nothing(service: Service) -> None:
     orderly = (
-        "def end(*_):\n    tell('ended_' + os.environ['WATCHDOGD_WORKER'], time.monotonic_ns())\n    sys.exit(0)\n"
-        "signal.signal(signal.SIGTERM, end)\nos.spawnlp(os.P_NOWAIT, 'setsid', 'setsid', 'sleep', '300')\nserve()"
+        "def end(*_):\n    tell('asked_' + os.environ['WATCHDOGD_WORKER'])\n    time.sleep(0.2)\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "child = 'trap \"touch $HERE/asked_child\" TERM; while :; do sleep 0.05; done'\n"
+        "os.spawnlp(os.P_NOWAIT, 'setsid', 'setsid', 'sh', '-c', child)\nserve()"
     )
     service.configure({"a": orderly, "b": orderly})
     service.start()
@@ -65,10 +67,12 @@ def systemctl_stop_ends_the_last_worker_first_and_leaves_nothing(service: Servic
     assert service.show("Result") == "success"
     signals = service.events("signal", signal="SIGTERM")
     assert [event["worker"] for event in signals] == ["b", "a"]
-    assert (HERE / "ended_a").exists() and (HERE / "ended_b").exists()
+    assert (HERE / "asked_a").exists()
+    assert (HERE / "asked_b").exists()
+    assert not (HERE / "asked_child").exists()  # systemd asks the supervisor alone
     assert all(map(gone, pids))
     assert service.leftovers() == []
-    assert not run("pgrep", "-x", "sleep").stdout
+    assert not run("pgrep", "-f", "asked_child").stdout
     assert not cgroup.exists()
 
 
