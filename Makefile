@@ -1,4 +1,5 @@
-# Two commands: `make demo` shows the main job, `make test` checks everything. Both set up what they need.
+# `make demo` shows the main job, `make test` checks everything, `make install` puts it on this machine, `make bundle` makes
+# what another machine installs with no network and no compiler. All set up what they need.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,15 +8,23 @@ STAMP := $(VENV)/.installed
 SOURCES := $(wildcard watchdogd/native/*.c watchdogd/native/*.h)
 C_FILES := $(wildcard watchdogd/native/*.[ch] tests/native/*.[ch] tests/simulator/*.[ch] tests/simulator/src/*.[ch])
 
-.PHONY: setup packages demo test lint unit bench soak test-gpu clean
+# What `make install` needs of the world; see deploy/install.sh. PYTHON is also what the installed environment is built on.
+PREFIX ?= /usr/local
+HERE_TARGET = $$(uname -m)-py$$($(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
+TARGET ?= $(HERE_TARGET)
+
+.PHONY: setup packages demo install uninstall bundle test lint unit bench soak test-gpu clean
 
 setup: $(STAMP)
 
-# Debian packages, where root may install them: headers for systemd-python, a C compiler.
+# Debian packages, where root may install them: headers for systemd-python, a C compiler; for the tests systemd-nspawn, a
+# Python that the container shares, and a compiler for the board's bundle.
 packages:
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! pkg-config --exists libsystemd 2>/dev/null; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-	    gcc libc6-dev libsystemd-dev pkg-config procps >/dev/null; fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { pkg-config --exists libsystemd && \
+	    command -v systemd-nspawn && { [ "$$(uname -m)" != x86_64 ] || command -v aarch64-linux-gnu-gcc; } } >/dev/null 2>&1; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    gcc libc6-dev libsystemd-dev pkg-config procps dbus python3 systemd systemd-container \
+	    $$([ "$$(uname -m)" != x86_64 ] || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross) >/dev/null; fi
 
 $(STAMP): pyproject.toml $(SOURCES) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,12 +36,26 @@ $(STAMP): pyproject.toml $(SOURCES) | packages
 demo: setup
 	@$(BIN)/python -m tests.demo $(if $(GPU),--gpu)
 
+# DESTDIR, PREFIX and FORCE=1 as in deploy/install.sh.
+install: setup
+	@rm -rf build/install
+	@$(BIN)/python deploy/bundle.py "$(HERE_TARGET)" --output build/install >/dev/null
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" FORCE="$(FORCE)" PYTHON="$(PYTHON)" build/install/gpu-watchdogd-*-$(HERE_TARGET)/install.sh
+
+uninstall:
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" deploy/install.sh --uninstall
+
+# `make bundle TARGET=aarch64-py310`
+bundle: setup
+	@$(BIN)/python deploy/bundle.py "$(TARGET)"
+
 test: lint unit
 
 lint: setup
-	$(BIN)/ruff check watchdogd tests
-	$(BIN)/ruff format --check watchdogd tests
+	$(BIN)/ruff check watchdogd tests deploy
+	$(BIN)/ruff format --check watchdogd tests deploy
 	$(BIN)/mypy
+	$(BIN)/mypy deploy/bundle.py
 	$(MAKE) --no-print-directory -s -C tests/simulator
 
 unit: setup
@@ -48,4 +71,4 @@ test-gpu: setup
 	$(BIN)/python -m pytest -m gpu -s tests/gpu $(PYTEST)
 
 clean:
-	rm -rf build $(VENV) *.egg-info watchdogd/*.so
+	rm -rf build dist $(VENV) *.egg-info watchdogd/*.so

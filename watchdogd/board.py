@@ -64,7 +64,7 @@ class Board:
         capacity = (capacity + 7) // 8 * 8
         size = _SLOT_START * abi.WORD + 2 * (_SLOT_HEADER.size + capacity)
         fresh = f"{path}.{pid}.new"
-        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:
             os.posix_fallocate(descriptor, 0, size)
             self._map = mmap.mmap(descriptor, size)

@@ -25,7 +25,10 @@ from watchdogd.procfs import Identity
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_CAP_IPC_LOCK = 14
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _libc = ctypes.CDLL(None, use_errno=True)
+_unpinned: list[int] = []  # the CPUs that were ours before ``pin``
 
 SCHEDULERS = {
     "other": os.SCHED_OTHER,
@@ -74,6 +77,32 @@ def become_realtime(priority: int) -> str:
     hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
     resource.setrlimit(resource.RLIMIT_RTTIME, (RUNAWAY_SECONDS * 1_000_000, hard))
     return f"fifo:{priority}"
+
+
+def pin(cpus: tuple[int, ...]) -> None:
+    """Keep this process to these CPUs; whatever it launches may go where it could before. Raises OSError."""
+    if cpus:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cpus)
+        _unpinned[:] = before
+
+
+def lock_memory() -> str:
+    """Keep what this process has touched in RAM, so that no tick waits for a disk. Returns what has become of that.
+
+    Only where no limit holds: under one, an allocation past it would fail later, in the middle of a tick.
+    """
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY and not _has_capability(_CAP_IPC_LOCK):
+        return "not locked (CAP_IPC_LOCK or LimitMEMLOCK=infinity allows it)"
+    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
+        return f"not locked ({os.strerror(ctypes.get_errno())})"
+    return "locked"
+
+
+def _has_capability(number: int) -> bool:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next(line for line in file if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> number & 1)
 
 
 class Process:
@@ -251,16 +280,20 @@ def _prepare(request: Launch, parent: int, errors: int, mask: set[int | signal.S
     os.closerange(errors + 1, 2**20)
     hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
     resource.setrlimit(resource.RLIMIT_RTTIME, (hard, hard))  # the supervisor's own bound is not the worker's
-    if request.oom_score_adj is not None:
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        protected = int(file.read()) < 0  # as the supervisor is; its children shall not be, unless they are told to
+    if protected or request.oom_score_adj is not None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(request.oom_score_adj))
-    if request.affinity:
-        os.sched_setaffinity(0, request.affinity)
+            file.write(str(request.oom_score_adj or 0))
+    if request.affinity or _unpinned:
+        os.sched_setaffinity(0, request.affinity or _unpinned)
     if request.nice is not None:
         os.setpriority(os.PRIO_PROCESS, 0, request.nice)
     if request.scheduling is not None:
         name, priority = request.scheduling
         os.sched_setscheduler(0, SCHEDULERS[name], os.sched_param(priority))
+    else:
+        resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))  # the right to be real-time is the supervisor's alone
     if request.ids is not None:
         uid, gid, groups = request.ids
         os.setgroups(groups)

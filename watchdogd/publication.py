@@ -19,7 +19,7 @@ from watchdogd.watched import Watched
 class Publication:
     def __init__(
         self, board: Board, watched: Sequence[Watched], household: Household, settings: Settings, runtime: Runtime, *,
-        started_ns: int, scheduling: str,
+        started_ns: int, scheduling: str, memory: str,
     ) -> None:  # fmt: skip
         self._board = board
         self._watched = watched
@@ -33,6 +33,7 @@ class Publication:
             "config": list(settings.files),
             "metrics": settings.metrics.listen or None,
             "scheduling": scheduling,
+            "memory": memory,
         }
         self._stopping = False
         self._accelerators = sorted({w.settings.accelerator for w in watched if w.settings.accelerator is not None})

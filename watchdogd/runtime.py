@@ -35,9 +35,9 @@ class Runtime:
         self.events = f"{self.state_directory}/events.jsonl"
         self.logs = f"{self.state_directory}/log"
         for path, mode in (
-            (self.directory, 0o755),
-            (self.heartbeats, 0o755),
-            (self.births, 0o755),
+            (self.directory, 0o751),  # workers of other users pass through to their heartbeat
+            (self.heartbeats, 0o751),
+            (self.births, 0o700),
             (self.state_directory, 0o750),
             (self.logs, 0o750),
         ):

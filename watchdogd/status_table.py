@@ -64,6 +64,9 @@ def _supervisor(view: StatusView) -> Iterator[tuple[str, str]]:
     up = f"{'was up' if view.ended else 'up'} {span(age(view.as_of_ns, view.supervisor.get('started_ns')))}"
     last_tick = f"last tick {span(view.last_tick_age_ns)} ago"
     yield f"supervisor  pid {view.published.pid}  {up}  {last_tick}  late {late}", _PLAIN
+    scheduling = str(view.supervisor.get("scheduling", ""))
+    if scheduling not in ("", "normal") and not scheduling.startswith("fifo"):
+        yield f"  scheduling: {scheduling}", _YELLOW
     if view.supervisor.get("observe_only"):
         yield "  observe only: verdicts are recorded, nothing is signalled", _YELLOW
     if view.supervisor.get("stopping") and not view.ended:

@@ -26,9 +26,9 @@ from watchdogd.loop import Loop
 from watchdogd.model import SECOND, Finding, IncidentId, Phase, Settings, Verdict
 from watchdogd.notify import Notifier
 from watchdogd.orders import ALIVE, Occasion, OpenIncident, Trigger
-from watchdogd.process import become_realtime, become_subreaper
+from watchdogd.process import become_realtime, become_subreaper, lock_memory, pin
 from watchdogd.publication import Publication
-from watchdogd.runtime import Runtime
+from watchdogd.runtime import CannotStart, Runtime
 from watchdogd.sweep import SweepFailed, reap_ended
 from watchdogd.watched import Watched
 
@@ -55,6 +55,11 @@ class Supervisor:
         self._identities = launching.Identities()
         become_subreaper()
         scheduling = become_realtime(settings.supervisor.realtime_priority)
+        memory = lock_memory()
+        try:
+            pin(settings.supervisor.cpu_affinity)
+        except OSError as error:
+            raise CannotStart(f"supervisor.cpu_affinity: {error.strerror}; name CPUs that this machine has") from None
         boot_id = procfs.boot_id()
         adoption = Adoption(runtime, boot_id)
         meanwhile = [(watched, adoption.take(watched, started_ns)) for watched in self.watched]
@@ -80,7 +85,14 @@ class Supervisor:
         self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
-            self.board, self.watched, self.household, settings, runtime, started_ns=started_ns, scheduling=scheduling
+            self.board,
+            self.watched,
+            self.household,
+            settings,
+            runtime,
+            started_ns=started_ns,
+            scheduling=scheduling,
+            memory=memory,
         )
 
     def run(self) -> None:

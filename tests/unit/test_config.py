@@ -173,6 +173,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "group", '"root"', "group", "root"),
     ("workers.NAME", "environment", '{ X = "1" }', "environment", (("X", "1"),)),
     ("workers.NAME", "working_directory", '"/"', "working_directory", "/"),
+    ("supervisor", "cpu_affinity", f'"{OURS[0]}-{OURS[0]}"', "cpu_affinity", (OURS[0],)),
     ("workers.NAME", "cpu_affinity", str(OURS[::-1]), "cpu_affinity", tuple(OURS)),
     ("workers.NAME", "cpu_affinity", f'"{OURS[0]}-{OURS[0]}"', "cpu_affinity", (OURS[0],)),
     ("workers.NAME", "nice", "-20", "nice", -20),
