@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from watchdogd import board, memory
+from watchdogd import birth, board, memory
 from watchdogd.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.model import Exit
 from watchdogd.orders import Trigger
-from watchdogd.process import adopt, read_birth
+from watchdogd.process import adopt
 from watchdogd.runtime import Runtime
 from watchdogd.watched import Watched
 
@@ -49,9 +49,9 @@ class Adoption:
             self.problems.append(f"{watched.settings.name}: {error}")
             return start
         name, incarnation = state.name, state.incarnation
-        birth = read_birth(self._runtime.birth(name, incarnation))
-        if birth is not None:
-            watched.process = adopt(birth)
+        born = birth.read(self._runtime.birth(name, incarnation))
+        if born is not None:
+            watched.process = adopt(born.identity)
             try:
                 watched.reader = HeartbeatReader(self._runtime.heartbeat(name, incarnation))
             except HeartbeatError as error:
@@ -61,7 +61,7 @@ class Adoption:
         is_alive = watched.process is not None and exited is None
         watched.state, trigger = memory.resume(
             state,
-            has_begun=birth is not None,
+            has_begun=born is not None,
             is_alive=is_alive,
             keeps=watched.settings.on_supervisor_exit == "keep",
             now_ns=now_ns,

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from watchdogd import abi
 from watchdogd.model import WorkerSettings
-from watchdogd.process import Launch
 from watchdogd.runtime import CannotStart
+from watchdogd.spawning import Launch
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
@@ -90,7 +90,7 @@ def open_output(settings: WorkerSettings, logs: str) -> int | None:
 
 def request(
     settings: WorkerSettings, heartbeat: str, birth: str, output: int | None, base: Mapping[str, str],
-    ids: Identity | None,
+    ids: Identity | None, scope: tuple[str, str] | None = None,
 ) -> Launch:  # fmt: skip
     scheduling = None
     if settings.scheduling is not None:
@@ -109,4 +109,5 @@ def request(
         oom_score_adj=settings.oom_score_adj,
         die_with_parent=settings.on_supervisor_exit == "kill",
         birth=birth,
+        scope=scope,
     )

@@ -82,6 +82,7 @@ class SupervisorSettings:
     hold_max_ns: int = 5 * SECOND  # longest deferral of a kill in favour of an older suspect
     events_max_bytes: int = 8 * 1024 * 1024
     log_format: str = "text"  # or "json"
+    worker_slice: str = "gpu-watchdogd-workers.slice"  # of systemd, for a scope per worker; "" = none
 
 
 @dataclass(frozen=True, slots=True)

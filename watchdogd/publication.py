@@ -19,7 +19,7 @@ from watchdogd.watched import Watched
 class Publication:
     def __init__(
         self, board: Board, watched: Sequence[Watched], household: Household, settings: Settings, runtime: Runtime, *,
-        started_ns: int, scheduling: str, memory: str,
+        started_ns: int, scheduling: str, memory: str, scopes: str,
     ) -> None:  # fmt: skip
         self._board = board
         self._watched = watched
@@ -34,6 +34,7 @@ class Publication:
             "metrics": settings.metrics.listen or None,
             "scheduling": scheduling,
             "memory": memory,
+            "scopes": scopes,
         }
         self._stopping = False
         self._accelerators = sorted({w.settings.accelerator for w in watched if w.settings.accelerator is not None})

@@ -19,29 +19,36 @@ class NoScope(Exception):
     """The message says why."""
 
 
-def is_systemd() -> bool:
-    """Whether systemd runs this machine, by its own test (``sd_booted``), and would let us make scopes."""
-    return os.path.isdir("/run/systemd/system") and os.geteuid() == 0
+def available(slice_name: str) -> tuple[str | None, str]:
+    """The slice to use, None = there can be no scopes; and what is to be told of it."""
+    if not slice_name:
+        return None, "none (switched off)"
+    if not os.path.isdir("/run/systemd/system"):  # systemd's own test, sd_booted(3)
+        return None, "none (systemd does not run this machine)"
+    if os.geteuid() != 0:
+        return None, "none (only root may have systemd make them)"
+    try:
+        import jeepney.io.blocking  # noqa: F401, PLC0415 - here, so that no child pays for it
+    except ImportError:
+        return None, "none (the Python package jeepney is missing: install watchdogd[systemd])"
+    return slice_name, slice_name
 
 
 def unit_name(worker: str, incarnation: int, supervisor: int) -> str:
     return f"watchdogd-{worker}-{supervisor}-{incarnation}.scope"
 
 
-def enter(unit: str, slice_name: str, description: str) -> str:
+def enter(unit: str, slice_name: str) -> str:
     """Move this process into a new scope; its cgroup's directory. Raises NoScope."""
+    from jeepney import DBusAddress, MessageType, new_method_call  # noqa: PLC0415
+    from jeepney.io.blocking import open_dbus_connection  # noqa: PLC0415
+
     give_up = time.monotonic() + DEADLINE_SECONDS
-    try:
-        # Only a child that has a scope to enter pays for these.
-        from jeepney import DBusAddress, MessageType, new_method_call  # noqa: PLC0415
-        from jeepney.io.blocking import open_dbus_connection  # noqa: PLC0415
-    except ImportError:
-        raise NoScope("the Python package jeepney is missing: install watchdogd[systemd]") from None
     manager = DBusAddress("/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager")
     properties = [
         ("PIDs", ("au", [os.getpid()])),
         ("Slice", ("s", slice_name)),
-        ("Description", ("s", description)),
+        ("Description", ("s", "worker of gpu-watchdogd")),
         ("CollectMode", ("s", "inactive-or-failed")),  # forgotten once it is empty
         ("Before", ("as", ["gpu-watchdogd.service"])),  # so that a shutdown stops the supervisor first, in its order
     ]

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any
 
-from watchdogd import abi, events, launching, liveness, policy, procfs
+from watchdogd import abi, events, launching, liveness, policy, procfs, scope
 from watchdogd.acting import Actor, Happening, Order, PhaseChanged
 from watchdogd.adoption import Adoption
 from watchdogd.board import Board
@@ -26,7 +26,7 @@ from watchdogd.loop import Loop
 from watchdogd.model import SECOND, Finding, IncidentId, Phase, Settings, Verdict
 from watchdogd.notify import Notifier
 from watchdogd.orders import ALIVE, Occasion, OpenIncident, Trigger
-from watchdogd.process import become_realtime, become_subreaper, lock_memory, pin
+from watchdogd.privileges import become_realtime, become_subreaper, lock_memory, pin
 from watchdogd.publication import Publication
 from watchdogd.runtime import CannotStart, Runtime
 from watchdogd.sweep import SweepFailed, reap_ended
@@ -74,9 +74,18 @@ class Supervisor:
         self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity)
         self.journal = Journal(boot_id, events.last_seq(runtime.state_directory) + 1)
         self.loop = Loop(self._on_signals)
+        slice_name, scopes = scope.available(settings.supervisor.worker_slice)
         self.household = Household(settings, runtime, self.loop, self.journal, self._activity)
         self.actor = Actor(
-            runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, self._identities
+            runtime,
+            self.board,
+            self.loop,
+            self.journal,
+            self.fleet,
+            boot_id,
+            self._happenings,
+            self._identities,
+            slice_name,
         )
         for watched, trigger in meanwhile:
             self.actor.take_over(watched, trigger)
@@ -93,6 +102,7 @@ class Supervisor:
             started_ns=started_ns,
             scheduling=scheduling,
             memory=memory,
+            scopes=scopes,
         )
 
     def run(self) -> None:

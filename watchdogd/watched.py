@@ -198,9 +198,9 @@ class Watched:
     def signal(self, number: int) -> OSError | None:
         return None if self.process is None else self.process.signal(number)
 
-    def begin_sweep(self, now_ns: int) -> None:
+    def begin_sweep(self, cgroup: str | None, now_ns: int) -> None:
         if self.process is not None:
-            self.clearing.begin(self.process, "" if self.reader is None else self.reader.path, now_ns)
+            self.clearing.begin(self.process, "" if self.reader is None else self.reader.path, cgroup, now_ns)
             self.changed()
 
     def end_sweep(self, now_ns: int) -> Swept | None:

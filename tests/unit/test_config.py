@@ -125,6 +125,8 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("supervisor", "events_max_bytes", '"9MiB"', "events_max_bytes", 9 << 20),
     ("supervisor", "events_max_bytes", "65537", "events_max_bytes", 65537),
     ("supervisor", "log_format", '"json"', "log_format", "json"),
+    ("supervisor", "worker_slice", '"vehicle-models.slice"', "worker_slice", "vehicle-models.slice"),
+    ("supervisor", "worker_slice", '""', "worker_slice", ""),
     ("metrics", "listen", '"0.0.0.0:1234"', "listen", "0.0.0.0:1234"),
     ("metrics", "listen", '"[::1]:19877"', "listen", "[::1]:19877"),
     ("metrics", "listen", '"localhost:0"', "listen", "localhost:0"),

@@ -89,6 +89,11 @@ _SUPERVISOR = _table(
         ("hold_max", _DURATION_OR_ZERO, "longest deferral of a kill in favour of a coupled worker that hung earlier"),
         ("events_max_bytes", values.SIZE, "size at which the events file is rotated"),
         ("log_format", choice_kind("text", "json"), "what the log on standard error looks like"),
+        (
+            "worker_slice",
+            values.SLICE,
+            'systemd slice in which each worker gets a scope of its own; `""`: they stay in the supervisor\'s cgroup',
+        ),
     ],
 )
 _METRICS = _table(
