@@ -97,7 +97,7 @@ def _page(code: int, title: str, content: Html, old: bool) -> Page:
         element("title", title),
         element("link", rel="icon", href=Html(_ICON)),
         element("style", Html(_STYLE)),
-        element("noscript", element("meta", http_equiv="refresh", content="5")),
+        element("noscript", element("meta", http_equiv="refresh", content="3")),
     )
     links = [element("a", name, href=name) for name in ("/metrics", "/healthz", "/readyz")]
     body = element(
