@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEBIAN := $(VENV)/debian
 SOURCES := $(wildcard watchdogd/native/*.c watchdogd/native/*.h)
 C_FILES := $(wildcard watchdogd/native/*.[ch] tests/native/*.[ch] tests/simulator/*.[ch] tests/simulator/src/*.[ch])
 
@@ -13,18 +14,32 @@ PREFIX ?= /usr/local
 HERE_TARGET = $$(uname -m)-py$$($(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
 TARGET ?= $(HERE_TARGET)
 
-.PHONY: setup packages demo install uninstall bundle test lint unit bench soak test-gpu clean
+.PHONY: setup packages test-packages demo install uninstall bundle test lint unit bench soak test-gpu clean
 
-setup: $(STAMP)
+setup: $(STAMP) test-packages
 
-# Debian packages, where root may install them: headers for systemd-python, a C compiler; for the tests systemd-nspawn, a
-# Python that the container shares, and a compiler for the board's bundle.
+# Debian packages, where root may install them: headers for systemd-python, a C compiler.
 packages:
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { pkg-config --exists libsystemd && \
-	    command -v systemd-nspawn && { [ "$$(uname -m)" != x86_64 ] || command -v aarch64-linux-gnu-gcc; } } >/dev/null 2>&1; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	    gcc libc6-dev libsystemd-dev pkg-config procps dbus python3 systemd systemd-container \
-	    $$([ "$$(uname -m)" != x86_64 ] || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross) >/dev/null; fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! pkg-config --exists libsystemd 2>/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	    gcc libc6-dev libsystemd-dev pkg-config procps >/dev/null; fi
+
+# The real parts that the tests run against, where root may install them: systemd-nspawn, a Python that its container
+# shares, a compiler for the board's bundle, Chromium, Prometheus. That one is unpacked into $(VENV), not installed: its
+# package would start it as a service.
+test-packages: $(STAMP)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  PATH="$$PATH:$(DEBIAN)/usr/bin"; \
+	  has() { for name; do command -v $$name >/dev/null || return 1; done; }; \
+	  CROSS=$$([ "$$(uname -m)" != x86_64 ] || echo aarch64-linux-gnu-gcc); \
+	  has chromium promtool systemd-nspawn $$CROSS || apt-get update -qq; \
+	  has systemd-nspawn $$CROSS || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    dbus python3 systemd systemd-container $$([ -z "$$CROSS" ] || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross) \
+	    >/dev/null || echo "no systemd-nspawn: its tests will be skipped"; \
+	  command -v chromium >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium fonts-dejavu-core >/dev/null || echo "no chromium: its tests will be skipped"; \
+	  command -v promtool >/dev/null || (mkdir -p $(DEBIAN) && cd $(DEBIAN) && apt-get download -qq prometheus && \
+	    dpkg -x prometheus_*.deb . && rm prometheus_*.deb) || echo "no prometheus: its tests will be skipped"; fi
 
 $(STAMP): pyproject.toml $(SOURCES) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,7 +48,7 @@ $(STAMP): pyproject.toml $(SOURCES) | packages
 	@touch $@
 
 # `make demo` on the simulated driver; `make demo GPU=1` on the real one.
-demo: setup
+demo: $(STAMP)
 	@$(BIN)/python -m tests.demo $(if $(GPU),--gpu)
 
 # DESTDIR, PREFIX and FORCE=1 as in deploy/install.sh.
@@ -51,7 +66,7 @@ bundle: setup
 
 test: lint unit
 
-lint: setup
+lint: $(STAMP)
 	$(BIN)/ruff check watchdogd tests deploy
 	$(BIN)/ruff format --check watchdogd tests deploy
 	$(BIN)/mypy
@@ -61,13 +76,13 @@ lint: setup
 unit: setup
 	$(BIN)/python -m pytest -m "not gpu" $(PYTEST)
 
-bench: setup
+bench: $(STAMP)
 	$(BIN)/python -m tests.bench $(BENCH)
 
-soak: setup
+soak: $(STAMP)
 	$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),15)
 
-test-gpu: setup
+test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu -s tests/gpu $(PYTEST)
 
 clean:
