@@ -52,7 +52,7 @@ demo: $(STAMP)
 	@$(BIN)/python -m tests.demo $(if $(GPU),--gpu)
 
 # DESTDIR, PREFIX and FORCE=1 as in deploy/install.sh.
-install: setup
+install: $(STAMP)
 	@rm -rf build/install
 	@$(BIN)/python deploy/bundle.py "$(HERE_TARGET)" --output build/install >/dev/null
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" FORCE="$(FORCE)" PYTHON="$(PYTHON)" build/install/gpu-watchdogd-*-$(HERE_TARGET)/install.sh
@@ -61,7 +61,7 @@ uninstall:
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" deploy/install.sh --uninstall
 
 # `make bundle TARGET=aarch64-py310`
-bundle: setup
+bundle: $(STAMP)
 	@$(BIN)/python deploy/bundle.py "$(TARGET)"
 
 test: lint unit

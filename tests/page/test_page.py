@@ -132,7 +132,7 @@ def test_a_dead_supervisor_is_told_first_and_the_rest_is_marked_as_old(tmp_path:
         supervisor.kill()
     document = Site(runtime).read()
     assert banner(document) == "banner bad"
-    assert re.search(rf"Supervisor NOT RUNNING - last tick .*, pid {supervisor.pid} is gone", document.text)
+    assert re.search(rf"Supervisor NOT RUNNING - pid {supervisor.pid} is gone, last tick .*", document.text)
     assert "what follows is old" in document.text
     assert [given.get("class") for tag, given in document.tags if tag == "main"] == ["old"]
 

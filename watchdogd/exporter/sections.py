@@ -19,8 +19,9 @@ from watchdogd.exporter.tail import tone
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
 from watchdogd.pulse import Pulse
+from watchdogd.span import span
 from watchdogd.status import MAY_TAKE_WORK, StatusView, WorkerView, age, calls_in_flight
-from watchdogd.status_table import notes, silence, span
+from watchdogd.status_table import notes, silence
 
 _GOOD, _ODD, _BAD = "good", "odd", "bad"
 _MARK = {_GOOD: "✓", _ODD: "!", _BAD: "✕"}
