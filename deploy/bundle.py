@@ -77,9 +77,9 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
 
 
 def find_python(version: str) -> str | None:
-    """An interpreter of that version which runs and has pip: ours, one on PATH, one of pyenv's."""
+    """An interpreter of that version which runs and has pip: ours, one on PATH, one that is installed beside ours."""
     found = shutil.which(f"python{version}")
-    kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    kept = sorted(Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python"))  # as pyenv has them
     for candidate in [sys.executable, *([found] if found else []), *map(str, kept)]:
         check = f"import pip, sys; sys.exit('%d.%d' % sys.version_info[:2] != {version!r})"
         if subprocess.run([candidate, "-c", check], capture_output=True, timeout=60, check=False).returncode == 0:

@@ -173,6 +173,7 @@ class Actor:
                 self._scope(settings.name, incarnation),
             )  # fmt: skip
             watched.process = launch(request)
+            watched.launched = launching.fingerprint(settings)
             watched.reader.write_spawned_pid(watched.process.pid)
         except (OSError, ImportError, CannotStart) as error:
             watched.exit = Exit(code=127)
@@ -198,6 +199,10 @@ class Actor:
 
     def _scope(self, worker: str, incarnation: int) -> tuple[str, str] | None:
         return (scope.unit_name(worker, incarnation, os.getpid()), self._slice) if self._slice else None
+
+    def is_born(self, watched: Watched) -> bool:
+        """Whether its process has said who it is."""
+        return self._born(watched) is not None
 
     def _born(self, watched: Watched) -> birth.Birth | None:
         return birth.read(self._runtime.birth(watched.settings.name, watched.state.incarnation))

@@ -7,12 +7,13 @@ cannot be proven is left to the search for leftovers, which goes by the environm
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from watchdogd import birth, board, memory
+from watchdogd import birth, board, launching, memory
 from watchdogd.heartbeat import HeartbeatError, HeartbeatReader
-from watchdogd.model import Exit
+from watchdogd.model import Exit, WorkerSettings
 from watchdogd.orders import Trigger
 from watchdogd.process import adopt
 from watchdogd.runtime import Runtime
@@ -23,6 +24,8 @@ class Adoption:
     def __init__(self, runtime: Runtime, boot_id: int) -> None:
         self._runtime = runtime
         self.predecessor: int | None = None
+        self.next_seq = 0  # of the record, if it is not all written yet
+        self.changed: list[Watched] = []  # adopted, but to be started anew: their settings are others
         self.problems: list[str] = []  # what could not be taken over, and why
         self.adopted: list[str] = []  # names of workers whose process lives on
         self.kept: set[str] = set()  # heartbeats still in use, be it only to tell what is left of a worker
@@ -34,7 +37,17 @@ class Adoption:
         if published.boot_id != boot_id or published.body.get("supervisor", {}).get("stopping", True):
             return  # its workers ended with the machine, or with it
         self.predecessor = published.pid
+        self.next_seq = int(published.body.get("events", {}).get("next_seq", 0))
         self._workers = {str(told.get("name")): told for told in published.body.get("workers", ())}
+
+    def retired(self, known: set[str]) -> list[Watched]:
+        """Workers that the configuration no longer has; those of them that live are to be ended."""
+        found = []
+        for name in self._workers.keys() - known:
+            watched = Watched(WorkerSettings(name, (), required=False, autostart=False, on_supervisor_exit="keep"))
+            watched.is_retired = True
+            found.append(watched)
+        return found
 
     def take(self, watched: Watched, now_ns: int) -> Trigger | None:
         """Make it what it was, as far as that can be proven; what happened to it meanwhile."""
@@ -63,7 +76,7 @@ class Adoption:
             state,
             has_begun=born is not None,
             is_alive=is_alive,
-            keeps=watched.settings.on_supervisor_exit == "keep",
+            keeps=watched.settings.on_supervisor_exit == "keep" or self.predecessor == os.getpid(),
             now_ns=now_ns,
         )
         if trigger is Trigger.EXITED:
@@ -72,6 +85,9 @@ class Adoption:
             self.kept.add(watched.reader.path)
         if is_alive:
             self.adopted.append(name)
+            watched.launched = str(told.get("launched"))
+            if watched.launched != launching.fingerprint(watched.settings):
+                self.changed.append(watched)
         if is_alive and watched.state.finding is not None and trigger is None:
             watched.held = "its supervisor was replaced"  # looked at again in the first tick
         watched.changed()

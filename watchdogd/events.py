@@ -15,8 +15,8 @@ ready       ``pid``
 near_miss   ``operation``, ``reason``
 source      ``source``, ``up``, ``reason``
 operator    ``command``, ``uid``, ``pid``
-supervisor  ``change`` (``started``, ``stopping``, ``ended``), ``pid``; ``version``, ``config``, ``metrics``,
-            ``scheduling`` at its start, ``reason`` at its end
+supervisor  ``change`` (``started``, ``adopted``, ``reloading``, ``reload refused``, ``problem``, ``stopping``,
+            ``ended``), ``pid``; ``version``, ``config``, ``metrics``, ``scheduling`` at its start, else ``reason``
 ==========  ===========================================================================================================
 
 ``seq`` grows over restarts of the supervisor; two events are ordered by it. A monotonic time means something only

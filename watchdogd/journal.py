@@ -61,6 +61,10 @@ class Journal:
             fields["suppressed"] = suppressed
         self.emit(kind, now_ns, worker=worker, **fields)
 
+    @property
+    def next_seq(self) -> int:
+        return self._seq
+
     def attach(self, descriptor: int | None) -> None:
         """A (new) recorder's standard input; what a dead one had half of is sent again whole."""
         self._descriptor = descriptor

@@ -6,6 +6,7 @@ Invariant: a worker's output never passes through the supervisor; it goes to a f
 from __future__ import annotations
 
 import grp
+import hashlib
 import os
 import pwd
 from collections.abc import Iterable, Mapping
@@ -54,6 +55,16 @@ def _identity(settings: WorkerSettings) -> Identity | None:
     user = pwd.getpwnam(settings.user)
     gid = grp.getgrnam(settings.group).gr_gid if settings.group else user.pw_gid
     return user.pw_uid, gid, tuple(os.getgrouplist(settings.user, gid))
+
+
+def fingerprint(settings: WorkerSettings) -> str:
+    """Of everything that a running worker cannot take on: if it is another, the worker must be started anew."""
+    launched = (
+        settings.command, settings.user, settings.group, sorted(settings.environment), settings.working_directory,
+        settings.cpu_affinity, settings.nice, settings.scheduling, settings.oom_score_adj,
+        settings.cuda_visible_devices, settings.output, settings.on_supervisor_exit,
+    )  # fmt: skip
+    return hashlib.sha256(repr(launched).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def environment(settings: WorkerSettings, heartbeat: str, base: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import time
 from collections import deque
 from typing import Any
@@ -28,12 +29,13 @@ from watchdogd.notify import Notifier
 from watchdogd.orders import ALIVE, Occasion, OpenIncident, Trigger
 from watchdogd.privileges import become_realtime, become_subreaper, lock_memory, pin
 from watchdogd.publication import Publication
+from watchdogd.reload import Reload, execute_anew, listening
 from watchdogd.runtime import CannotStart, Runtime
-from watchdogd.sweep import SweepFailed, reap_ended
+from watchdogd.succession import Succession, forget_retired
+from watchdogd.sweep import reap_ended
 from watchdogd.watched import Watched
 
 HOUSEKEEPING_NS = SECOND // 2
-LEFTOVERS_SECONDS = 3.0
 BOARD_BYTES_PER_WORKER = 4096
 BOARD_BYTES_BASE = 65536
 
@@ -61,18 +63,13 @@ class Supervisor:
         except OSError as error:
             raise CannotStart(f"supervisor.cpu_affinity: {error.strerror}; name CPUs that this machine has") from None
         boot_id = procfs.boot_id()
-        adoption = Adoption(runtime, boot_id)
-        meanwhile = [(watched, adoption.take(watched, started_ns)) for watched in self.watched]
-        self._starts = [Happening(watched, trigger) for watched, trigger in meanwhile if trigger is Trigger.START]
-        self._adoption = adoption
-        if not adoption.adopted:  # else their deadlines come first: this may wait for a network
+        self._adoption = Adoption(runtime, boot_id)
+        self._succession = Succession(self._adoption, runtime, self.watched, started_ns)
+        if not self._adoption.adopted:  # else their deadlines come first: this may wait for a network
             self._identities.look_up(settings.workers)
-        self._leftovers = runtime.clear_leftovers(frozenset(adoption.kept))
-        if not adoption.adopted:
-            self._leftovers.wait(LEFTOVERS_SECONDS)
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)
         self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity)
-        self.journal = Journal(boot_id, events.last_seq(runtime.state_directory) + 1)
+        self.journal = Journal(boot_id, max(events.last_seq(runtime.state_directory) + 1, self._adoption.next_seq))
         self.loop = Loop(self._on_signals)
         slice_name, scopes = scope.available(settings.supervisor.worker_slice)
         self.household = Household(settings, runtime, self.loop, self.journal, self._activity)
@@ -87,11 +84,7 @@ class Supervisor:
             self._identities,
             slice_name,
         )
-        for watched, trigger in meanwhile:
-            self.actor.take_over(watched, trigger)
-        self.loop.listen(self._leftovers.descriptor, self._on_leftovers)
-        self._leftovers_until_ns: int | None = started_ns + round(LEFTOVERS_SECONDS * SECOND)
-        self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings)
+        self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
             self.board,
@@ -104,6 +97,11 @@ class Supervisor:
             memory=memory,
             scopes=scopes,
         )
+        self._succession.begin(self.actor, self.loop, self._happenings, self._tell_problem)
+        if self._adoption.predecessor == os.getpid():
+            self.publication.reload("done")
+        self._reload = Reload(settings.files[0], self.loop, self._on_checked)
+        self._is_to_execute = False
 
     def run(self) -> None:
         """Until every worker has ended after ``stop``."""
@@ -113,12 +111,12 @@ class Supervisor:
         if adoption.adopted or adoption.problems:
             told = {"workers": adoption.adopted, "problems": adoption.problems}
             self._tell("adopted", predecessor=adoption.predecessor, **told)
-        self._on_leftovers(time.monotonic_ns())
         self.tick(0)
         self._identities.look_up(self.settings.workers)
         gc.collect()
         gc.freeze()  # what lives for ever need not be looked at again
         self.notifier.ready()
+        listening()
         while not self.finished:
             late_ns = self.loop.wait(self._next_ns)
             if late_ns:
@@ -128,8 +126,8 @@ class Supervisor:
     def tick(self, late_ns: int) -> None:
         """One round. ``late_ns``: how long after the instant asked for the loop woke."""
         now_ns = time.monotonic_ns()
-        if self._leftovers_until_ns is not None and now_ns >= self._leftovers_until_ns:
-            self._on_leftovers(now_ns)
+        self._succession.look(now_ns)
+        self._reload.watch(now_ns)
         for watched in self.watched:
             self._observe(watched, late_ns, now_ns)
         for watched in self.fleet.standing():
@@ -140,17 +138,22 @@ class Supervisor:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._keep_house(now_ns)
             self._settle(now_ns)
+        if forget_retired(self.watched):
+            self.publication.changed()
         if self.stopping and all(w.state.phase in (Phase.STOPPED, Phase.UNKILLABLE) for w in self.watched):
             self.finished = True
         self._publish()
         self._next_ns = self._when_next(now_ns)
         self.board.tick(now_ns, time.monotonic_ns() - now_ns, self._next_ns)
         self.notifier.feed(now_ns)
+        if self._is_to_execute:
+            self._execute()
 
     def _when_next(self, now_ns: int) -> int:
         instants = [self._housekeeping_ns, *self.household.next_ns()]
-        if self._leftovers_until_ns is not None:
-            instants.append(self._leftovers_until_ns)
+        for instant in (self._succession.until_ns, self._reload.deadline_ns):
+            if instant is not None:
+                instants.append(instant)
         for watched in self.watched:
             instants += watched.due_ns(now_ns)
         return max(min(instants), now_ns)
@@ -265,30 +268,48 @@ class Supervisor:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         return IncidentId(f"{stamp}-{watched.settings.name}-{os.getpid()}.{self._incidents}")
 
-    # --- what was there before ---
+    # --- a new image ---
 
-    def _on_leftovers(self, now_ns: int) -> None:
-        """No worker is started beside what is left of a dead supervisor's; but it is not waited for without end."""
-        if self._leftovers_until_ns is None:
-            return
-        descriptor = self._leftovers.descriptor
-        try:
-            if self._leftovers.result() is None:
-                if now_ns < self._leftovers_until_ns:
-                    return
-                self._leftovers.abandon()
-        except SweepFailed:
-            self._tell("leftovers", reason="the search for what a dead supervisor left has failed")
-        self._leftovers_until_ns = None
-        self.loop.forget(descriptor)
+    def _ask_reload(self, now_ns: int) -> None:
         if not self.stopping:
-            self._happenings.extend(self._starts)
+            self.publication.reload("checking")
+            self._reload.ask(now_ns)
+
+    def _on_checked(self, problem: str | None) -> None:
+        """The configuration on disk was looked at."""
+        if problem is None:
+            self._is_to_execute = True
+        else:
+            self.publication.reload("refused", problem)
+            self._tell("reload refused", reason=problem)
+
+    def _execute(self) -> None:
+        """Once every child has said who it is, unless all ends anyway. If it cannot be done, all goes on as before."""
+        unborn = [w for w in self.watched if w.state.phase is Phase.STARTING and not self.actor.is_born(w)]
+        if unborn or self.stopping:
+            return
+        self._is_to_execute = False
+        self._tell("reloading")
+        self.publication.changed()  # with the number of that event
+        self._publish()
+        self.notifier.reloading()
+        self.household.let_go()
+        try:
+            execute_anew()
+        except OSError as error:
+            self._on_checked(f"cannot execute {sys.executable}: {error.strerror}")
+            self.notifier.ready()
+
+    def _tell_problem(self, problem: str) -> None:
+        self._tell("problem", reason=problem)
 
     # --- told from outside ---
 
     def _on_signals(self, numbers: set[int]) -> None:
         for number in sorted(numbers & {signal.SIGTERM, signal.SIGINT}):
             self.stop(signal.Signals(number).name)
+        if signal.SIGHUP in numbers:
+            self._ask_reload(time.monotonic_ns())
         if signal.SIGCHLD in numbers:
             self._reap_orphans()
 
@@ -309,6 +330,7 @@ class Supervisor:
         """Reap descendants of workers that were orphaned to us; our own children are reaped by those who know them."""
         reap_ended()
         known = {w.process.pid for w in self.watched if w.process is not None} | self.household.pids()
+        known |= self._reload.pids()
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -40,6 +40,8 @@ class Watched:
         self.examination = Examination(self.rules, self._threads)
         self.clearing = Clearing()
         self.tally = Tally()
+        self.launched = ""  # fingerprint of the settings that its process was started with
+        self.is_retired = False  # no longer in the configuration: to be forgotten once it has ended
         self.gone_ns: int | None = None  # when its last incarnation was gone because of a verdict
         # what is told about it
         self.heartbeat_error: str | None = None
@@ -295,6 +297,7 @@ class Watched:
             "heartbeat_error": self.heartbeat_error,
             "last_error": self.last_error,
             "held": self.held,
+            "launched": self.launched,
             "remembered": memory.remember(state),
             **self.tally.describe(),
         }

@@ -68,7 +68,7 @@ def test_it_is_the_package_its_dependencies_and_nothing_of_the_tests(installed: 
     names = files(installed)
     (packages,) = installed.joinpath(APP, "lib").glob("python3.*/site-packages")
     assert {path.name for path in packages.iterdir() if not path.name.endswith(".dist-info")} == {
-        "__pycache__", "example.py", "prometheus_client", "psutil", "pynvml.py", "systemd", "watchdogd",
+        "__pycache__", "example.py", "jeepney", "prometheus_client", "psutil", "pynvml.py", "systemd", "watchdogd",
     }  # fmt: skip
     foreign = re.compile(r"simulator|libcuda|tests?/|hypothesis|pytest|pip/|\.c$")
     ours = {name for name in names if "/site-packages/" not in name or "/watchdogd/" in name}
@@ -262,7 +262,15 @@ def test_the_boards_bundle_has_everything_compiled_for_it(tmp_path: Path) -> Non
     assert "NATIVE='prebuilt, cross compiled'" in told
     assert "LACKING=''" in told, "needs a Python 3.10 with pip, pkg-config and the headers of libsystemd"
     wheels = {path.name.partition("-")[0]: path for path in made.joinpath("wheels").iterdir()}
-    assert set(wheels) == {"watchdogd", "systemd_python", "psutil", "prometheus_client", "nvidia_ml_py", "tomli"}
+    assert set(wheels) == {
+        "watchdogd",
+        "systemd_python",
+        "jeepney",
+        "psutil",
+        "prometheus_client",
+        "nvidia_ml_py",
+        "tomli",
+    }
     assert wheels["watchdogd"].name.endswith("-cp310-abi3-linux_aarch64.whl")
     assert wheels["systemd_python"].name.endswith("-cp310-cp310-linux_aarch64.whl")
     for name in ("watchdogd", "systemd_python", "psutil"):

@@ -87,3 +87,16 @@ def a_restart_of_the_unit_ends_the_workers_and_starts_others(service: Service) -
     assert gone(worker)
     assert service.worker("a")["pid"] != worker
     assert [event["signal"] for event in service.events("signal", worker="a")] == ["SIGTERM"]
+
+
+def a_reload_of_the_unit_keeps_the_workers(service: Service) -> None:
+    service.configure({"a": "serve()", "b": "serve()"})  # also those that would end with their supervisor
+    pid = service.start()
+    workers = {worker["name"]: worker["pid"] for worker in service.view()["workers"]}
+    service.systemctl("reload", UNIT)
+    wait_until(lambda: len(service.events("supervisor", change="started")) == 2, service.log)
+    service.wait_running()
+    assert service.pid() == pid
+    assert {worker["name"]: worker["pid"] for worker in service.view()["workers"]} == workers
+    assert service.show("NRestarts") == "0"
+    wait_until(lambda: service.show("ActiveState") == "active", service.log)
