@@ -29,6 +29,7 @@ from watchdogd.process import become_realtime, become_subreaper
 from watchdogd.publication import Publication
 from watchdogd.runtime import Runtime
 from watchdogd.sweep import reap_ended
+from watchdogd.throttle import Throttle
 from watchdogd.watched import Watched
 
 HOUSEKEEPING_NS = SECOND // 2
@@ -58,7 +59,8 @@ class Supervisor:
         boot_id = procfs.boot_id()
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)
         self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity)
-        self.journal = Journal(boot_id, events.last_seq(runtime.state_directory) + 1)
+        throttle = Throttle(settings.supervisor.events_max_bytes)
+        self.journal = Journal(boot_id, events.last_seq(runtime.state_directory) + 1, throttle)
         self.loop = Loop(self._on_signals)
         self.household = Household(settings, runtime, self.loop, self.journal, self._activity)
         self.actor = Actor(
