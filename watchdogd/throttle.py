@@ -1,8 +1,8 @@
 """How much may be put on record: a bound in bytes a second, of each worker and of all together.
 
-Both bounds come from the size of the record's files, so that a storm of hours still leaves the files with the story of
-how it began: at the full rate of all, one file lasts ``FILE_SECONDS`` (34 minutes) and the five that are kept nearly
-three hours. With the default of 8 MiB that is 4 KiB/s, 338 MiB a day to the disk at the very worst.
+Both bounds come from the size of the record's files, so that a storm does not wash the story of its beginning
+away within minutes: at the full rate of all, one file lasts ``FILE_SECONDS`` (34 minutes) and the five that are kept
+reach back two hours. With the default of 8 MiB that is 4 KiB/s, 338 MiB a day to the disk at the very worst.
 
 Invariant: what decides about a worker (``weighty``) has the second half of its burst to itself: near misses and
 sources, at any rate, leave room for a verdict. Pure: ``now_ns`` is passed in.

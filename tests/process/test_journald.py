@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.journal import Journald, journald
-from tests.helpers.running import Supervised, worker
+from tests.helpers.running import Supervised, wait_until, worker
 from tests.process.test_recorder import Recorder, line, recorders, seqs
 from watchdogd.events import EventKind, encode
 from watchdogd.journald import MESSAGE_IDS
@@ -65,14 +66,16 @@ def test_a_journald_that_is_stuck_stops_neither_the_record_nor_the_process(
         recorder.tell(*(line(seq) for seq in range(2, 700)))  # more than journald's queue takes
         recorder.state(lambda s: s["written"] == 699)
         stuck.go_on()
-        seq = 700
-        while not stuck.entries("WATCHDOGD_KIND=suppressed"):  # after its pause
-            recorder.tell(verdict(seq, "after"))
-            recorder.state(lambda s, seq=seq: s["written"] == seq)  # type: ignore[misc]
-            seq += 1
+        again = count(700)
+
+        def told_again() -> bool:  # it pauses for a second
+            recorder.tell(verdict(next(again), "after"))
+            return bool(stuck.entries("WATCHDOGD_INCIDENT=after"))
+
+        wait_until(told_again)
         assert "(this log was stuck) count=" in stuck.entries("WATCHDOGD_KIND=suppressed")[0]["MESSAGE"]
         assert recorder.end() == 0
-    assert seqs(path) == list(range(1, seq))
+    assert seqs(path) == list(range(1, next(again)))
 
 
 def test_where_there_is_no_journald_the_record_goes_on(tmp_path: Path, recorders: Callable[..., Recorder]) -> None:
