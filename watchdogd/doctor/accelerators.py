@@ -10,7 +10,7 @@ import os
 import re
 import select
 import shutil
-import subprocess
+import signal
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -18,6 +18,7 @@ from importlib import metadata
 from watchdogd.cuda_bindings import holds_gil
 from watchdogd.doctor.words import Machine, Outcome, degraded, missing, ok, unknown
 from watchdogd.model import LoadSample
+from watchdogd.process import Launch, launch
 from watchdogd.sources import nvgpu, tegrastats
 from watchdogd.sources.child import Unavailable
 from watchdogd.sources.lines import LineBuffer
@@ -135,19 +136,15 @@ def tegrastats_load(machine: Machine) -> Outcome:
             lost = f"{NO_LOAD}; it reads what a sick GPU does not answer"
             return unknown(f"{program} printed nothing in {TEGRASTATS_SECONDS:g} s", lost=lost, remedy=by_hand)
         return missing(f"{program} {ending}, and printed no line that we read", lost=NO_LOAD, remedy=by_hand)
-    return _loads(program, tegrastats.loads(line), dla(machine).state.value == "ok")
-
-
-def _loads(program: str, samples: Sequence[LoadSample], has_dla: bool) -> Outcome:
-    gpu = next(sample for sample in samples if sample.accelerator == "gpu0")
-    cores = [sample.accelerator for sample in samples if sample.accelerator.startswith("dla")]
-    found = f"{program}: {_shown(gpu)}" + "".join(f", {core}" for core in cores)
+    gpu, *cores = tegrastats.loads(line)
+    found = f"{program}: {', '.join(map(_shown, (gpu, *cores)))}"
     if gpu.load_ratio is None:
         remedy = "run as root; Thor's tegrastats has none even then: use NVML"
         return degraded(f"{program} prints no load of the GPU", lost=NO_LOAD, remedy=remedy)
-    if has_dla and not cores:
-        lost = "a frozen DLA is not shown as such"
-        return degraded(f"{found}; no DLA", lost=lost, remedy="run as root: tegrastats names a DLA to nobody else")
+    # Engines are for root alone; among them R34 and R35 name a DLA only while it runs.
+    if not cores and not line.engines and any(machine.root.glob("dev/nvhost-*nvdla*")):
+        lost = "whether a DLA idles or runs is not known"
+        return degraded(f"{found}, no DLA", lost=lost, remedy="run as root: tegrastats names a DLA to nobody else")
     return ok(found)
 
 
@@ -169,17 +166,17 @@ def _quick(arguments: Sequence[str]) -> list[str]:
 
 def _first_line(command: list[str], machine: Machine) -> tuple[tegrastats.Tegrastats | None, str | None]:
     """The first line that can be read; else how it ended, None if it goes on."""
-    process = subprocess.Popen(
-        command, env=dict(machine.environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, bufsize=0,
-    )  # fmt: skip
-    assert process.stdout is not None
+    output, write_end = os.pipe2(os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    process = launch(Launch(tuple(command), machine.environ, stdout=write_end, stderr=null))  # it dies with us
+    os.close(write_end)
     buffer, give_up = LineBuffer(), time.monotonic() + TEGRASTATS_SECONDS
     try:
-        while (rest := give_up - time.monotonic()) > 0 and select.select([process.stdout], [], [], rest)[0]:
-            data = os.read(process.stdout.fileno(), 65536)
+        while (rest := give_up - time.monotonic()) > 0 and select.select([output], [], [], rest)[0]:
+            data = os.read(output, 65536)
             if not data:
-                return None, f"ended with status {process.wait(max(0.01, give_up - time.monotonic()))}"
+                select.select([process.pidfd], [], [], max(0.0, give_up - time.monotonic()))
+                return None, str(process.exit_status() or "closed its output")
             for line in buffer.feed(data):
                 try:
                     return tegrastats.parse_line(line), None
@@ -187,7 +184,9 @@ def _first_line(command: list[str], machine: Machine) -> tuple[tegrastats.Tegras
                     continue
         return None, None
     finally:
-        process.kill()
+        process.signal(signal.SIGKILL)
+        os.close(output)
+        os.close(null)
 
 
 def nvml(_machine: Machine) -> Outcome:

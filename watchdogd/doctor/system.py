@@ -61,9 +61,13 @@ def bus(machine: Machine) -> Outcome:
         return missing(f"no system bus (/{BUS}: {error.strerror})", lost=lost, remedy=remedy)
     if not answer.startswith(b"OK "):
         return missing("the system bus refuses this user", lost=lost, remedy="run as root, or change the bus's policy")
-    if importlib.util.find_spec("jeepney") is None:
+    if not is_installed("jeepney"):
         return degraded("answers, but this Python has no jeepney", lost=lost, remedy="pip install jeepney")
     return ok("the system bus answers, jeepney is installed")
+
+
+def is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def journal(machine: Machine) -> Outcome:
