@@ -26,6 +26,7 @@ WATCH_SECONDS = 0.5
 CONTROL_SECONDS = 10.0
 RELOAD_SECONDS = 20.0
 DUMB_COLUMNS = 80  # a terminal that tells no size: a serial console
+REPORT_COLUMNS = 100  # prose is not read any better on a wider one
 UNLIMITED_COLUMNS = 1 << 30  # what is no terminal gets each row on one line
 
 _CHANGES = {
@@ -40,6 +41,7 @@ _START_IT = "start it with `watchdogd run`, or name its configuration with -c"
 _EXAMPLES = f"""\
 examples:
   watchdogd check-config -c vehicle.toml    every problem, or a summary
+  watchdogd doctor -c vehicle.toml          whether this machine has what it needs
   watchdogd run -c vehicle.toml             supervise its workers
   watchdogd status --watch                  a table that redraws itself
   watchdogd status --json model_h           one worker, for a program
@@ -102,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         command(name, _change, text).add_argument("worker", metavar="WORKER")
     command("reload", _reload, "load the configuration anew; only workers that it changes are restarted")
     command("check-config", _check_config, "name every problem of a configuration, or sum it up")
+    doctor = command("doctor", _doctor, "show what this machine offers and lacks, and whether a configuration can run")
+    doctor.add_argument("--json", action="store_true", help="one JSON object")
+    doctor.formatter_class, doctor.epilog = argparse.RawDescriptionHelpFormatter, exits.table()
     return parser
 
 
@@ -306,3 +311,18 @@ def _check_config(options: argparse.Namespace) -> int:
     print(f"load sources: {', '.join(source.name for source in settings.sources) or 'none'}")
     print(f"metrics: {settings.metrics.listen or 'none'}")
     return exits.FINE
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    given = options.config is not None or os.path.exists(places.DEFAULT_CONFIG)
+    settings, warnings = places.load(options.config) if given else (None, [])
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    from watchdogd.doctor import command  # noqa: PLC0415
+
+    is_terminal = sys.stdout.isatty()
+    width = min(_columns(), REPORT_COLUMNS if is_terminal else DUMB_COLUMNS)
+    colour = is_terminal and "NO_COLOR" not in os.environ
+    text, can_run = command.run(settings, as_json=options.json, width=width, colour=colour)
+    print(text)
+    return exits.FINE if can_run else exits.NOT_AS_IT_SHOULD

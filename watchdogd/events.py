@@ -17,6 +17,8 @@ source      ``source``, ``up``, ``reason``
 operator    ``command``, ``uid``, ``pid``
 supervisor  ``change`` (``started``, ``adopted``, ``reloading``, ``reload refused``, ``problem``, ``stopping``,
             ``ended``), ``pid``; ``version``, ``config``, ``metrics``, ``scheduling`` at its start, else ``reason``
+suppressed  ``count``, ``kinds``: events that a storm had too many of to be recorded (``throttle.py``), since the last
+            such line; or, in a log alone, the ``reason`` why it lacks events that the record has
 ==========  ===========================================================================================================
 
 ``seq`` grows over restarts of the supervisor; two events are ordered by it. A monotonic time means something only
@@ -55,6 +57,7 @@ class EventKind(str, Enum):
     SOURCE = "source"
     OPERATOR = "operator"
     SUPERVISOR = "supervisor"  # its own start and end
+    SUPPRESSED = "suppressed"
 
 
 def boot_id_text(boot_id: int) -> str:
@@ -222,16 +225,26 @@ _COMMON = {"schema", "boot_id", "seq", "time", "monotonic_ns", "kind", "worker",
 
 def describe(event: Mapping[str, Any]) -> str:
     """One readable line. Shows every field that says something, and nothing a terminal could obey."""
+    return f"{printable(event.get('time', '?'))} {summary(event)}"
+
+
+def summary(event: Mapping[str, Any]) -> str:
+    """``describe`` without the time, for a log that has its own."""
     rest = {key: value for key, value in event.items() if key not in _COMMON and not _says_nothing(value)}
     kind = _text(event.get("kind"))
     who = _text(event.get("worker") or "-")
     if event.get("incarnation") is not None:
         who += f"#{_text(event['incarnation'])}"
-    parts = [_text(event.get("time", "?")), who, kind, *_phrase(kind, rest)]
+    parts = [who, kind, *_phrase(kind, rest)]
     parts += [f"{key}={_text(value)}" for key, value in rest.items()]
     if event.get("incident"):
         parts.append(f"[{_text(event['incident'])}]")
-    return "".join(c if c.isprintable() else "?" for c in " ".join(parts))
+    return printable(" ".join(parts))
+
+
+def printable(value: object) -> str:
+    """With nothing in it that a terminal could obey, or a log could take for two lines."""
+    return "".join(c if c.isprintable() else "?" for c in _text(value))
 
 
 def _says_nothing(value: object) -> bool:
@@ -243,6 +256,8 @@ def _text(value: object) -> str:
         return ",".join(_text(item["worker"]) for item in value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ",".join(value)
+    if isinstance(value, dict) and all(isinstance(item, int) for item in value.values()):
+        return ",".join(f"{key}:{item}" for key, item in value.items())
     return str(value) if isinstance(value, (str, int, float)) else "..."  # a nested value may be too deep to print
 
 

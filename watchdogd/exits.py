@@ -18,7 +18,8 @@ MEANINGS = {
     REFUSED: "refused by the supervisor, or failed; the message says why and what to do",
     USAGE: "wrong usage: an option, a value, or a worker or incident that there is not",
     NOT_RUNNING: "no supervisor ticks: it has ended or is stuck; `status` still shows the last known rows",
-    NOT_AS_IT_SHOULD: "`status`: a required worker, or the one asked for, does not run as it should",
+    NOT_AS_IT_SHOULD: "`status`: a required worker, or the one asked for, does not run as it should; `doctor`: what the"
+    " configuration needs is missing here, or does not answer",
     BAD_CONFIG: "the configuration has problems; all of them are listed",
     INTERRUPTED: "ended by Ctrl-C",
 }

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from watchdogd import launching
+from watchdogd import journald, launching
 from watchdogd.children import Child, start_due
 from watchdogd.events import EventKind
 from watchdogd.journal import Journal
@@ -41,6 +41,7 @@ class Household:
             self._children.append(_exporter(settings, runtime))
         self._report = ""
         self._recorded: dict[str, Any] = {}
+        self._suppressed = 0  # as published
         self.dirty = True  # something here is not published yet
 
     def next_ns(self) -> list[int]:
@@ -61,12 +62,17 @@ class Household:
                 reason = source.child.note or ("samples arrive" if source.up else "silent")
                 self._told(source.settings.name, source.up, reason, now_ns)
         self.dirty = self.loads.watch(self.sources, now_ns) or self.dirty
+        suppressed = self._journal.suppressed
+        self.dirty = self.dirty or suppressed != self._suppressed
+        self._suppressed = suppressed
+        self._journal.tell_suppressed(now_ns)
         self._journal.flush()
 
     def record_state(self) -> dict[str, Any]:
         return {
             "written": self._recorded.get("written", 0),
             "dropped": self._recorded.get("dropped", 0) + self._journal.dropped,
+            "suppressed": self._journal.suppressed,
             "error": self._recorded.get("error"),
             "next_seq": self._journal.next_seq,
         }
@@ -160,8 +166,8 @@ def _recorder(settings: Settings, runtime: Runtime) -> Child:
     }
     command = (
         sys.executable, "-m", "watchdogd.recorder", "--file", runtime.events, "--keep", "4",
-        "--max-bytes", str(settings.supervisor.events_max_bytes), "--echo", settings.supervisor.log_format,
-        "--bounds", json.dumps(logs),
+        "--max-bytes", str(settings.supervisor.events_max_bytes), "--bounds", json.dumps(logs),
+        "--echo", journald.resolve(settings.supervisor.log_format, os.environ),
     )  # fmt: skip
     # Not killed with us: it ends by the end of its input, so that it writes what a dying supervisor said last.
     return Child("recorder", command, os.environ, stdin=True, stdout=True, die_with_parent=False)

@@ -81,7 +81,7 @@ class SupervisorSettings:
     late_margin_ns: int = 20 * MILLISECOND  # a wake-up later than this was a stalled machine
     hold_max_ns: int = 5 * SECOND  # longest deferral of a kill in favour of an older suspect
     events_max_bytes: int = 8 * 1024 * 1024
-    log_format: str = "text"  # or "json"
+    log_format: str = "auto"  # or "text" "json" "journal"
     worker_slice: str = "gpu-watchdogd-workers.slice"  # of systemd, for a scope per worker; "" = none
 
 

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from watchdogd.echo import echo
+
 LONGEST_LINE = 64 * 1024
 STATUS_INTERVAL_NS = 1_000_000_000
 BOUND_INTERVAL_NS = 500_000_000
@@ -176,41 +178,18 @@ def _print(line: bytes, outputs: select.poll) -> bool:
     return True
 
 
-def _no_echo(_line: bytes) -> None:
-    pass
-
-
-def _echo_as(form: str) -> Callable[[bytes], None]:
-    """Say each event on standard error as well, for a terminal or the journal; a reader that is slow misses lines."""
-    if form == "none":
-        return _no_echo
-    from watchdogd import events  # noqa: PLC0415 - a third of this process's memory, for people only
-
-    ready = select.poll()
-    ready.register(2, select.POLLOUT)
-
-    def echo(line: bytes) -> None:
-        if form == "text":
-            event = events.decode(line)
-            line = b"" if event is None else events.describe(event).encode() + b"\n"
-        if line and ready.poll(0):
-            with suppress(OSError):  # nobody listens; the file has it
-                os.write(2, line)
-
-    return echo
-
-
 def main(arguments: list[str]) -> int:
     # argparse would be a quarter of this process's memory.
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
     if len(arguments) != 10 or options.keys() != {"--file", "--max-bytes", "--keep", "--echo", "--bounds"}:
-        usage = "--file FILE --max-bytes N --keep N --echo text|json|none --bounds JSON"  # of log files: {PATH: BYTES}
+        # --bounds: of log files, {PATH: BYTES}
+        usage = "--file FILE --max-bytes N --keep N --echo text|json|journal|none --bounds JSON"
         print(f"usage: python -m watchdogd.recorder {usage}", file=sys.stderr)
         return 2
     for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     file = RotatedFile(options["--file"], int(options["--max-bytes"]), int(options["--keep"]))
-    run(Recorder(file, _echo_as(options["--echo"])), Logs(json.loads(options["--bounds"])))
+    run(Recorder(file, echo(options["--echo"])), Logs(json.loads(options["--bounds"])))
     return 0
 
 

@@ -25,7 +25,7 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
      "accelerators": [{"name", "load_ratio" or null, "frozen": bool, "source", "sample_ns", "device" or null,
                        "uuid" or null, "blocked_by": worker or null}],
      "sources": [{"name", "up": bool, "sample_ns" or null, "restarts", "bad_lines", "note"}],
-     "events": {"written", "dropped", "error" or null}}
+     "events": {"written", "dropped", "suppressed" (by a storm, see ``throttle.py``), "error" or null}}
 
 ``hangs`` counts verdicts startup, first_step, step and call; its keys are the call's operation, or the verdict for
 the others. Invariant: pure; equal inputs give equal bytes.

@@ -33,6 +33,7 @@ from watchdogd.reload import Reload, execute_anew, listening
 from watchdogd.runtime import CannotStart, Runtime
 from watchdogd.succession import Succession, forget_retired
 from watchdogd.sweep import reap_ended
+from watchdogd.throttle import Throttle
 from watchdogd.watched import Watched
 
 HOUSEKEEPING_NS = SECOND // 2
@@ -69,7 +70,8 @@ class Supervisor:
             self._identities.look_up(settings.workers)
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)
         self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity)
-        self.journal = Journal(boot_id, max(events.last_seq(runtime.state_directory) + 1, self._adoption.next_seq))
+        first_seq = max(events.last_seq(runtime.state_directory) + 1, self._adoption.next_seq)
+        self.journal = Journal(boot_id, first_seq, Throttle(settings.supervisor.events_max_bytes))
         self.loop = Loop(self._on_signals)
         slice_name, scopes = scope.available(settings.supervisor.worker_slice)
         self.household = Household(settings, runtime, self.loop, self.journal, self._activity)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchdogd import abi, config
+from watchdogd import abi, config, journald
 from watchdogd.config import checks as config_checks
 from watchdogd.config import cpus as config_cpus
 from watchdogd.config import files as config_files
@@ -500,7 +500,7 @@ BAD = [
     ('[supervisor]\nlisten = "x"', "supervisor.listen", "not a key", "remove it"),
     ('[supervisor]\nkill_grace = "0s"', "supervisor.kill_grace", "no time at all", "200ms"),
     ("[supervisor]\nmax_kills = 0", "supervisor.max_kills", "out of range", "1 or more"),
-    ('[supervisor]\nlog_format = "xml"', "supervisor.log_format", "none of its values", '"text" or "json"'),
+    ('[supervisor]\nlog_format = "xml"', "supervisor.log_format", "none of its values", '"json" or "journal"'),
     ('[supervisor]\nruntime_dir = "run"', "supervisor.runtime_dir", "not an absolute path", "from /"),
     ('[supervisor]\nruntime_dir = "/r"\nstate_dir = "/r/"', "supervisor.state_dir", "are the same", "of its own"),
     ('[supervisor]\nruntime_dir = "/r"\nstate_dir = "/r/s"', "supervisor.state_dir", "in the other", "of its own"),
@@ -1057,3 +1057,22 @@ def test_importing_the_configuration_loads_nothing_heavy() -> None:
     code = "import sys, watchdogd.config; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20).stdout
     assert not {"difflib", "pynvml", "pydantic", "asyncio", "logging", "typing_extensions"} & set(loaded.split())
+
+
+ASKS_FOR_THE_JOURNAL = WORKER + 'output = "journal"\n[supervisor]\nlog_format = "journal"\n'
+
+
+def test_who_asks_for_the_journal_needs_systemd_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journald, "can_send", lambda: False)
+    found = {problem.key: problem.remedy for problem in problems(tmp_path, ASKS_FOR_THE_JOURNAL)}
+    assert found.keys() == {"supervisor.log_format", "workers.a.output"}
+    assert "watchdogd[systemd]" in found["supervisor.log_format"]
+
+
+def test_who_has_systemd_python_or_does_not_insist_on_the_journal_hears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journald, "can_send", lambda: True)
+    load(tmp_path, ASKS_FOR_THE_JOURNAL)
+    monkeypatch.setattr(journald, "can_send", lambda: False)
+    load(tmp_path, WORKER + '[supervisor]\nlog_format = "auto"\n')

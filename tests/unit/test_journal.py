@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from watchdogd.events import EventKind
-from watchdogd.journal import BURST, MOST_QUEUED, Journal
+from watchdogd.journal import BURST, MOST_QUEUED, TELL_SUPPRESSED_NS, Journal
 from watchdogd.model import SECOND
+from watchdogd.throttle import Throttle
 
 WIDE = "x" * 6000  # a line longer than PIPE_BUF may be written in part
 PAGE = 4096
@@ -64,8 +65,8 @@ def other() -> Iterator[Pipe]:
     made.close()
 
 
-def new(pipe: Pipe | None = None) -> Journal:
-    made = Journal(boot_id=7, first_seq=41)
+def new(pipe: Pipe | None = None, file_bytes: int = 1 << 40) -> Journal:
+    made = Journal(boot_id=7, first_seq=41, throttle=Throttle(file_bytes))
     if pipe is not None:
         made.attach(pipe.write_end)
     return made
@@ -163,7 +164,7 @@ def test_a_line_that_a_dead_recorder_had_half_of_is_sent_again_whole(noticed: st
 
 
 def test_an_error_of_the_pipe_that_is_no_dead_recorder_is_not_swallowed(pipe: Pipe) -> None:
-    told = Journal(boot_id=7, first_seq=41)
+    told = new()
     with pytest.raises(OSError, match="Bad file descriptor"):
         told.attach(pipe.read_end)  # not open for writing
         tell(told, "h")
@@ -201,3 +202,64 @@ def test_a_storm_does_not_silence_a_verdict(other: Pipe) -> None:
     misses(told, BURST + 7, 5)
     told.emit(EventKind.VERDICT, 5, worker="h")
     assert other.events[-1]["kind"] == "verdict"
+
+
+# --- more than may be recorded ----------------------------------------------------------------------------------------
+
+SMALL = 4096  # of the record's files: the least that can be recorded per second
+
+
+def storm(told: Journal, now_ns: int, count: int = 1000) -> None:
+    for _ in range(count):
+        told.emit(EventKind.PHASE, now_ns, worker="h", phase="starting")
+
+
+def drained(told: Journal, pipe: Pipe) -> list[dict[str, Any]]:
+    while told.backlog:
+        pipe.drain()
+        told.flush()
+    return pipe.events
+
+
+def test_what_a_storm_has_too_much_of_is_counted_and_one_line_says_so(other: Pipe) -> None:
+    told = new(other, SMALL)
+    storm(told, 5)
+    assert told.suppressed > 900
+    lines = [event for event in drained(told, other) if event["kind"] == "suppressed"]
+    assert [line["count"] for line in lines] == [1]  # at once; the rest is told later
+    told.tell_suppressed(5 + TELL_SUPPRESSED_NS - 1)
+    assert len([event for event in drained(told, other) if event["kind"] == "suppressed"]) == 1
+    told.tell_suppressed(5 + TELL_SUPPRESSED_NS)
+    lines = [event for event in drained(told, other) if event["kind"] == "suppressed"]
+    assert sum(line["count"] for line in lines) == told.suppressed
+    assert lines[-1]["kinds"] == {"phase": told.suppressed - 1}
+
+
+def test_every_event_is_recorded_or_counted_and_the_record_has_no_gap(other: Pipe) -> None:
+    told = new(other, SMALL)
+    storm(told, 5)
+    seen = drained(told, other)
+    assert len([event for event in seen if event["kind"] == "phase"]) + told.suppressed == 1000
+    assert [event["seq"] for event in seen] == list(range(41, 41 + len(seen)))
+
+
+def test_no_storm_no_line(other: Pipe) -> None:
+    told = new(other, SMALL)
+    storm(told, 5, count=10)
+    told.tell_suppressed(5 + TELL_SUPPRESSED_NS)
+    assert ({event["kind"] for event in other.events}, told.suppressed) == ({"phase"}, 0)
+
+
+def test_near_misses_at_any_rate_leave_room_for_the_verdict(other: Pipe) -> None:
+    told = new(other, SMALL)
+    for second in range(600):
+        misses(told, BURST, second * SECOND)
+    assert told.suppressed
+    told.emit(EventKind.VERDICT, 600 * SECOND, worker="h", verdict="call")
+    assert drained(told, other)[-1]["kind"] == "verdict"
+
+
+def test_what_one_second_has_too_many_of_counts_as_suppressed_too(other: Pipe) -> None:
+    told = new(other)
+    misses(told, BURST + 7, 5)
+    assert told.suppressed == 7

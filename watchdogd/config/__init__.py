@@ -70,6 +70,7 @@ def settings_of(tree: Tree, problems: Problems, *, environ: Mapping[str, str]) -
     search_path = environ.get("PATH", os.defpath)
     readers = sources(single, path=search_path, problems=problems)
     checks.check_directories(single["supervisor"], problems)
+    checks.check_journal(single["supervisor"], workers.values(), problems)
     checks.check_names(workers, problems)
     for scope in workers.values():
         checks.check_worker(scope, workers, search_path, problems)

@@ -11,7 +11,7 @@ import pwd
 import shutil
 from collections.abc import Iterable, Mapping
 
-from watchdogd import duration
+from watchdogd import duration, journald
 from watchdogd.config import cpus
 from watchdogd.config.schema import CALLS, NO_DEFAULT
 from watchdogd.config.scope import Cell, Problems, Scope, suggestion
@@ -27,6 +27,16 @@ def check_directories(supervisor: Scope, problems: Problems) -> None:
         blamed = state if state.given else runtime
         message = f'runtime_dir "{runtime.value}" and state_dir "{state.value}" are the same or one is in the other'
         problems.note(blamed.path, message, "give each a directory of its own")
+
+
+def check_journal(supervisor: Scope, workers: Iterable[Scope], problems: Problems) -> None:
+    """Who asks for the journal by name; ``auto`` makes do without."""
+    if journald.can_send():
+        return
+    for cell in (supervisor.get("log_format"), *(scope.get("output") for scope in workers)):
+        if cell is not None and cell.value == "journal":
+            message = 'is "journal", and this Python has no systemd-python'
+            problems.note(cell.path, message, "install it (pip install 'watchdogd[systemd]'), or write another value")
 
 
 def check_names(workers: Mapping[str, Scope], problems: Problems) -> None:

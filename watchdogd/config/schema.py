@@ -88,7 +88,12 @@ _SUPERVISOR = _table(
         ("late_margin", _DURATION, "a wake-up later than this was a stalled machine, not a hung worker"),
         ("hold_max", _DURATION_OR_ZERO, "longest deferral of a kill in favour of a coupled worker that hung earlier"),
         ("events_max_bytes", values.SIZE, "size at which the events file is rotated"),
-        ("log_format", choice_kind("text", "json"), "what the log on standard error looks like"),
+        (
+            "log_format",
+            choice_kind("auto", "text", "json", "journal"),
+            "the log: lines on standard error, or entries of systemd's journal; auto: journal where standard error is"
+            " that, else text",
+        ),
         (
             "worker_slice",
             values.SLICE,

@@ -77,6 +77,8 @@ def of_supervisor(published: Published, now_ns: int, wall_seconds: float) -> Ite
     events = published.body.get("events", {})
     yield plain("events_written", "counter", "Events recorded.", [((), events.get("written", 0))])
     yield plain("events_dropped", "counter", "Events that could not be recorded.", [((), events.get("dropped", 0))])
+    text = "Events that a storm had too many of to be recorded."
+    yield plain("events_suppressed", "counter", text, [((), events.get("suppressed", 0))])
 
     reload = published.body.get("supervisor", {}).get("reload", {})
     text = "0 if the last configuration asked to be loaded was refused, else 1."

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from watchdogd.cuda_bindings import holds_gil
 from watchdogd.cuda_results import STICKY_ERRORS
 from watchdogd.worker import attach
 
@@ -41,7 +42,6 @@ __all__ = [
 ]
 
 SUCCESS = driver.CUresult.CUDA_SUCCESS
-_RELEASES_GIL = (12, 9, 1)
 
 
 class CudaError(Exception):
@@ -107,11 +107,6 @@ def create_context(flags: int, device: int) -> Any:
     context = check(driver.cuCtxCreate, *(() if before_13 else (None,)), flags, ordinal)
     check(driver.cuCtxPopCurrent)
     return context
-
-
-def holds_gil(version: str) -> bool:
-    """Whether that version of cuda-bindings keeps the GIL while a driver call blocks."""
-    return tuple(int(part) for part in version.split(".")[:3] if part.isdecimal()) < _RELEASES_GIL
 
 
 if holds_gil(bindings.__version__):
