@@ -179,7 +179,7 @@ class Supervised:
     def log(self) -> str:
         logs = [self.directory / "stderr", *sorted(self.state.joinpath("log").glob("*.log"))]
         return "\n".join(
-            f"--- {path.name}\n{path.read_text(errors='replace')[-6000:]}" for path in logs if path.exists()
+            f"--- {path.name}\n{path.read_text(errors='replace')[-20_000:]}" for path in logs if path.exists()
         )
 
     def let_pass(self, seconds: float) -> None:
