@@ -1,21 +1,45 @@
-# Two commands: `make demo` shows the main job, `make test` checks everything. Both set up what they need.
+# `make demo` shows the main job, `make test` checks everything, `make install` puts it on this machine, `make bundle` makes
+# what another machine installs with no network and no compiler. All set up what they need.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEBIAN := $(VENV)/debian
 SOURCES := $(wildcard watchdogd/native/*.c watchdogd/native/*.h)
 C_FILES := $(wildcard watchdogd/native/*.[ch] tests/native/*.[ch] tests/simulator/*.[ch] tests/simulator/src/*.[ch])
 
-.PHONY: setup packages demo test lint unit bench soak test-gpu clean
+# What `make install` needs of the world; see deploy/install.sh. PYTHON is also what the installed environment is built on.
+PREFIX ?= /usr/local
+HERE_TARGET = $$(uname -m)-py$$($(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
+TARGET ?= $(HERE_TARGET)
 
-setup: $(STAMP)
+.PHONY: setup packages test-packages demo install uninstall bundle test lint unit bench soak test-gpu clean
+
+setup: $(STAMP) test-packages
 
 # Debian packages, where root may install them: headers for systemd-python, a C compiler.
 packages:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! pkg-config --exists libsystemd 2>/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 	    gcc libc6-dev libsystemd-dev pkg-config procps >/dev/null; fi
+
+# The real parts that the tests run against, where root may install them: systemd-nspawn, a Python that its container
+# shares, a compiler for the board's bundle, Chromium, Prometheus. That one is unpacked into $(VENV), not installed: its
+# package would start it as a service.
+test-packages: $(STAMP)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  PATH="$$PATH:$(DEBIAN)/usr/bin"; \
+	  has() { for name; do command -v $$name >/dev/null || return 1; done; }; \
+	  CROSS=$$([ "$$(uname -m)" != x86_64 ] || echo aarch64-linux-gnu-gcc); \
+	  has chromium promtool systemd-nspawn $$CROSS || apt-get update -qq; \
+	  has systemd-nspawn $$CROSS || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    dbus python3 systemd systemd-container $$([ -z "$$CROSS" ] || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross) \
+	    >/dev/null || echo "no systemd-nspawn: its tests will be skipped"; \
+	  command -v chromium >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium fonts-dejavu-core >/dev/null || echo "no chromium: its tests will be skipped"; \
+	  command -v promtool >/dev/null || (mkdir -p $(DEBIAN) && cd $(DEBIAN) && apt-get download -qq prometheus && \
+	    dpkg -x prometheus_*.deb . && rm prometheus_*.deb) || echo "no prometheus: its tests will be skipped"; fi
 
 $(STAMP): pyproject.toml $(SOURCES) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,28 +48,42 @@ $(STAMP): pyproject.toml $(SOURCES) | packages
 	@touch $@
 
 # `make demo` on the simulated driver; `make demo GPU=1` on the real one.
-demo: setup
+demo: $(STAMP)
 	@$(BIN)/python -m tests.demo $(if $(GPU),--gpu)
+
+# DESTDIR, PREFIX and FORCE=1 as in deploy/install.sh.
+install: $(STAMP)
+	@rm -rf build/install
+	@$(BIN)/python deploy/bundle.py "$(HERE_TARGET)" --output build/install >/dev/null
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" FORCE="$(FORCE)" PYTHON="$(PYTHON)" build/install/gpu-watchdogd-*-$(HERE_TARGET)/install.sh
+
+uninstall:
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" deploy/install.sh --uninstall
+
+# `make bundle TARGET=aarch64-py310`
+bundle: $(STAMP)
+	@$(BIN)/python deploy/bundle.py "$(TARGET)"
 
 test: lint unit
 
-lint: setup
-	$(BIN)/ruff check watchdogd tests
-	$(BIN)/ruff format --check watchdogd tests
+lint: $(STAMP)
+	$(BIN)/ruff check watchdogd tests deploy
+	$(BIN)/ruff format --check watchdogd tests deploy
 	$(BIN)/mypy
+	$(BIN)/mypy deploy/bundle.py
 	$(MAKE) --no-print-directory -s -C tests/simulator
 
 unit: setup
 	$(BIN)/python -m pytest -m "not gpu" $(PYTEST)
 
-bench: setup
+bench: $(STAMP)
 	$(BIN)/python -m tests.bench $(BENCH)
 
-soak: setup
+soak: $(STAMP)
 	$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),15)
 
-test-gpu: setup
+test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu -s tests/gpu $(PYTEST)
 
 clean:
-	rm -rf build $(VENV) *.egg-info watchdogd/*.so
+	rm -rf build dist $(VENV) *.egg-info watchdogd/*.so

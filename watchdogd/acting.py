@@ -10,10 +10,9 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from watchdogd import events, launching, liveness, orders
+from watchdogd import birth, events, launching, liveness, orders, scope
 from watchdogd.board import Board
 from watchdogd.events import EventKind
 from watchdogd.fleet import Fleet
@@ -22,8 +21,8 @@ from watchdogd.journal import Journal
 from watchdogd.loop import Loop
 from watchdogd.model import SECOND, Exit, Finding, Verdict
 from watchdogd.orders import Trigger
-from watchdogd.process import launch
-from watchdogd.runtime import Runtime
+from watchdogd.runtime import CannotStart, Runtime
+from watchdogd.spawning import launch
 from watchdogd.watched import Watched
 
 
@@ -52,7 +51,7 @@ Order = orders.Action | PhaseChanged
 class Actor:
     def __init__(
         self, runtime: Runtime, board: Board, loop: Loop, journal: Journal, fleet: Fleet, boot_id: int,
-        happenings: deque[Happening], identities: Mapping[str, launching.Identity | None],
+        happenings: deque[Happening], identities: launching.Identities, slice_name: str | None,
     ) -> None:  # fmt: skip
         self._runtime = runtime
         self._board = board
@@ -62,6 +61,7 @@ class Actor:
         self._boot_id = boot_id
         self._happenings = happenings
         self._identities = identities
+        self._slice = slice_name
 
     def perform(self, watched: Watched, order: Order, published_ns: int | None, now_ns: int) -> None:
         if isinstance(order, orders.OpenIncident):
@@ -120,6 +120,9 @@ class Actor:
     def record_ready(self, watched: Watched, incident: str | None, now_ns: int) -> None:
         ready_ns = watched.state.ready_ns
         recovery_ns = None if ready_ns is None else watched.tally.recovered(ready_ns)
+        born = self._born(watched)
+        if born is not None and born.problem is not None:
+            watched.note = f"no systemd scope of its own: {born.problem}"
         self._journal.emit(
             EventKind.READY, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
             incident=incident, pid=watched.process.pid if watched.process else None, ready_ns=ready_ns,
@@ -143,6 +146,7 @@ class Actor:
             return
         refusal = watched.signal(number)
         watched.note = "" if refusal is None else f"{number.name} was refused: {refusal.strerror}"
+        watched.changed()
         self._journal.emit(
             EventKind.SIGNAL, time.monotonic_ns(), worker=watched.settings.name,
             incarnation=watched.state.incarnation, incident=watched.state.incident, signal=number.name,
@@ -156,17 +160,22 @@ class Actor:
         output = None
         try:
             # The last one's heartbeat stays for those who read its final counts; the one before that goes.
-            self._runtime.remove_heartbeat(settings.name, incarnation - 2)
-            ids = self._identities[settings.name]
+            self._runtime.remove_incarnation(settings.name, incarnation - 2)
+            ids = self._identities.of(settings)
             # The file is the intent: if we die between here and the fork, there is a name left and no worker.
             watched.reader = create(
                 self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
                 spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()),
             )  # fmt: skip
             output = launching.open_output(settings, self._runtime.logs)
-            watched.process = launch(launching.request(settings, watched.reader.path, output, os.environ, ids))
+            request = launching.request(
+                settings, watched.reader.path, self._runtime.birth(settings.name, incarnation), output, os.environ, ids,
+                self._scope(settings.name, incarnation),
+            )  # fmt: skip
+            watched.process = launch(request)
+            watched.launched = launching.fingerprint(settings)
             watched.reader.write_spawned_pid(watched.process.pid)
-        except (OSError, ImportError) as error:
+        except (OSError, ImportError, CannotStart) as error:
             watched.exit = Exit(code=127)
             watched.note = f"cannot start: {error}"
             finding = Finding(Verdict.CRASHED, detected_ns=now_ns, detail=watched.note)
@@ -175,8 +184,33 @@ class Actor:
         finally:
             if output is not None:
                 os.close(output)
-        self._loop.listen(watched.process.pidfd, lambda now: self._on_exit(watched, now))
+        self.hold(watched)
         watched.examination.look = liveness.Look(now_ns)
+        watched.changed()
+
+    def take_over(self, watched: Watched, trigger: Trigger | None) -> None:
+        """From the supervisor before this one."""
+        if trigger is Trigger.EXITED and watched.exit is not None:
+            finding = liveness.ended(watched.exit, time.monotonic_ns())
+            self._happenings.append(Happening(watched, Trigger.EXITED, finding))
+        elif trigger is Trigger.RELEASED:
+            self._happenings.append(Happening(watched, Trigger.RELEASED))
+        self.hold(watched)
+
+    def _scope(self, worker: str, incarnation: int) -> tuple[str, str] | None:
+        return (scope.unit_name(worker, incarnation, os.getpid()), self._slice) if self._slice else None
+
+    def is_born(self, watched: Watched) -> bool:
+        """Whether its process has said who it is."""
+        return self._born(watched) is not None
+
+    def _born(self, watched: Watched) -> birth.Birth | None:
+        return birth.read(self._runtime.birth(watched.settings.name, watched.state.incarnation))
+
+    def hold(self, watched: Watched) -> None:
+        """Be told of its end."""
+        if watched.process is not None and watched.process.pidfd >= 0:
+            self._loop.listen(watched.process.pidfd, lambda now: self._on_exit(watched, now))
 
     def _on_exit(self, watched: Watched, now_ns: int) -> None:
         if watched.process is None or watched.exit is not None:
@@ -195,7 +229,8 @@ class Actor:
         self._happenings.append(Happening(watched, Trigger.EXITED, ended))
 
     def begin_sweep(self, watched: Watched, now_ns: int) -> None:
-        watched.begin_sweep(now_ns)
+        born = self._born(watched)
+        watched.begin_sweep(None if born is None else born.cgroup, now_ns)
         if watched.clearing.sweeper is None:
             if watched.process is None:  # there was never anything to clear
                 self._cleared(watched, 0, now_ns)

@@ -10,6 +10,7 @@ not current, then made current by one word, and carries its length and checksum.
 
 from __future__ import annotations
 
+import glob
 import json
 import mmap
 import os
@@ -58,13 +59,16 @@ class Published:
 
 
 class Board:
-    """The writer. Made anew (new inode, renamed into place) by each supervisor."""
+    """The writer. Made anew by each supervisor: a new inode, in the place of the old one from its first body on, so
+    that at every moment there is one that the next supervisor can go on from."""
 
     def __init__(self, path: str, *, pid: int, boot_id: int, capacity: int) -> None:
         capacity = (capacity + 7) // 8 * 8
         size = _SLOT_START * abi.WORD + 2 * (_SLOT_HEADER.size + capacity)
         fresh = f"{path}.{pid}.new"
-        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        for stale in glob.glob(f"{glob.escape(path)}.*.new"):  # of a supervisor that was killed before its first body
+            os.unlink(stale)
+        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:
             os.posix_fallocate(descriptor, 0, size)
             self._map = mmap.mmap(descriptor, size)
@@ -79,9 +83,8 @@ class Board:
         }  # fmt: skip
         for name, value in first.items():
             self._words[_INDEX[name]] = value
-        self.publish(b"{}")
-        os.rename(fresh, path)
         self.path = path
+        self._fresh: str | None = fresh
 
     def publish(self, body: bytes) -> None:
         """Make ``body`` current. Raises BoardError if it does not fit."""
@@ -93,6 +96,9 @@ class Board:
         self._map[start : start + _SLOT_HEADER.size] = header
         self._map[start + _SLOT_HEADER.size : start + _SLOT_HEADER.size + len(body)] = body
         self._words[_INDEX["current"]] = self._sequence = sequence
+        if self._fresh is not None:
+            os.rename(self._fresh, self.path)
+            self._fresh = None
 
     def tick(self, now_ns: int, duration_ns: int, next_tick_ns: int) -> None:
         """Mark a complete tick that began at ``now_ns``."""

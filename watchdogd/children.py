@@ -11,7 +11,8 @@ import signal
 from collections.abc import Callable, Mapping
 
 from watchdogd.model import SECOND, Exit
-from watchdogd.process import Launch, Process, launch
+from watchdogd.process import Process
+from watchdogd.spawning import Launch, launch
 
 BACKOFF_NS = SECOND // 5
 BACKOFF_MAX_NS = 30 * SECOND

@@ -24,14 +24,14 @@ class Clearing:
         self.again_ns: int | None = None  # begin then
         self.trouble = ""  # of the last search, for people
 
-    def begin(self, root: Process, heartbeat: str, now_ns: int) -> None:
+    def begin(self, root: Process, heartbeat: str, cgroup: str | None, now_ns: int) -> None:
         """Unless one is running. With no process to be had it is tried again later: the phase has its own deadline."""
         if self.sweeper is not None:
             return
         self.again_ns = None
         supervisor, identity, is_held = os.getpid(), root.identity, root.is_child
         try:
-            self.sweeper = Sweeper(lambda: members(identity, heartbeat, supervisor, is_held=is_held))
+            self.sweeper = Sweeper(lambda: members(identity, heartbeat, supervisor, is_held=is_held), cgroup)
         except OSError as error:
             self.trouble = f"cannot look for descendants: {error.strerror}"
             self.again_ns = now_ns + RETRY_NS

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 0.5
 CONTROL_SECONDS = 10.0
+RELOAD_SECONDS = 20.0
 DUMB_COLUMNS = 80  # a terminal that tells no size: a serial console
 REPORT_COLUMNS = 100  # prose is not read any better on a wider one
 UNLIMITED_COLUMNS = 1 << 30  # what is no terminal gets each row on one line
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     events.add_argument("--since", type=_duration, metavar="DURATION", help='no older than that, e.g. "10m"')
     for name, text in _CHANGES.items():
         command(name, _change, text).add_argument("worker", metavar="WORKER")
+    command("reload", _reload, "load the configuration anew; only workers that it changes are restarted")
     command("check-config", _check_config, "name every problem of a configuration, or sum it up")
     doctor = command("doctor", _doctor, "show what this machine offers and lacks, and whether a configuration can run")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
@@ -258,6 +260,41 @@ def _change(options: argparse.Namespace) -> int:
         raise Failed("; ".join(filter(None, (str(refused), refused.remedy))), exit_status) from None
     print(reply.get("message", "done"))
     return exits.FINE
+
+
+def _reload(options: argparse.Namespace) -> int:
+    runtime_dir = places.runtime_dir(options.config)
+    before = _reloaded(runtime_dir)
+    try:
+        control.ask(
+            os.path.join(runtime_dir, control.SOCKET_NAME), {"command": control.RELOAD, "worker": ""}, CONTROL_SECONDS
+        )
+    except control.NotRunning as error:
+        raise Failed(f"{error}; {_START_IT}", exits.NOT_RUNNING) from None
+    except control.Refused as refused:
+        raise Failed("; ".join(filter(None, (str(refused), refused.remedy))), exits.REFUSED) from None
+    give_up = time.monotonic() + RELOAD_SECONDS
+    while time.monotonic() < give_up:
+        started_ns, outcome, problem = _reloaded(runtime_dir)
+        if started_ns != before[0]:
+            print("reloaded")
+            return exits.FINE
+        if outcome == "refused":
+            raise Failed(f"refused, nothing has changed:\n{problem}", exits.BAD_CONFIG)
+        time.sleep(0.02)
+    raise Failed("no answer yet; see `watchdogd events --kind supervisor`", exits.REFUSED)
+
+
+def _reloaded(runtime_dir: str) -> tuple[object, object, object]:
+    """When the supervisor (its image) began, and what has become of the last reload."""
+    from watchdogd import board  # noqa: PLC0415
+
+    try:
+        supervisor = board.read(os.path.join(runtime_dir, board.FILE_NAME)).body.get("supervisor", {})
+    except board.BoardError as error:
+        raise Failed(f"{error}; {_START_IT}", exits.NOT_RUNNING) from None
+    reload = supervisor.get("reload", {})
+    return supervisor.get("started_ns"), reload.get("outcome"), reload.get("problem")
 
 
 def _check_config(options: argparse.Namespace) -> int:

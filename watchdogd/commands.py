@@ -6,12 +6,12 @@ Invariant: a command changes nothing here; it comes back as a ``Happening``, and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from watchdogd import policy
 from watchdogd.acting import Happening
-from watchdogd.control import ControlServer, Request
+from watchdogd.control import RELOAD, ControlServer, Request
 from watchdogd.events import EventKind
 from watchdogd.journal import Journal
 from watchdogd.orders import Trigger
@@ -19,8 +19,12 @@ from watchdogd.watched import Watched
 
 
 class Commands:
-    def __init__(self, path: str, watched: Sequence[Watched], journal: Journal, happenings: deque[Happening]) -> None:
+    def __init__(
+        self, path: str, watched: Sequence[Watched], journal: Journal, happenings: deque[Happening],
+        reload: Callable[[int], None],
+    ) -> None:  # fmt: skip
         """Raises ControlError."""
+        self._reload = reload
         self._server = ControlServer(path)
         self._watched = {worker.settings.name: worker for worker in watched}
         self._journal = journal
@@ -35,6 +39,10 @@ class Commands:
             self._server.reply(request, self._answer(request, now_ns))
 
     def _answer(self, request: Request, now_ns: int) -> dict[str, Any]:
+        if request.command == RELOAD:
+            self._journal.emit(EventKind.OPERATOR, now_ns, command=RELOAD, uid=request.uid, pid=request.pid)
+            self._reload(now_ns)
+            return {"ok": True, "message": "the configuration is being checked"}
         name, watched = request.worker, self._watched.get(request.worker)
         if watched is None:
             names = ", ".join(self._watched)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SOCKET_NAME = "control.sock"  # in the runtime directory
+RELOAD = "reload"  # of no worker: its name is ""
 COMMANDS = ("restart", "stop", "start", "pause", "resume", "reset")  # each of them changes something
 LONGEST_REQUEST = 4096
 MOST_CONNECTIONS = 16
@@ -211,6 +212,8 @@ def _parse(line: bytes) -> tuple[str, str] | str:
     if not isinstance(request, dict) or request.keys() != {"command", "worker"}:
         return "the request is not an object of command and worker"
     command, worker = request["command"], request["worker"]
+    if command == RELOAD and worker == "":
+        return command, worker
     if command not in COMMANDS:
         return "no such command"
     if not isinstance(worker, str) or not worker:

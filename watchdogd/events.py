@@ -15,8 +15,8 @@ ready       ``pid``
 near_miss   ``operation``, ``reason``
 source      ``source``, ``up``, ``reason``
 operator    ``command``, ``uid``, ``pid``
-supervisor  ``change`` (``started``, ``stopping``, ``ended``), ``pid``; ``version``, ``config``, ``metrics``,
-            ``scheduling`` at its start, ``reason`` at its end
+supervisor  ``change`` (``started``, ``adopted``, ``reloading``, ``reload refused``, ``problem``, ``stopping``,
+            ``ended``), ``pid``; ``version``, ``config``, ``metrics``, ``scheduling`` at its start, else ``reason``
 suppressed  ``count``, ``kinds``: events that a storm had too many of to be recorded (``throttle.py``), since the last
             such line; or, in a log alone, the ``reason`` why it lacks events that the record has
 ==========  ===========================================================================================================

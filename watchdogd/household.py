@@ -74,6 +74,7 @@ class Household:
             "dropped": self._recorded.get("dropped", 0) + self._journal.dropped,
             "suppressed": self._journal.suppressed,
             "error": self._recorded.get("error"),
+            "next_seq": self._journal.next_seq,
         }
 
     def _started(self, child: Child) -> None:
@@ -122,6 +123,13 @@ class Household:
 
     def _told(self, name: str, up: bool, reason: str, now_ns: int) -> None:
         self._journal.emit_limited(EventKind.SOURCE, now_ns, worker=None, source=name, up=up, reason=reason)
+
+    def let_go(self) -> None:
+        """Before this process executes itself: who would not end by the end of a pipe is killed, nobody waited for."""
+        self._journal.flush()
+        for child in self._children:
+            if child is not self._recorder:
+                child.kill()
 
     def close(self) -> None:
         """End them all; the recorder last, by the end of its input, once it has the last event."""

@@ -91,6 +91,10 @@ class Journal:
         self._queue.append(line)
         self.flush()
 
+    @property
+    def next_seq(self) -> int:
+        return self._seq
+
     def attach(self, descriptor: int | None) -> None:
         """A (new) recorder's standard input; what a dead one had half of is sent again whole."""
         self._descriptor = descriptor

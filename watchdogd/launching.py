@@ -6,14 +6,15 @@ Invariant: a worker's output never passes through the supervisor; it goes to a f
 from __future__ import annotations
 
 import grp
+import hashlib
 import os
 import pwd
 from collections.abc import Iterable, Mapping
 
 from watchdogd import abi
 from watchdogd.model import WorkerSettings
-from watchdogd.process import Launch
 from watchdogd.runtime import CannotStart
+from watchdogd.spawning import Launch
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
@@ -21,21 +22,28 @@ NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS
 Identity = tuple[int, int, tuple[int, ...]]  # uid, gid and supplementary groups to run under
 
 
-def identities(workers: Iterable[WorkerSettings]) -> dict[str, Identity | None]:
-    """By worker; None = the supervisor's own. Raises CannotStart (an unknown name).
+class Identities:
+    """Whom workers run as, looked up once: behind a name there may be a network that does not answer."""
 
-    For the start alone: behind a name there may be a directory service, and a network that does not answer.
-    """
-    found: dict[str, Identity | None] = {}
-    for settings in workers:
+    def __init__(self) -> None:
+        self._known: dict[str, Identity | None] = {}
+
+    def look_up(self, workers: Iterable[WorkerSettings]) -> None:
+        """For the start. Raises CannotStart (an unknown name)."""
+        for settings in workers:
+            self.of(settings)
+
+    def of(self, settings: WorkerSettings) -> Identity | None:
+        """None = the supervisor's own. Raises CannotStart."""
         try:
-            found[settings.name] = _identity(settings)
+            if settings.name not in self._known:
+                self._known[settings.name] = _identity(settings)
         except KeyError as error:
             raise CannotStart(
                 f"worker {settings.name} has nobody to run as: {error.args[0]}; "
                 f"create that account, or name another in [workers.{settings.name}]"
             ) from None
-    return found
+        return self._known[settings.name]
 
 
 def _identity(settings: WorkerSettings) -> Identity | None:
@@ -47,6 +55,16 @@ def _identity(settings: WorkerSettings) -> Identity | None:
     user = pwd.getpwnam(settings.user)
     gid = grp.getgrnam(settings.group).gr_gid if settings.group else user.pw_gid
     return user.pw_uid, gid, tuple(os.getgrouplist(settings.user, gid))
+
+
+def fingerprint(settings: WorkerSettings) -> str:
+    """Of everything that a running worker cannot take on: if it is another, the worker must be started anew."""
+    launched = (
+        settings.command, settings.user, settings.group, sorted(settings.environment), settings.working_directory,
+        settings.cpu_affinity, settings.nice, settings.scheduling, settings.oom_score_adj,
+        settings.cuda_visible_devices, settings.output, settings.on_supervisor_exit,
+    )  # fmt: skip
+    return hashlib.sha256(repr(launched).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def environment(settings: WorkerSettings, heartbeat: str, base: Mapping[str, str]) -> dict[str, str]:
@@ -82,8 +100,9 @@ def open_output(settings: WorkerSettings, logs: str) -> int | None:
 
 
 def request(
-    settings: WorkerSettings, heartbeat: str, output: int | None, base: Mapping[str, str], ids: Identity | None
-) -> Launch:
+    settings: WorkerSettings, heartbeat: str, birth: str, output: int | None, base: Mapping[str, str],
+    ids: Identity | None, scope: tuple[str, str] | None = None,
+) -> Launch:  # fmt: skip
     scheduling = None
     if settings.scheduling is not None:
         name, _, priority = settings.scheduling.partition(":")
@@ -100,4 +119,6 @@ def request(
         scheduling=scheduling,
         oom_score_adj=settings.oom_score_adj,
         die_with_parent=settings.on_supervisor_exit == "kill",
+        birth=birth,
+        scope=scope,
     )

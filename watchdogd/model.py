@@ -77,10 +77,12 @@ class SupervisorSettings:
     max_kills_window_ns: int = 60 * SECOND
     observe_only: bool = False
     realtime_priority: int = 1  # SCHED_FIFO, for the supervisor alone; 0 = the normal scheduler
+    cpu_affinity: tuple[int, ...] = ()  # for the supervisor alone; () = wherever it was started
     late_margin_ns: int = 20 * MILLISECOND  # a wake-up later than this was a stalled machine
     hold_max_ns: int = 5 * SECOND  # longest deferral of a kill in favour of an older suspect
     events_max_bytes: int = 8 * 1024 * 1024
     log_format: str = "auto"  # or "text" "json" "journal"
+    worker_slice: str = "gpu-watchdogd-workers.slice"  # of systemd, for a scope per worker; "" = none
 
 
 @dataclass(frozen=True, slots=True)

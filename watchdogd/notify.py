@@ -7,6 +7,7 @@ service that never says READY would be killed by its start time-out, again and a
 from __future__ import annotations
 
 import os
+import time
 
 from watchdogd.model import SECOND
 
@@ -37,6 +38,10 @@ class Notifier:
 
     def ready(self) -> None:
         self._send("READY=1")
+
+    def reloading(self) -> None:
+        """The next ``ready`` ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         self._send("STOPPING=1")

@@ -67,6 +67,9 @@ class CloseIncident:
     outcome: str  # "recovered", "hung again", "ended again", "overtaken", or one of NOT_RECOVERED
 
 
+OPERATOR, SUPERVISOR = "operator", "supervisor"
+ASKED_FOR = frozenset((OPERATOR, SUPERVISOR))  # reasons of restarts that are no fault of the worker's
+
 NOT_RECOVERED = frozenset(("returned", "paused", "stopped", "quarantined"))  # nothing is left to recover from
 
 Action = Spawn | Signal | Clear | OpenIncident | CloseIncident
@@ -87,7 +90,7 @@ class WorkerState:
     armed_ns: int | None = None  # nothing in flight counts as older than this
     finding: Finding | None = None  # the standing verdict; the last one where they are only observed
     incident: IncidentId | None = None
-    reason: str = "operator"  # why the next start happens: a verdict's name, or "operator"
+    reason: str = OPERATOR  # why the next start happens: a verdict's name, or one of ASKED_FOR
     restarts: tuple[int, ...] = ()  # instants of budgeted restarts within the window
     quarantined: bool = False  # until a reset, whatever else an operator asks for
 

@@ -14,7 +14,9 @@ from watchdogd import budget
 from watchdogd.model import Phase
 from watchdogd.orders import (
     ALIVE,
+    ASKED_FOR,
     KILL,
+    OPERATOR,
     REPORT_ONLY,
     TERM,
     Action,
@@ -136,7 +138,7 @@ def _returned(state: WorkerState, occasion: Occasion) -> Step:
     state = replace(state, finding=None, incident=None)
     if state.phase is not Phase.KILLING:
         return state, actions
-    if not state.wanted or state.reason == "operator":  # its end was asked for while its kill was under way
+    if not state.wanted or state.reason in ASKED_FOR:  # its end was asked for while its kill was under way
         state, ask = _terminate(state, occasion, wanted=state.wanted)
         return state, (*actions, *ask)
     return _enter(state, Phase.STARTING if state.ready_ns is None else Phase.RUNNING, occasion.now_ns), actions
@@ -173,7 +175,7 @@ def _cleared(state: WorkerState, occasion: Occasion) -> Step:
             actions = (CloseIncident(state.incident, "stopped"),)
         stopped = _enter(state, Phase.STOPPED, now)
         return replace(stopped, finding=None, incident=None, spawned_ns=None, ready_ns=None), actions
-    if state.reason == "operator":
+    if state.reason in ASKED_FOR:
         return _spawn(state, occasion)
     settings = occasion.settings.restart
     delay = budget.delay_ns(state.restarts, now, settings, state.name)
@@ -195,7 +197,7 @@ def _unkillable(state: WorkerState, occasion: Occasion) -> Step:
 
 def _terminate(state: WorkerState, occasion: Occasion, *, wanted: bool) -> Step:
     deadline = occasion.now_ns + occasion.settings.stop_timeout_ns
-    state = replace(_enter(state, Phase.TERMINATING, occasion.now_ns, deadline), wanted=wanted, reason="operator")
+    state = replace(_enter(state, Phase.TERMINATING, occasion.now_ns, deadline), wanted=wanted, reason=OPERATOR)
     return state, (Signal(TERM),)
 
 
@@ -217,7 +219,7 @@ def _not_wanted(state: WorkerState, _occasion: Occasion) -> Step:
 
 
 def _wanted(state: WorkerState, _occasion: Occasion) -> Step:
-    return replace(state, wanted=True, reason="operator"), ()
+    return replace(state, wanted=True, reason=OPERATOR), ()
 
 
 def _park(state: WorkerState, occasion: Occasion) -> Step:
@@ -248,7 +250,7 @@ def _forgive(state: WorkerState, _occasion: Occasion) -> Step:
 
 
 def _leave_quarantine(state: WorkerState, occasion: Occasion) -> Step:
-    return _spawn(replace(state, restarts=(), quarantined=False, reason="operator"), occasion)
+    return _spawn(replace(state, restarts=(), quarantined=False, reason=OPERATOR), occasion)
 
 
 # --- the table ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from watchdogd.watched import Watched
 class Publication:
     def __init__(
         self, board: Board, watched: Sequence[Watched], household: Household, settings: Settings, runtime: Runtime, *,
-        started_ns: int, scheduling: str,
+        started_ns: int, scheduling: str, memory: str, scopes: str,
     ) -> None:  # fmt: skip
         self._board = board
         self._watched = watched
@@ -33,16 +33,29 @@ class Publication:
             "config": list(settings.files),
             "metrics": settings.metrics.listen or None,
             "scheduling": scheduling,
+            "memory": memory,
+            "scopes": scopes,
         }
         self._stopping = False
+        self._reload: dict[str, str | None] = {"outcome": None, "problem": None}
+        self._changed = False
         self._accelerators = sorted({w.settings.accelerator for w in watched if w.settings.accelerator is not None})
+
+    def reload(self, outcome: str, problem: str | None = None) -> None:
+        """What has become of the last one asked for: "checking", "refused", "done"."""
+        self._reload = {"outcome": outcome, "problem": problem}
+        self._changed = True
+
+    def changed(self) -> None:
+        """The list of workers is another."""
+        self._changed = True
 
     def publish(self, stopping: bool) -> int | None:
         """Publish if anything changed. Returns the instant from which it can be read."""
-        unchanged = not self._household.dirty and self._stopping == stopping
+        unchanged = not self._changed and not self._household.dirty and self._stopping == stopping
         if unchanged and not any(watched.is_changed for watched in self._watched):
             return None
-        self._household.dirty = False
+        self._household.dirty = self._changed = False
         self._stopping = stopping
         blocked = {
             w.settings.accelerator: w.settings.name
@@ -50,7 +63,7 @@ class Publication:
             if w.state.phase is Phase.UNKILLABLE and w.settings.accelerator is not None
         }
         body = snapshot.body(
-            {**self.about, "stopping": stopping},
+            {**self.about, "stopping": stopping, "reload": self._reload},
             [watched.fragment() for watched in self._watched],
             self._household.loads.describe(self._accelerators, blocked),
             [source.describe() for source in self._household.sources],

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -31,13 +29,15 @@ class Runtime:
         self.directory = os.path.realpath(settings.runtime_dir)
         self.state_directory = os.path.realpath(settings.state_dir)
         self.heartbeats = f"{self.directory}/heartbeats"
+        self.births = f"{self.directory}/births"
         self.board = f"{self.directory}/board"
         self.socket = f"{self.directory}/control.sock"
         self.events = f"{self.state_directory}/events.jsonl"
         self.logs = f"{self.state_directory}/log"
         for path, mode in (
-            (self.directory, 0o755),
-            (self.heartbeats, 0o755),
+            (self.directory, 0o751),  # workers of other users pass through to their heartbeat
+            (self.heartbeats, 0o751),
+            (self.births, 0o700),
             (self.state_directory, 0o750),
             (self.logs, 0o750),
         ):
@@ -49,27 +49,25 @@ class Runtime:
                 ) from None
         self._locks = [_take_lock(directory) for directory in (self.directory, self.state_directory)]
 
-    def clear_leftovers(self) -> tuple[int, ...]:
-        """End processes that a dead supervisor's workers left, and remove their heartbeats. Returns the pids killed."""
-        killed = _sweep(lambda: leftovers(self.heartbeats))
-        self._remove_heartbeats()
-        return killed
+    def clear_leftovers(self, kept: frozenset[str]) -> Sweeper:
+        """Begin to end what a dead supervisor's workers left, but those of ``kept`` heartbeats; remove the others."""
+        sweeper = Sweeper(lambda: leftovers(self.heartbeats, kept))
+        names = frozenset(os.path.basename(path) for path in kept)
+        _remove_all(self.heartbeats, names)
+        _remove_all(self.births, names)
+        return sweeper
 
     def heartbeat(self, worker: str, incarnation: int) -> str:
         return f"{self.heartbeats}/{worker}.{incarnation}"
 
-    def remove_heartbeat(self, worker: str, incarnation: int) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(self.heartbeat(worker, incarnation))
+    def birth(self, worker: str, incarnation: int) -> str:
+        """Where a worker's process says which one it is; only we can write there."""
+        return f"{self.births}/{worker}.{incarnation}"
 
-    def _remove_heartbeats(self) -> None:
-        for name in os.listdir(self.heartbeats):
-            try:
-                os.unlink(f"{self.heartbeats}/{name}")
-            except OSError as error:
-                raise CannotStart(
-                    f"cannot remove {self.heartbeats}/{name}: {error.strerror}; it is not ours, remove it"
-                ) from None
+    def remove_incarnation(self, worker: str, incarnation: int) -> None:
+        for path in (self.heartbeat(worker, incarnation), self.birth(worker, incarnation)):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def close(self) -> None:
         """Also ends orphans of workers that have shed their environment: only descent still shows whose they are."""
@@ -77,9 +75,22 @@ class Runtime:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             supervisor = os.getpid()
             _sweep(lambda: descendants(supervisor))
-        self._remove_heartbeats()
+        _remove_all(self.heartbeats)
+        _remove_all(self.births)
         for lock in self._locks:
             os.close(lock)
+
+
+def _remove_all(directory: str, kept: frozenset[str] = frozenset()) -> None:
+    for name in os.listdir(directory):
+        if name in kept:
+            continue
+        try:
+            os.unlink(f"{directory}/{name}")
+        except OSError as error:
+            raise CannotStart(
+                f"cannot remove {directory}/{name}: {error.strerror}; it is not ours, remove it"
+            ) from None
 
 
 def _take_lock(directory: str) -> int:
@@ -101,19 +112,10 @@ def _take_lock(directory: str) -> int:
     return descriptor
 
 
-def _sweep(find: Callable[[], list[Stat]]) -> tuple[int, ...]:
-    """The pids killed. Waits, but not for ever: for the start and the end of a supervisor only."""
+def _sweep(find: Callable[[], list[Stat]]) -> None:
+    """Waits, but not for ever: for the end of a supervisor only."""
     sweeper = Sweeper(find)
-    poller = select.poll()
-    poller.register(sweeper.descriptor, select.POLLIN)
-    deadline = time.monotonic() + SWEEP_SECONDS
-    while (rest := deadline - time.monotonic()) > 0:
-        poller.poll(rest * 1000)
-        try:
-            swept = sweeper.result()
-        except SweepFailed:
-            return ()
-        if swept is not None:
-            return swept.killed
-    sweeper.abandon()
-    return ()
+    sweeper.wait(SWEEP_SECONDS)
+    with suppress(SweepFailed):
+        if sweeper.result() is None:
+            sweeper.abandon()

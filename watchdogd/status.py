@@ -227,6 +227,8 @@ def to_json(view: StatusView) -> dict[str, Any]:
             "pid": view.published.pid,
             "uptime_seconds": seconds(age(view.as_of_ns, view.supervisor.get("started_ns"))),
             "last_tick_age_seconds": seconds(view.last_tick_age_ns),
+            "scheduling": view.supervisor.get("scheduling"),
+            "memory": view.supervisor.get("memory"),
             "lateness_seconds": {
                 "p50": seconds(view.lateness_ns(0.5)),
                 "p99": seconds(view.lateness_ns(0.99)),

@@ -64,6 +64,9 @@ def _supervisor(view: StatusView) -> Iterator[tuple[str, str]]:
     up = f"{'was up' if view.ended else 'up'} {span(age(view.as_of_ns, view.supervisor.get('started_ns')))}"
     last_tick = f"last tick {span(view.last_tick_age_ns)} ago"
     yield f"supervisor  pid {view.published.pid}  {up}  {last_tick}  late {late}", _PLAIN
+    scheduling = str(view.supervisor.get("scheduling", ""))
+    if scheduling not in ("", "normal") and not scheduling.startswith("fifo"):
+        yield f"  scheduling: {scheduling}", _YELLOW
     if view.supervisor.get("observe_only"):
         yield "  observe only: verdicts are recorded, nothing is signalled", _YELLOW
     if view.supervisor.get("stopping") and not view.ended:
@@ -90,15 +93,15 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
     yield _cells(_HEAD, widths, columns), _PLAIN
     for worker, row in zip(view.workers, rows, strict=True):
         # What could be done about a worker needs a supervisor to do it.
-        notes = [] if view.ended else list(_notes(worker, view.now_ns))
-        tone = _YELLOW if notes else _PLAIN
+        told = [] if view.ended else list(notes(worker, view.now_ns))
+        tone = _YELLOW if told else _PLAIN
         if not worker.as_it_should:
             tone = _RED
         yield _cells(row, widths, columns), tone
         below = [f"{_HEAD[i]} {row[i]}" for i in range(len(_HEAD)) if i not in columns and row[i] != "-"]
         if below:
             yield "  " + "  ".join(below), _PLAIN
-        yield from ((f"  ! {note}", tone) for note in notes)
+        yield from ((f"  ! {note}", tone) for note in told)
         incident = worker.body["last_incident"]
         if incident:
             what = " ".join(filter(None, (incident["verdict"], incident["operation"])))
@@ -159,7 +162,8 @@ def _detailed(detail: Detail, incident: dict[str, Any] | None) -> Iterator[str]:
         yield f"its output: {detail.output}"
 
 
-def _notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
+def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
+    """What a person should know of a worker, and what to do next."""
     body = worker.body
     if worker.phase in _NEXT:
         yield _NEXT[worker.phase].format(name=worker.name)
@@ -198,10 +202,11 @@ def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
         yield text, _RED if accelerator["blocked_by"] else _YELLOW if accelerator["frozen"] else _PLAIN
     for source in view.sources:
         if not source["up"]:
-            yield f"source {source['name']}: {_silence(view, source)}", _YELLOW
+            yield f"source {source['name']}: {silence(view, source)}", _YELLOW
 
 
-def _silence(view: StatusView, source: dict[str, Any]) -> str:
+def silence(view: StatusView, source: dict[str, Any]) -> str:
+    """Since when a source that is not up has told nothing, and why."""
     since = span(view.since(source["sample_ns"]))
     silent = "has never told anything" if source["sample_ns"] is None else f"silent for {since}"
     return f"{silent}; {source['note']}" if source["note"] else silent

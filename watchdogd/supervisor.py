@@ -9,12 +9,14 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import time
 from collections import deque
 from typing import Any
 
-from watchdogd import abi, events, launching, liveness, policy, procfs
+from watchdogd import abi, events, launching, liveness, policy, procfs, scope
 from watchdogd.acting import Actor, Happening, Order, PhaseChanged
+from watchdogd.adoption import Adoption
 from watchdogd.board import Board
 from watchdogd.commands import Commands
 from watchdogd.events import EventKind
@@ -25,9 +27,11 @@ from watchdogd.loop import Loop
 from watchdogd.model import SECOND, Finding, IncidentId, Phase, Settings, Verdict
 from watchdogd.notify import Notifier
 from watchdogd.orders import ALIVE, Occasion, OpenIncident, Trigger
-from watchdogd.process import become_realtime, become_subreaper
+from watchdogd.privileges import become_realtime, become_subreaper, lock_memory, pin
 from watchdogd.publication import Publication
-from watchdogd.runtime import Runtime
+from watchdogd.reload import Reload, execute_anew, listening
+from watchdogd.runtime import CannotStart, Runtime
+from watchdogd.succession import Succession, forget_retired
 from watchdogd.sweep import reap_ended
 from watchdogd.throttle import Throttle
 from watchdogd.watched import Watched
@@ -51,38 +55,70 @@ class Supervisor:
         self._next_ns = self._housekeeping_ns = started_ns
         self._incidents = 0
         self._reason = "unexpected error"  # of its end, unless it is told to
-        # First of all: it may wait for a network, and what is wrong here is wrong before anything was started.
-        identities = launching.identities(settings.workers)
+        self._identities = launching.Identities()
         become_subreaper()
         scheduling = become_realtime(settings.supervisor.realtime_priority)
-        runtime.clear_leftovers()
+        memory = lock_memory()
+        try:
+            pin(settings.supervisor.cpu_affinity)
+        except OSError as error:
+            raise CannotStart(f"supervisor.cpu_affinity: {error.strerror}; name CPUs that this machine has") from None
         boot_id = procfs.boot_id()
+        self._adoption = Adoption(runtime, boot_id)
+        self._succession = Succession(self._adoption, runtime, self.watched, started_ns)
+        if not self._adoption.adopted:  # else their deadlines come first: this may wait for a network
+            self._identities.look_up(settings.workers)
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)
         self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity)
-        throttle = Throttle(settings.supervisor.events_max_bytes)
-        self.journal = Journal(boot_id, events.last_seq(runtime.state_directory) + 1, throttle)
+        seq = max(events.last_seq(runtime.state_directory) + 1, self._adoption.next_seq)
+        self.journal = Journal(boot_id, seq, Throttle(settings.supervisor.events_max_bytes))
         self.loop = Loop(self._on_signals)
+        slice_name, scopes = scope.available(settings.supervisor.worker_slice)
         self.household = Household(settings, runtime, self.loop, self.journal, self._activity)
         self.actor = Actor(
-            runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, identities
+            runtime,
+            self.board,
+            self.loop,
+            self.journal,
+            self.fleet,
+            boot_id,
+            self._happenings,
+            self._identities,
+            slice_name,
         )
-        self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings)
+        self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
-            self.board, self.watched, self.household, settings, runtime, started_ns=started_ns, scheduling=scheduling
+            self.board,
+            self.watched,
+            self.household,
+            settings,
+            runtime,
+            started_ns=started_ns,
+            scheduling=scheduling,
+            memory=memory,
+            scopes=scopes,
         )
+        self._succession.begin(self.actor, self.loop, self._happenings, self._tell_problem)
+        if self._adoption.predecessor == os.getpid():
+            self.publication.reload("done")
+        self._reload = Reload(settings.files[0], self.loop, self._on_checked)
+        self._is_to_execute = False
 
     def run(self) -> None:
         """Until every worker has ended after ``stop``."""
         about = self.publication.about
         self._tell("started", **{name: about[name] for name in ("version", "config", "metrics", "scheduling")})
-        for watched in self.watched:
-            if watched.settings.autostart:
-                self._happenings.append(Happening(watched, Trigger.START))
+        adoption = self._adoption
+        if adoption.adopted or adoption.problems:
+            told = {"workers": adoption.adopted, "problems": adoption.problems}
+            self._tell("adopted", predecessor=adoption.predecessor, **told)
+        self.tick(0)
+        self._identities.look_up(self.settings.workers)
         gc.collect()
         gc.freeze()  # what lives for ever need not be looked at again
-        self.tick(0)
         self.notifier.ready()
+        listening()
         while not self.finished:
             late_ns = self.loop.wait(self._next_ns)
             if late_ns:
@@ -92,6 +128,8 @@ class Supervisor:
     def tick(self, late_ns: int) -> None:
         """One round. ``late_ns``: how long after the instant asked for the loop woke."""
         now_ns = time.monotonic_ns()
+        self._succession.look(now_ns)
+        self._reload.watch(now_ns)
         for watched in self.watched:
             self._observe(watched, late_ns, now_ns)
         for watched in self.fleet.standing():
@@ -102,15 +140,22 @@ class Supervisor:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._keep_house(now_ns)
             self._settle(now_ns)
+        if forget_retired(self.watched):
+            self.publication.changed()
         if self.stopping and all(w.state.phase in (Phase.STOPPED, Phase.UNKILLABLE) for w in self.watched):
             self.finished = True
         self._publish()
         self._next_ns = self._when_next(now_ns)
         self.board.tick(now_ns, time.monotonic_ns() - now_ns, self._next_ns)
         self.notifier.feed(now_ns)
+        if self._is_to_execute:
+            self._execute()
 
     def _when_next(self, now_ns: int) -> int:
         instants = [self._housekeeping_ns, *self.household.next_ns()]
+        for instant in (self._succession.until_ns, self._reload.deadline_ns):
+            if instant is not None:
+                instants.append(instant)
         for watched in self.watched:
             instants += watched.due_ns(now_ns)
         return max(min(instants), now_ns)
@@ -186,8 +231,8 @@ class Supervisor:
             incidents = [(w, order) for w, order in orders if isinstance(order, OpenIncident)]
             for watched, incident in incidents:
                 self.actor.count_incident(watched, incident)
-            # The rest of the vehicle may know before anything is done about it.
-            published_ns = self._publish() if incidents else None
+            # The rest of the vehicle, and the next supervisor, may know before anything is done about it.
+            published_ns = self._publish()
             for watched, order in orders:
                 self.actor.perform(watched, order, published_ns, now_ns)
 
@@ -225,11 +270,48 @@ class Supervisor:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         return IncidentId(f"{stamp}-{watched.settings.name}-{os.getpid()}.{self._incidents}")
 
+    # --- a new image ---
+
+    def _ask_reload(self, now_ns: int) -> None:
+        if not self.stopping:
+            self.publication.reload("checking")
+            self._reload.ask(now_ns)
+
+    def _on_checked(self, problem: str | None) -> None:
+        """The configuration on disk was looked at."""
+        if problem is None:
+            self._is_to_execute = True
+        else:
+            self.publication.reload("refused", problem)
+            self._tell("reload refused", reason=problem)
+
+    def _execute(self) -> None:
+        """Once every child has said who it is, unless all ends anyway. If it cannot be done, all goes on as before."""
+        unborn = [w for w in self.watched if w.state.phase is Phase.STARTING and not self.actor.is_born(w)]
+        if unborn or self.stopping:
+            return
+        self._is_to_execute = False
+        self._tell("reloading")
+        self.publication.changed()  # with the number of that event
+        self._publish()
+        self.notifier.reloading()
+        self.household.let_go()
+        try:
+            execute_anew()
+        except OSError as error:
+            self._on_checked(f"cannot execute {sys.executable}: {error.strerror}")
+            self.notifier.ready()
+
+    def _tell_problem(self, problem: str) -> None:
+        self._tell("problem", reason=problem)
+
     # --- told from outside ---
 
     def _on_signals(self, numbers: set[int]) -> None:
         for number in sorted(numbers & {signal.SIGTERM, signal.SIGINT}):
             self.stop(signal.Signals(number).name)
+        if signal.SIGHUP in numbers:
+            self._ask_reload(time.monotonic_ns())
         if signal.SIGCHLD in numbers:
             self._reap_orphans()
 
@@ -250,6 +332,7 @@ class Supervisor:
         """Reap descendants of workers that were orphaned to us; our own children are reaped by those who know them."""
         reap_ended()
         known = {w.process.pid for w in self.watched if w.process is not None} | self.household.pids()
+        known |= self._reload.pids()
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from watchdogd import abi, procfs
+from watchdogd import abi, procfs, scope
 from watchdogd.procfs import Identity
 
 DEADLINE_SECONDS = 2.0
@@ -80,21 +81,23 @@ def descendants(ancestor: int) -> list[procfs.Stat]:
     return [stat for stat in others if _descends(stat, ancestor, processes)]
 
 
-def leftovers(heartbeats: str) -> list[procfs.Stat]:
+def leftovers(heartbeats: str, kept: frozenset[str] = frozenset()) -> list[procfs.Stat]:
     """Every process whose environment names a heartbeat in this directory: what a dead supervisor left.
 
-    Not ourselves nor those we descend from: a supervisor may be started from a shell that a worker started.
+    But not those of the ``kept`` heartbeats, whose workers live on. Not ourselves nor those we descend from: a
+    supervisor may be started from a shell that a worker started.
     """
     prefix = heartbeats.encode() + b"/"
     processes = all_processes()
     me = processes.get(os.getpid())
-    marked = [stat for stat in processes.values() if stat.state not in "ZX" and _marked(stat.pid, prefix)]
+    spared = {path.encode() for path in kept}
+    marked = [stat for stat in processes.values() if stat.state not in "ZX" and _marked(stat.pid, prefix, spared)]
     return [stat for stat in marked if me is not None and stat is not me and not _descends(me, stat.pid, processes)]
 
 
-def _marked(pid: int, prefix: bytes) -> bool:
+def _marked(pid: int, prefix: bytes, spared: set[bytes]) -> bool:
     mark = marks(pid)
-    return mark is not None and mark.startswith(prefix)
+    return mark is not None and mark.startswith(prefix) and mark not in spared
 
 
 def _descends(stat: procfs.Stat, ancestor: int, processes: dict[int, procfs.Stat]) -> bool:
@@ -126,18 +129,28 @@ def kill(stat: procfs.Stat) -> bool:
     return True
 
 
-def sweep(find: Callable[[], list[procfs.Stat]]) -> Swept:
-    """Kill until none is left, or the deadline. A process that dies may leave new orphans, so look again."""
+def sweep(find: Callable[[], list[procfs.Stat]], cgroup: str | None = None) -> Swept:
+    """Kill until none is left, or the deadline. A process that dies may leave new orphans, so look again.
+
+    ``cgroup``: the worker's own; what is in it dies by one write, whatever it did to hide.
+    """
     killed: set[int] = set()
     deadline = time.monotonic() + DEADLINE_SECONDS
     pause = FIRST_PAUSE_SECONDS
     while True:
-        left = find()
+        left = find() if cgroup is None else _with_cgroup(find(), cgroup)
         if not left or time.monotonic() > deadline:
             return Swept(tuple(sorted(killed)), tuple(sorted(stat.pid for stat in left)))
         killed |= {stat.pid for stat in left if kill(stat)}
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _with_cgroup(found: list[procfs.Stat], cgroup: str) -> list[procfs.Stat]:
+    scope.kill(cgroup)
+    inside = (procfs.stat(pid) for pid in scope.processes(cgroup))
+    living = [stat for stat in inside if stat is not None and stat.state not in "ZX"]
+    return list({stat.pid: stat for stat in (*found, *living)}.values())
 
 
 class SweepFailed(Exception):
@@ -159,7 +172,7 @@ def reap_ended() -> None:
 class Sweeper:
     """A sweep in a child of its own. ``descriptor`` becomes readable when it has ended."""
 
-    def __init__(self, find: Callable[[], list[procfs.Stat]]) -> None:
+    def __init__(self, find: Callable[[], list[procfs.Stat]], cgroup: str | None = None) -> None:
         self.descriptor, send = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.pid = os.fork()
@@ -168,7 +181,7 @@ class Sweeper:
             os.close(send)
             raise
         if self.pid == 0:
-            _run(find, send)
+            _run(find, cgroup, send)
         _unreaped.append(self.pid)
         os.close(send)
 
@@ -185,18 +198,24 @@ class Sweeper:
         except (ValueError, KeyError, TypeError) as error:
             raise SweepFailed from error
 
+    def wait(self, seconds: float) -> None:
+        """Until its result is there, but no longer. For the start and the end of a supervisor only."""
+        poller = select.poll()
+        poller.register(self.descriptor, select.POLLIN)
+        poller.poll(seconds * 1000)
+
     def abandon(self) -> None:
         """It did not return: kill it and forget it. It may be stuck in the kernel, so it is not waited for."""
         os.kill(self.pid, signal.SIGKILL)
         os.close(self.descriptor)
 
 
-def _run(find: Callable[[], list[procfs.Stat]], send: int) -> NoReturn:
+def _run(find: Callable[[], list[procfs.Stat]], cgroup: str | None, send: int) -> NoReturn:
     try:
         # Nothing of the supervisor's may stay open in a child that may outlive it: its lock, sockets, pidfds.
         os.dup2(send, 0)
         os.closerange(3, 2**20)
-        swept = sweep(find)
+        swept = sweep(find, cgroup)
         os.write(0, json.dumps({"killed": swept.killed, "left": swept.left}).encode())
     finally:
         os._exit(0)

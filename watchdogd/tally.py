@@ -5,6 +5,7 @@ Invariant: pure, and every count only grows; a time to recovery is counted once,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from watchdogd import snapshot
@@ -21,6 +22,24 @@ class Tally:
         self._recovery_total_ns = 0
         self._stuck_since_ns: int | None = None  # entry of the call that the current recovery is from
         self._last_incident: dict[str, Any] | None = None
+
+    def recall(self, told: Mapping[str, Any]) -> None:
+        """Go on counting where ``describe`` ended. Raises ValueError, with nothing taken over."""
+        try:
+            hangs = {key: int(told["hangs"][key]) for key in snapshot.HANG_KEYS}
+            restarts = {str(reason): int(count) for reason, count in told["restarts"].items()}
+            recovery = [int(count) for count in told["recovery"]["counts"]]
+            recovery_total_ns = int(told["recovery"]["total_ns"])
+            would_have_killed, near_misses = int(told["would_have_killed"]), int(told["near_misses"])
+            stuck_since_ns = None if told["stuck_since_ns"] is None else int(told["stuck_since_ns"])
+            last_incident = None if told["last_incident"] is None else dict(told["last_incident"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not the counts of a worker: {error!r}") from None
+        if len(recovery) != len(self._recovery):
+            raise ValueError("not the counts of a worker: other bounds")
+        self._hangs, self._restarts, self._recovery = hangs, restarts, recovery
+        self._recovery_total_ns, self._stuck_since_ns = recovery_total_ns, stuck_since_ns
+        self._would_have_killed, self._near_misses, self._last_incident = would_have_killed, near_misses, last_incident
 
     def restart(self, reason: str) -> None:
         self._restarts[reason] = self._restarts.get(reason, 0) + 1
@@ -65,4 +84,5 @@ class Tally:
             "near_misses": self._near_misses,
             "recovery": {"counts": self._recovery, "total_ns": self._recovery_total_ns},
             "last_incident": self._last_incident,
+            "stuck_since_ns": self._stuck_since_ns,
         }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from watchdogd import abi, budget, inflight, liveness, owners, snapshot
+from watchdogd import abi, budget, inflight, liveness, memory, owners, snapshot
 from watchdogd.clearing import AGAIN_NS, RETRY_NS, Clearing
 from watchdogd.examination import Examination, fact
 from watchdogd.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
@@ -40,6 +40,8 @@ class Watched:
         self.examination = Examination(self.rules, self._threads)
         self.clearing = Clearing()
         self.tally = Tally()
+        self.launched = ""  # fingerprint of the settings that its process was started with
+        self.is_retired = False  # no longer in the configuration: to be forgotten once it has ended
         self.gone_ns: int | None = None  # when its last incarnation was gone because of a verdict
         # what is told about it
         self.heartbeat_error: str | None = None
@@ -198,9 +200,9 @@ class Watched:
     def signal(self, number: int) -> OSError | None:
         return None if self.process is None else self.process.signal(number)
 
-    def begin_sweep(self, now_ns: int) -> None:
-        if self.process is not None and self.reader is not None:
-            self.clearing.begin(self.process, self.reader.path, now_ns)
+    def begin_sweep(self, cgroup: str | None, now_ns: int) -> None:
+        if self.process is not None:
+            self.clearing.begin(self.process, "" if self.reader is None else self.reader.path, cgroup, now_ns)
             self.changed()
 
     def end_sweep(self, now_ns: int) -> Swept | None:
@@ -295,5 +297,7 @@ class Watched:
             "heartbeat_error": self.heartbeat_error,
             "last_error": self.last_error,
             "held": self.held,
+            "launched": self.launched,
+            "remembered": memory.remember(state),
             **self.tally.describe(),
         }

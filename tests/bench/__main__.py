@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import false_kills, guard, lateness, recovery, resources, tick
+from tests.bench import adoption, false_kills, guard, lateness, recovery, resources, tick
 from tests.bench.report import Bench, Row, Scale, as_json, table
 
 BENCHES: dict[str, Bench] = {
@@ -17,6 +17,7 @@ BENCHES: dict[str, Bench] = {
     "guard_c": guard.in_c,
     "tick": tick.run,
     "recovery": recovery.run,
+    "adoption": adoption.run,
     "resources": resources.run,
     "lateness": lateness.run,
     "false_kills": false_kills.run,

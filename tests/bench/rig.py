@@ -99,16 +99,24 @@ class Rig:
         config = self.directory / "watchdogd.toml"
         config.write_text("\n".join(parts), encoding="utf-8")
         self._log = (self.directory / "supervisor.log").open("wb")
-        command = [sys.executable, "-m", "watchdogd", "run", "-c", str(config)]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=self._log, stdout=self._log)
+        self._command = [sys.executable, "-m", "watchdogd", "run", "-c", str(config)]
+        self.launch()
         try:
-            wait_until(self._all_running, 60, f"workers running\n{self.log()}")
+            self.wait_running()
             if self._metrics:
                 wait_until((self.runtime / "exporter.address").exists, 20, "the exporter's address")
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def launch(self) -> int:
+        """A supervisor on these directories; the one before must have ended. Its pid."""
+        self.process = subprocess.Popen(self._command, cwd=ROOT, env=ENVIRONMENT, stderr=self._log, stdout=self._log)
+        return self.process.pid
+
+    def wait_running(self) -> None:
+        wait_until(self._all_running, 60, f"workers running\n{self.log()}")
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         if self.process.poll() is None:
@@ -133,6 +141,8 @@ class Rig:
         try:
             workers = self.workers()
         except board.BoardError:
+            return False
+        if self.published().pid != self.process.pid:
             return False
         return len(workers) == len(self._workers) and all(w["phase"] == "running" for w in workers)
 

@@ -59,7 +59,7 @@ def main() -> int:
                 print(f"{max(0.0, rest - 60) / 60:.0f} min left, {len(running.verdicts())} verdicts", file=sys.stderr)
             time.sleep(SETTLE_SECONDS)
             phases = {worker["name"]: worker["phase"] for worker in running.workers()}
-            outcome = compare(_lines(truth), running.events())
+            outcome = compare(lines(truth), running.events())
     for kind, count in sorted(outcome.done.items()):
         print(f"{kind:10} {count}")
     found = outcome.done.total() - len(outcome.missed)
@@ -94,7 +94,7 @@ def compare(truth: list[dict[str, Any]], events: list[dict[str, Any]]) -> Outcom
     return outcome
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
 
 

@@ -115,6 +115,7 @@ class FakeRuntime:
             boot_id=procfs.boot_id() if boot_id is None else boot_id,
             capacity=1 << 16,
         )
+        self.board.publish(b"{}")
         self.workers: dict[str, dict[str, Any]] = {}
         self.accelerators: list[dict[str, Any]] = []
         self.sources: list[dict[str, Any]] = []

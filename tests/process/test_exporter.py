@@ -120,7 +120,13 @@ def test_health_turns_bad_when_the_supervisor_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "method", "status"),
-    [("/", "GET", 404), ("/metrics", "POST", 405), ("/metrics?x=1", "GET", 200), ("/metrics", "HEAD", 200)],
+    [
+        ("/other", "GET", 404),
+        ("/", "GET", 200),
+        ("/metrics", "POST", 405),
+        ("/metrics?x=1", "GET", 200),
+        ("/metrics", "HEAD", 200),
+    ],
 )
 def test_other_requests_get_their_status(exporter: Exporter, path: str, method: str, status: int) -> None:
     told, headers, body = exporter.ask(path, method)

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.running import ROOT, gone, wait_until
+from watchdogd import birth as births
 from watchdogd.model import Exit
-from watchdogd.process import EXEC_FAILED, Launch, Process, adopt, launch, read_birth
+from watchdogd.process import Process, adopt, hold
 from watchdogd.procfs import Identity
+from watchdogd.spawning import EXEC_FAILED, Launch, launch
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def ended(process: Process) -> Exit | None:
 @pytest.mark.parametrize("pid", [0, -1])
 def test_no_process_has_a_pid_below_one(pid: int) -> None:
     with pytest.raises(ValueError, match="refusing"):
-        Process(pid, -1)
+        hold(pid)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_a_signal_right_after_the_fork_is_not_lost_and_does_not_reach_the_parent
     """
     program = """
 import os, select, signal, socket
-from watchdogd.process import Launch, launch
+from watchdogd.spawning import Launch, launch
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 receive, send = socket.socketpair()
 send.setblocking(False)
@@ -151,7 +153,7 @@ assert not select.select([receive], [], [], 0)[0], "the parent took it for its o
 def test_a_child_dies_with_its_parent_unless_it_is_told_to_finish() -> None:
     program = """
 import os
-from watchdogd.process import Launch, launch
+from watchdogd.spawning import Launch, launch
 for die in (True, False):
     print(launch(Launch(("sleep", "60"), dict(os.environ), die_with_parent=die)).pid, flush=True)
 input()
@@ -186,7 +188,7 @@ def stranger(script: str = "exec sleep 60") -> Iterator[int]:
 
 
 def identity(pid: int) -> Identity:
-    process = Process(pid)
+    process = hold(pid)
     process.close()
     return process.identity
 
@@ -195,7 +197,7 @@ def test_a_child_tells_who_it_is_before_it_is_the_worker(tmp_path: Path) -> None
     birth = str(tmp_path / "birth")
     with launched("cat", birth, birth=birth) as process:
         assert ended(process) == Exit(code=0)  # it was there when the program began
-        assert read_birth(birth) == process.identity
+        assert births.read(birth) == births.Birth(process.identity)
 
 
 def test_a_birth_that_somebody_planted_is_no_worker(tmp_path: Path) -> None:
@@ -207,16 +209,16 @@ def test_a_birth_that_somebody_planted_is_no_worker(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-@pytest.mark.parametrize("text", ["", "12", "12 x", "0 5", "-1 5", "1 2 3"])
+@pytest.mark.parametrize("text", ["", "12", "12 5", "12 x\n\n\n", "0 5\n\n\n", "-1 5\n\n\n", "1 2 3\n\n\n", "1 2\n\n"])
 def test_half_a_birth_is_none(tmp_path: Path, text: str) -> None:
     tmp_path.joinpath("birth").write_text(text)
-    assert read_birth(str(tmp_path / "birth")) is None
+    assert births.read(str(tmp_path / "birth")) is None
 
 
 def test_a_process_is_adopted_by_its_pid_and_start() -> None:
     with stranger() as pid:
         process = adopt(identity(pid))
-        assert process is not None and not process.is_child
+        assert not process.is_child
         assert process.exit_status() is None
         assert process.signal(signal.SIGKILL) is None
         assert ended(process) == Exit()
@@ -226,20 +228,23 @@ def test_a_process_is_adopted_by_its_pid_and_start() -> None:
 
 def test_a_younger_process_of_the_same_pid_is_not_adopted() -> None:
     with stranger() as pid:
-        assert adopt(Identity(pid, identity(pid).start_ticks - 1)) is None
+        other = adopt(Identity(pid, identity(pid).start_ticks - 1))
+        assert other.exit_status() == Exit()
+        assert other.signal(signal.SIGKILL) is None
+        other.reap()
         assert not gone(pid)
 
 
 def test_a_process_that_is_gone_is_not_adopted() -> None:
     with stranger("exit 0") as pid:
         wait_until(lambda: gone(pid))
-        assert adopt(Identity(pid, 1)) is None
+        assert adopt(Identity(pid, 1)).exit_status() == Exit()
 
 
 def test_a_child_of_ours_is_adopted_with_its_exit_status() -> None:
     child = subprocess.Popen(["sleep", "60"])
     process = adopt(identity(child.pid))
-    assert process is not None and process.is_child
+    assert process.is_child
     process.signal(signal.SIGTERM)
     assert ended(process) == Exit(signal=signal.SIGTERM)
     process.reap()
@@ -250,15 +255,15 @@ def test_a_child_whose_supervisor_is_dead_does_not_begin(tmp_path: Path) -> None
     """``python`` launches and is gone at once; the child's check comes after its birth was told."""
     birth, begun = tmp_path / "birth", tmp_path / "begun"
     program = (
-        "import os, signal, sys; from watchdogd import process\n"
-        "prepare = process._tell_birth\n"
-        "def slow(path):\n"
+        "import os, signal, sys; from watchdogd import birth as births, spawning\n"
+        "tell = births.tell\n"
+        "def slow(*words):\n"
         "    while os.getppid() == parent: pass\n"
-        "    prepare(path)\n"
-        "process._tell_birth, parent = slow, os.getpid()\n"
+        "    tell(*words)\n"
+        "births.tell, parent = slow, os.getpid()\n"
         f"touch, birth = ('touch', {str(begun)!r}), {str(birth)!r}\n"
-        "launch = process.Launch(touch, dict(os.environ), die_with_parent=False, birth=birth)\n"
-        "print(process.launch(launch).pid, flush=True); os._exit(0)"
+        "launch = spawning.Launch(touch, dict(os.environ), die_with_parent=False, birth=birth)\n"
+        "print(spawning.launch(launch).pid, flush=True); os._exit(0)"
     )
     ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=15, check=True, cwd=ROOT)
     pid = int(ran.stdout)

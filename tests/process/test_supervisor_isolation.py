@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 
 import pytest
 
 from tests.helpers.running import Supervised, wait_until, worker
-from watchdogd import abi
+from watchdogd import abi, sweep
 
 REPORT = """import json
 report = {
@@ -120,3 +121,25 @@ def test_each_incarnation_has_a_heartbeat_of_its_own() -> None:
         supervised.wait_phase("a", "running", 4)
         kept = sorted(path.name for path in (supervised.runtime / "heartbeats").iterdir())
         assert kept == ["a.3", "a.4"]  # the last one's final counts, for those who add them up
+
+
+def test_a_pinned_supervisor_does_not_pin_its_workers_and_helpers() -> None:
+    cpus = os.sched_getaffinity(0)
+    if len(cpus) < 2:
+        pytest.skip("needs two CPUs")
+    pinned = {"cpu_affinity": [min(cpus)]}
+    with Supervised({"a": worker("serve()")}, supervisor=pinned, metrics={"listen": "127.0.0.1:0"}) as supervised:
+        supervised.wait_phase("a", "running")
+        assert os.sched_getaffinity(supervised.process.pid) == {min(cpus)}
+        children = [stat.pid for stat in sweep.descendants(supervised.process.pid)]
+        assert len(children) >= 3  # the worker, the recorder, the exporter
+        assert {frozenset(os.sched_getaffinity(pid)) for pid in children} == {frozenset(cpus)}
+
+
+def test_a_cpu_that_is_not_there_ends_the_start_with_a_word_about_it() -> None:
+    supervised = Supervised({"a": worker("serve()")}, supervisor={"cpu_affinity": [8191]})
+    try:
+        status, said = supervised.second()
+        assert (status, "supervisor.cpu_affinity" in said, "Traceback" in said) == (1, True, False)
+    finally:
+        shutil.rmtree(supervised.directory)

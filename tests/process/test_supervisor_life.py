@@ -126,8 +126,9 @@ def test_a_killed_supervisor_takes_its_workers_along_and_its_successor_clears_up
         assert not any(map(gone, orphans))  # what no kernel kills for us
         last = supervised.events()[-1]
         supervised.start()
+        wait_until(lambda: supervised.worker("a")["incarnation"] == 2)
         assert all(map(gone, orphans))
-        supervised.wait_phase("a", "running", 1)
+        supervised.wait_phase("a", "running", 2)
         supervised.wait_event("ready", "a", 2)
         everything = supervised.events()
         numbers = [event["seq"] for event in everything]
@@ -143,7 +144,7 @@ def test_a_stale_socket_and_heartbeat_do_not_stop_the_next_start() -> None:
         assert (supervised.runtime / "control.sock").exists()
         assert (supervised.runtime / "heartbeats" / "a.1").exists()
         supervised.start()
-        supervised.wait_phase("a", "running", 1)
+        supervised.wait_phase("a", "running", 2)
         supervised.ask("restart", "a")
 
 

@@ -149,7 +149,8 @@ hear()
     with run_worker(source, implementation, heartbeat.path) as worker:
         assert worker.hear() == "'mine'"
         assert words(heartbeat, worker.pid) == (0, 0)
-        assert heartbeat.total("stage") == heartbeat.total("step") == 0
+        (lane,) = heartbeat.thread_lanes(worker.pid)
+        assert heartbeat.lane(lane, "stage") == heartbeat.total("step") == 0
         assert heartbeat.total("steps_done") == 1
 
 

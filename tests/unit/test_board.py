@@ -25,6 +25,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def writer(path: Path) -> Iterator[Board]:
     writer = Board(str(path), pid=4321, boot_id=BOOT_ID, capacity=1000)
+    writer.publish(b"{}")
     yield writer
     writer.close()
 
@@ -92,10 +93,20 @@ def test_a_new_supervisor_makes_a_new_file(path: Path, writer: Board) -> None:
     writer.publish(b'{"first": 1}')
     before = path.stat().st_ino
     second = Board(str(path), pid=5555, boot_id=BOOT_ID, capacity=1000)
+    assert board.read(str(path)).body == {"first": 1}  # to go on from, if this one is killed now
+    second.publish(b'{"second": 1}')
     writer.publish(b'{"late": 1}')  # by a predecessor that does not know
     assert path.stat().st_ino != before
-    assert (board.read(str(path)).pid, board.read(str(path)).body) == (5555, {})
+    assert (board.read(str(path)).pid, board.read(str(path)).body) == (5555, {"second": 1})
     second.close()
+
+
+@pytest.mark.usefixtures("writer")
+def test_what_a_supervisor_left_that_was_killed_before_its_first_body_is_removed(path: Path) -> None:
+    Board(str(path), pid=5555, boot_id=BOOT_ID, capacity=1000).close()
+    assert [other.name for other in path.parent.iterdir() if other != path] == ["board.5555.new"]
+    Board(str(path), pid=5556, boot_id=BOOT_ID, capacity=1000).close()
+    assert [other.name for other in path.parent.iterdir() if other != path] == ["board.5556.new"]
 
 
 def test_a_missing_board_says_that_no_supervisor_ran(path: Path) -> None:

@@ -125,6 +125,8 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("supervisor", "events_max_bytes", '"9MiB"', "events_max_bytes", 9 << 20),
     ("supervisor", "events_max_bytes", "65537", "events_max_bytes", 65537),
     ("supervisor", "log_format", '"json"', "log_format", "json"),
+    ("supervisor", "worker_slice", '"vehicle-models.slice"', "worker_slice", "vehicle-models.slice"),
+    ("supervisor", "worker_slice", '""', "worker_slice", ""),
     ("metrics", "listen", '"0.0.0.0:1234"', "listen", "0.0.0.0:1234"),
     ("metrics", "listen", '"[::1]:19877"', "listen", "[::1]:19877"),
     ("metrics", "listen", '"localhost:0"', "listen", "localhost:0"),
@@ -173,6 +175,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "group", '"root"', "group", "root"),
     ("workers.NAME", "environment", '{ X = "1" }', "environment", (("X", "1"),)),
     ("workers.NAME", "working_directory", '"/"', "working_directory", "/"),
+    ("supervisor", "cpu_affinity", f'"{OURS[0]}-{OURS[0]}"', "cpu_affinity", (OURS[0],)),
     ("workers.NAME", "cpu_affinity", str(OURS[::-1]), "cpu_affinity", tuple(OURS)),
     ("workers.NAME", "cpu_affinity", f'"{OURS[0]}-{OURS[0]}"', "cpu_affinity", (OURS[0],)),
     ("workers.NAME", "nice", "-20", "nice", -20),
@@ -182,7 +185,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "cuda_visible_devices", '"0,1"', "cuda_visible_devices", "0,1"),
     ("workers.NAME", "output", '"journal"', "output", "journal"),
     ("workers.NAME", "output_max_bytes", '"64KiB"', "output_max_bytes", 65536),
-    ("workers.NAME", "on_supervisor_exit", '"kill"', "on_supervisor_exit", "kill"),
+    ("workers.NAME", "on_supervisor_exit", '"keep"', "on_supervisor_exit", "keep"),
 ]
 
 
@@ -470,7 +473,7 @@ BAD = [
     ('output_max_bytes = "8MB"', A + "output_max_bytes", "not a size", "KiB, MiB or GiB"),
     ("output_max_bytes = 12", A + "output_max_bytes", "out of range", "4KiB"),
     ("output_max_bytes = 1.5", A + "output_max_bytes", "is a float", '"8MiB"'),
-    ('on_supervisor_exit = "keep"', A + "on_supervisor_exit", "not supported yet", '"kill"'),
+    ('on_supervisor_exit = "adopt"', A + "on_supervisor_exit", "none of its values", '"kill" or "keep"'),
     ('user = "no-such-user"', A + "user", "there is no user", "create it"),
     ('group = "no-such-group"', A + "group", "there is no group", "create it"),
     ('[workers."a b"]\ncommand = ["python3"]', 'workers."a b"', "not a worker's name", "1 to 48"),

@@ -21,7 +21,10 @@ def settings(name: str, user: str | None = None, group: str | None = None) -> Wo
 
 def test_each_worker_has_the_identity_it_was_configured() -> None:
     group = grp.getgrgid(ME.pw_gid).gr_name
-    found = launching.identities([settings("own"), settings("me", ME.pw_name), settings("grouped", group=group)])
+    workers = [settings("own"), settings("me", ME.pw_name), settings("grouped", group=group)]
+    identities = launching.Identities()
+    identities.look_up(workers)
+    found = {worker.name: identities.of(worker) for worker in workers}
     groups = tuple(os.getgrouplist(ME.pw_name, ME.pw_gid))
     assert found == {
         "own": None,
@@ -33,11 +36,11 @@ def test_each_worker_has_the_identity_it_was_configured() -> None:
 @pytest.mark.parametrize("key", ["user", "group"])
 def test_an_unknown_name_is_a_start_up_error_that_names_the_worker(key: str) -> None:
     with pytest.raises(CannotStart, match=r"worker model_h .*'nobody-such'.*workers\.model_h"):
-        launching.identities([settings("fine"), settings("model_h", **{key: "nobody-such"})])
+        launching.Identities().look_up([settings("fine"), settings("model_h", **{key: "nobody-such"})])
 
 
 def test_what_is_launched_runs_as_what_was_looked_up_at_the_start() -> None:
     """Not looked up again: the name may stand for nothing any more, or for a network that does not answer."""
     ids = (17, 18, (18, 19))
-    launch = launching.request(settings("a", user="nobody-such"), "/heartbeat", None, {}, ids)
+    launch = launching.request(settings("a", user="nobody-such"), "/heartbeat", "/birth", None, {}, ids)
     assert launch.ids == ids

@@ -73,6 +73,8 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
             "pid": None,
             "uptime_seconds": None,
             "last_tick_age_seconds": None,
+            "scheduling": None,
+            "memory": None,
             "lateness_seconds": {"p50": None, "p99": None, "max": None},
         },
         "workers": [

@@ -84,6 +84,7 @@ _SUPERVISOR = _table(
             integer_kind(0, 99),
             "SCHED_FIFO priority of the supervisor alone, if permitted; 0: none",
         ),
+        ("cpu_affinity", values.CPUS, 'CPUs of the supervisor alone: `[0]` or `"0-1"`; `[]`: all'),
         ("late_margin", _DURATION, "a wake-up later than this was a stalled machine, not a hung worker"),
         ("hold_max", _DURATION_OR_ZERO, "longest deferral of a kill in favour of a coupled worker that hung earlier"),
         ("events_max_bytes", values.SIZE, "size at which the events file is rotated"),
@@ -92,6 +93,11 @@ _SUPERVISOR = _table(
             choice_kind("auto", "text", "json", "journal"),
             "the log: lines on standard error, or entries of systemd's journal; auto: journal where standard error is"
             " that, else text",
+        ),
+        (
+            "worker_slice",
+            values.SLICE,
+            'systemd slice in which each worker gets a scope of its own; `""`: they stay in the supervisor\'s cgroup',
         ),
     ],
 )
@@ -201,7 +207,7 @@ _WORKER = [
             ("output_max_bytes", values.SIZE, "size at which its output file is rotated"),
             (
                 "on_supervisor_exit",
-                choice_kind("kill", unsupported={"keep": "is not supported yet"}),
+                choice_kind("kill", "keep"),
                 "what becomes of it when the supervisor dies",
             ),
         ],

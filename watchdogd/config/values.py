@@ -264,6 +264,7 @@ CPUS = Kind("integers or string", read_cpus)
 DIRECTORY = Kind("absolute path", read_directory)
 LISTEN = Kind('"ADDRESS:PORT"', read_listen)
 ACCELERATOR_NAME = pattern_kind("an accelerator", ACCELERATOR, 'write "gpuN" or "dlaN", such as "gpu0" or "dla1"')
+SLICE = pattern_kind("a systemd slice", re.compile(r"([\w:.\\-]+\.slice)?"), 'write "NAME.slice", or "" for none')
 SCHEDULING = pattern_kind(
     "a scheduling policy",
     _SCHEDULING,

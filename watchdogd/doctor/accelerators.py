@@ -18,10 +18,10 @@ from importlib import metadata
 from watchdogd.cuda_bindings import holds_gil
 from watchdogd.doctor.words import Machine, Outcome, degraded, missing, ok, unknown
 from watchdogd.model import LoadSample
-from watchdogd.process import Launch, launch
 from watchdogd.sources import nvgpu, tegrastats
 from watchdogd.sources.child import Unavailable
 from watchdogd.sources.lines import LineBuffer
+from watchdogd.spawning import Launch, launch
 
 NO_DRIVER = "install NVIDIA's driver (on Jetson: JetPack); start a container with docker run --gpus all, on Jetson"
 NO_DRIVER += " --runtime nvidia"

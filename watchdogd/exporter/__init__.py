@@ -1,1 +1,1 @@
-"""The exporter: /metrics, /healthz and /readyz from a process of its own, which reads what the supervisor publishes."""
+"""The exporter: /metrics, /healthz, /readyz and a page, from a process that reads what the supervisor publishes."""

@@ -17,7 +17,8 @@ import time
 from watchdogd.config.values import host_and_port
 from watchdogd.exporter import health
 from watchdogd.exporter.collector import Exposition
-from watchdogd.exporter.server import Page, Server
+from watchdogd.exporter.page import StatusPage
+from watchdogd.exporter.server import Page, Server, shared
 
 EXIT_PORT_TAKEN = 75  # EX_TEMPFAIL
 LOOK_SECONDS = 1.0  # between scrapes: an incarnation that lives longer than this is not missed
@@ -40,7 +41,9 @@ async def _serve(runtime_dir: str, listen: str) -> int:
         good, body = judge(runtime_dir, time.monotonic_ns())
         return Page(200 if good else 503, "application/json", json.dumps(body).encode() + b"\n")
 
+    site = StatusPage(runtime_dir, exposition)
     pages = {
+        "/": shared(site.page),
         "/metrics": exposition.page,
         "/healthz": lambda: answer(health.healthz),
         "/readyz": lambda: answer(health.readyz),
@@ -56,7 +59,7 @@ async def _serve(runtime_dir: str, listen: str) -> int:
     _watch_standard_input(ended)
     async with server:
         while not ended.is_set():
-            exposition.look()
+            site.look()
             try:
                 await asyncio.wait_for(ended.wait(), LOOK_SECONDS)
             except asyncio.TimeoutError:

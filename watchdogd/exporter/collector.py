@@ -1,6 +1,6 @@
 """The collector: at a scrape, one reading of the board, the heartbeats and ``/proc``.
 
-Invariant: scrapes that come within ``SHARED_NS`` share one rendering, so that their number costs nothing.
+Invariant: scrapes that come close together share one rendering, so that their number costs nothing.
 """
 
 from __future__ import annotations
@@ -19,27 +19,17 @@ from prometheus_client.registry import Collector
 from watchdogd import board, status
 from watchdogd.exporter import families
 from watchdogd.exporter.history import Histories, processes
-from watchdogd.exporter.server import Page
+from watchdogd.exporter.server import Page, shared
 from watchdogd.exporter.text import render
-
-SHARED_NS = 250_000_000
 
 
 class Exposition(Collector):
     def __init__(self, runtime_dir: str) -> None:
         self._path = os.path.join(runtime_dir, board.FILE_NAME)
-        self._histories = Histories()
+        self.histories = Histories()
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        self._page: Page | None = None
-        self._rendered_ns = 0
-
-    def page(self) -> Page:
-        now_ns = time.monotonic_ns()
-        if self._page is None or now_ns - self._rendered_ns >= SHARED_NS:
-            self._page = Page(200, CONTENT_TYPE_LATEST, render(self.registry))
-            self._rendered_ns = now_ns
-        return self._page
+        self.page = shared(lambda: Page(200, CONTENT_TYPE_LATEST, render(self.registry)))
 
     def look(self) -> board.Published | None:
         """Follow the workers to their present incarnations; None without a board."""
@@ -47,7 +37,7 @@ class Exposition(Collector):
             published = board.read(self._path)
         except board.BoardError:
             return None
-        self._histories.look(published.body.get("workers", []), time.monotonic_ns(), time.time())
+        self.histories.look(published.body.get("workers", []), time.monotonic_ns(), time.time())
         return published
 
     def describe(self) -> Iterator[Metric]:
@@ -64,7 +54,7 @@ class Exposition(Collector):
             yield from families.of_workers([self._worker(body, now_ns) for body in published.body.get("workers", [])])
 
     def _worker(self, body: Mapping[str, Any], now_ns: int) -> families.Worker:
-        history = self._histories[body["name"]]
+        history = self.histories[body["name"]]
         pid, pulse = body["pid"], history.pulse
         return families.Worker(
             body=body,

@@ -80,6 +80,10 @@ def of_supervisor(published: Published, now_ns: int, wall_seconds: float) -> Ite
     text = "Events that a storm had too many of to be recorded."
     yield plain("events_suppressed", "counter", text, [((), events.get("suppressed", 0))])
 
+    reload = published.body.get("supervisor", {}).get("reload", {})
+    text = "0 if the last configuration asked to be loaded was refused, else 1."
+    yield plain("config_last_reload_successful", "gauge", text, [((), reload.get("outcome") != "refused")])
+
     sources = published.body.get("sources", [])
     for name, kind, text, value in (
         ("up", "gauge", "1 while a load source delivers samples in time.", lambda s: s["up"]),

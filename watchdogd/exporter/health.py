@@ -32,6 +32,12 @@ def readyz(runtime_dir: str, now_ns: int) -> Answer:
         view = status.collect(runtime_dir, now_ns)
     except board.BoardError as error:
         return False, {"ok": False, "reasons": [str(error)]}
+    reasons = unready(view)
+    return not reasons, {"ok": not reasons, "reasons": reasons}
+
+
+def unready(view: status.StatusView) -> list[str]:
+    """Why work should not be given to the workers; nothing if it may."""
     reasons = [f"supervisor: {view.fault}"] if view.fault else []
     if "supervisor" not in view.published.body:
         reasons.append("supervisor: has not published anything yet")
@@ -41,4 +47,4 @@ def readyz(runtime_dir: str, now_ns: int) -> Answer:
         elif worker.body["required"] and worker.body["held"]:
             reasons.append(f"worker {worker.name}: overdue, its kill waits")
     reasons += [f"source {source['name']}: silent" for source in view.sources if not source["up"]]
-    return not reasons, {"ok": not reasons, "reasons": reasons}
+    return reasons

@@ -48,7 +48,7 @@ class WorkerHistory:
         self._current = Totals()
         self._reader: HeartbeatReader | None = None
         self._incarnation: tuple[str, int] | None = None
-        self._steps: int | None = None
+        self.steps: int | None = None  # done, over all incarnations, at the last look
 
     def look(self, body: Mapping[str, Any], now_ns: int, wall_seconds: float) -> None:
         """Follow the worker to its current incarnation, and see whether it stepped."""
@@ -62,9 +62,9 @@ class WorkerHistory:
         self.pulse = self._read_pulse()
         if self.pulse is not None:
             steps = self._finished.steps + max(self._current.steps, sum(self.pulse.column("steps_done")))
-            if self._steps is not None and steps > self._steps:
+            if self.steps is not None and steps > self.steps:
                 self.last_step_at = wall_seconds
-            self._steps = steps
+            self.steps = steps
 
     def totals(self) -> Totals:
         """Everything so far, this moment's counts included."""

@@ -1,4 +1,4 @@
-"""A worker for the soak: ``fickle.py NAME TRUTH UNTIL`` - at random it hangs, crashes, is slow, or goes on.
+"""A worker for the soak: ``fickle.py NAME TRUTH UNTIL [TIMES]`` - at random it hangs, crashes, is slow, or goes on.
 
 What it is about to do is a line of TRUTH first: ``{"worker", "pid", "does", "at_ns"}``. After UNTIL (CLOCK_MONOTONIC
 seconds) it only goes on. Invariant: no sync that it returns from was asked to take longer than SLOW seconds.
@@ -23,6 +23,7 @@ ODDS = {
 }  # of a step; 100 steps a second
 
 name, truth, until = sys.argv[1], sys.argv[2], float(sys.argv[3])
+times = float(sys.argv[4]) if len(sys.argv) > 4 else 1.0  # as often
 worker = wd.attach()
 
 
@@ -34,7 +35,8 @@ def tell(does: str) -> None:
 
 
 def choose() -> str:
-    does = random.choices([*ODDS, "go on"], [*ODDS.values(), 1 - sum(ODDS.values())])[0]
+    odds = [times * chance for chance in ODDS.values()]
+    does = random.choices([*ODDS, "go on"], [*odds, 1 - sum(odds)])[0]
     if time.monotonic() >= until:
         return "go on"
     if does not in ("go on", "slow"):

@@ -1,0 +1,170 @@
+"""Workers outlive their supervisor, and the next one goes on with them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.helpers.running import Supervised, gone, wait_until, worker
+
+DEADLINES = {"startup": "20s", "step": "400ms", "sync": "200ms"}
+SERVE = "serve()"
+HANG_AT_GO = "serve_until('go')\nwith worker.call('sync'): hang()"
+
+
+def kept(body: str = SERVE, **keys: Any) -> dict[str, Any]:
+    return worker(body, on_supervisor_exit="keep", **{"deadlines": DEADLINES, **keys})
+
+
+@contextmanager
+def supervised(*bodies: dict[str, Any], **tables: Any) -> Iterator[Supervised]:
+    """One supervisor with workers a, b, ...; its end is orderly, whoever came in between."""
+    with Supervised(dict(zip("abcdef", bodies, strict=False)), **tables) as running:
+        yield running
+
+
+def killed(running: Supervised) -> None:
+    running.stop(signal.SIGKILL)
+
+
+def test_a_worker_outlives_its_supervisor_and_is_adopted_unharmed() -> None:
+    with supervised(kept()) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        steps = running.view("a")["steps"]
+        killed(running)
+        assert not gone(pid)
+        running.start()
+        body = running.wait_phase("a", "running", 1)
+        assert (body["pid"], body["incarnation"], body["restarts"]) == (pid, 1, {})
+        wait_until(lambda: running.view("a")["steps"] > steps)
+        adopted = running.wait_event("supervisor", change="adopted")
+        assert (adopted["workers"], adopted["problems"]) == (["a"], [])
+        assert running.events("verdict") == running.events("gone") == []
+
+
+def test_a_worker_that_is_not_to_outlive_its_supervisor_is_started_again_without_a_restart_of_its_own() -> None:
+    with supervised(worker(SERVE, deadlines=DEADLINES)) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        killed(running)
+        wait_until(lambda: gone(pid))
+        running.start()
+        body = running.wait_phase("a", "running", 2)
+        assert body["budget_left"] == 5
+        assert running.events("verdict") == []
+
+
+def test_an_adopted_worker_that_hangs_is_killed_and_replaced() -> None:
+    with supervised(kept(HANG_AT_GO), kept()) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        other = running.wait_phase("b", "running", 1)["pid"]
+        killed(running)
+        running.start()
+        running.wait_phase("a", "running", 1)
+        running.touch("go")
+        assert running.wait_event("gone", "a")["exit"] == "exited (status unknown)"
+        assert gone(pid)
+        running.wait_phase("a", "running", 2)  # and hangs again, for ever: "go" stays
+        assert running.wait_event("verdict", "a")["pid"] == pid
+        assert running.worker("b")["pid"] == other
+
+
+def test_a_worker_that_hung_while_nobody_watched_is_found_in_the_first_tick() -> None:
+    with supervised(kept(HANG_AT_GO)) as running:
+        running.wait_phase("a", "running", 1)
+        killed(running)
+        running.touch("go")
+        running.let_pass_alone(0.5)
+        running.start()
+        verdict = running.wait_event("verdict", "a")
+        adopted = running.wait_event("supervisor", change="adopted")
+        assert verdict["detected_ns"] - adopted["monotonic_ns"] < 50_000_000
+        assert verdict["detected_ns"] - verdict["deadline_ns"] > 100_000_000
+
+
+def test_a_worker_that_ended_while_nobody_watched_is_replaced_and_its_exit_is_unknown() -> None:
+    with supervised(kept()) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        killed(running)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: gone(pid))
+        running.start()
+        body = running.wait_phase("a", "running", 2)
+        assert body["restarts"] == {"crashed": 1} and body["budget_left"] == 4
+        assert running.wait_event("gone", "a")["exit"] == "exited (status unknown)"
+
+
+def test_a_spent_budget_is_still_spent_for_the_next_supervisor() -> None:
+    crash = kept("worker.ready(); sys.exit(3)", restart={"budget": 2, "backoff": "10ms"})
+    with supervised(crash, kept()) as running:
+        running.wait_phase("a", "quarantined")
+        running.wait_phase("b", "running")
+        incarnation = running.worker("a")["incarnation"]
+        killed(running)
+        running.start()
+        running.let_pass(0.3)
+        body = running.worker("a")
+        assert (body["phase"], body["incarnation"], body["budget_left"]) == ("quarantined", incarnation, 0)
+        running.ask("reset", "a")
+        running.wait_phase("a", "quarantined")
+        assert running.worker("a")["incarnation"] > incarnation
+
+
+@pytest.mark.parametrize(("command", "phase"), [("stop", "stopped"), ("pause", "paused")])
+def test_what_an_operator_asked_for_holds_for_the_next_supervisor(command: str, phase: str) -> None:
+    with supervised(kept()) as running:
+        running.wait_phase("a", "running")
+        running.ask(command, "a")
+        running.wait_phase("a", phase)
+        killed(running)
+        running.start()
+        running.let_pass(0.2)
+        assert running.worker("a")["phase"] == phase
+
+
+def test_a_kill_that_was_under_way_is_finished_for_the_same_incident() -> None:
+    """SIGSTOPped before its SIGKILL could be sent is not to be had from outside; held, it is."""
+    slow = {"hold_max": "3s"}
+    # b is coupled and on a DLA: while it may have frozen first, a's kill is held.
+    dla = kept("serve_until('go')\nwith worker.call('sync'): hang()", accelerator="dla0", deadlines={"sync": "1500ms"})
+    gpu = kept("serve_until('go')\nwith worker.call('sync'): hang()", accelerator="gpu0", coupled_with=["dla0"])
+    with supervised(gpu, dla, supervisor=slow) as running:
+        first = running.wait_phase("a", "running", 1)["pid"]
+        running.wait_phase("b", "running", 1)
+        running.touch("go")
+        verdict = running.wait_event("verdict", "a")
+        wait_until(lambda: running.worker("a")["held"])
+        killed(running)
+        assert not gone(first)
+        running.directory.joinpath("go").unlink()
+        running.start()
+        running.wait_phase("a", "running", 2)
+        assert [event["incident"] for event in running.events("verdict", "a")] == [verdict["incident"]]
+        assert running.wait_event("signal", "a", signal="SIGKILL")["incident"] == verdict["incident"]
+        assert running.wait_event("ready", "a", incident=verdict["incident"])["recovery_seconds"] > 0.2
+
+
+def test_a_birth_that_names_somebody_else_is_not_believed() -> None:
+    with supervised(kept()) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        birth = running.runtime / "births" / "a.1"
+        killed(running)
+        birth.write_text(f"{os.getpid()} 1\n")  # a pid that was used again: the start tells
+        running.start()
+        running.wait_phase("a", "running", 2)
+        assert gone(pid)  # by its environment; and we live
+
+
+def test_without_a_memory_that_can_be_believed_everything_starts_anew() -> None:
+    with supervised(kept()) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        killed(running)
+        board = running.runtime / "board"
+        board.write_bytes(b"nonsense" + board.read_bytes()[8:])
+        running.start()
+        assert running.wait_phase("a", "running", 1)["pid"] != pid
+        assert gone(pid)

@@ -1,0 +1,137 @@
+"""A new configuration, loaded by a new image of the same process, that adopts what it had."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.helpers.running import ROOT, Supervised, gone, wait_until, worker
+
+SERVE = worker("serve()", deadlines={"startup": "20s", "sync": "300ms"})
+KEPT = {**SERVE, "on_supervisor_exit": "keep"}
+
+
+def reload(running: Supervised) -> tuple[int, str]:
+    """``watchdogd reload``: exit status and words."""
+    command = [sys.executable, "-m", "watchdogd", "reload", "-c", str(running.config)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False, cwd=ROOT)
+    return told.returncode, told.stdout + told.stderr
+
+
+def changed(running: Supervised, old: str, new: str) -> None:
+    text = running.config.read_text()
+    assert old in text
+    running.config.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("body", [SERVE, KEPT], ids=["kill", "keep"])
+def test_a_reload_keeps_every_worker_and_the_supervisor_s_pid(body: dict[str, Any]) -> None:
+    with Supervised({"a": body, "b": body}) as running:
+        pids = [running.wait_phase(name, "running", 1)["pid"] for name in "ab"]
+        steps, supervisor = running.view("a")["steps"], running.process.pid
+        assert reload(running) == (0, "reloaded\n")
+        assert running.process.pid == supervisor and running.process.poll() is None
+        assert [running.wait_phase(name, "running", 1)["pid"] for name in "ab"] == pids
+        wait_until(lambda: running.view("a")["steps"] > steps)
+        assert running.events("verdict") == running.events("gone") == []
+        numbers = [event["seq"] for event in running.events()]
+        assert len(numbers) == len(set(numbers))
+
+
+def test_a_worker_that_ends_after_a_reload_is_reaped_with_its_status() -> None:
+    body = worker("serve_until('go') if INCARNATION == 1 else serve()\nsys.exit(7)", deadlines={"sync": "300ms"})
+    with Supervised({"a": body}) as running:
+        running.wait_phase("a", "running", 1)
+        assert reload(running)[0] == 0
+        running.touch("go")
+        assert running.wait_event("gone", "a")["exit"] == "exited with status 7"
+        running.wait_phase("a", "running", 2)
+
+
+def test_only_what_the_new_configuration_changes_is_restarted_added_or_ended() -> None:
+    workers = {"same": SERVE, "other": {**SERVE, "environment": {"X": "1"}}, "less": SERVE}
+    with Supervised(workers) as running:
+        before = {name: running.wait_phase(name, "running", 1)["pid"] for name in workers}
+        changed(running, '"X": "1"', '"X": "2"') if '"X": "1"' in running.config.read_text() else changed(
+            running, '"X" = "1"', '"X" = "2"'
+        )
+        text = running.config.read_text()
+        start = text.index("[workers.less]")
+        table = text[start:]
+        running.config.write_text(text[:start] + table.replace("workers.less", "workers.more"))
+        assert reload(running)[0] == 0
+        running.wait_phase("other", "running", 2)
+        running.wait_phase("more", "running", 1)
+        wait_until(lambda: gone(before["less"]))
+        wait_until(lambda: {item["name"] for item in running.snapshot()["workers"]} == {"same", "other", "more"})
+        assert running.worker("same")["pid"] == before["same"]
+        assert running.events("verdict") == []
+        assert {event["worker"] for event in running.events("signal")} == {"other", "less"}
+
+
+def test_a_deadline_changes_in_place() -> None:
+    body = worker("serve_until('go')\nwith worker.call('sync'): hang()", deadlines={"startup": "20s", "sync": "10s"})
+    with Supervised({"a": body}) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        changed(running, '"10s"', '"120ms"')
+        assert reload(running)[0] == 0
+        assert running.wait_phase("a", "running", 1)["pid"] == pid
+        running.touch("go")
+        verdict = running.wait_event("verdict", "a")
+        assert verdict["deadline_ns"] - verdict["entered_ns"] == 120_000_000
+
+
+def test_a_configuration_with_a_problem_changes_nothing_and_says_why() -> None:
+    with Supervised({"a": SERVE}) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        started_ns = running.snapshot()["supervisor"]["started_ns"]
+        changed(running, '"300ms"', '"300 parsecs"')
+        status, said = reload(running)
+        assert status == 78 and "workers.a.deadlines.sync" in said
+        assert running.snapshot()["supervisor"]["started_ns"] == started_ns
+        assert running.worker("a")["pid"] == pid
+        told = running.wait_event("supervisor", change="reload refused")
+        assert "parsecs" in told["reason"]
+        assert running.snapshot()["supervisor"]["reload"]["outcome"] == "refused"
+        changed(running, '"300 parsecs"', '"300ms"')
+        assert reload(running)[0] == 0
+        assert running.snapshot()["supervisor"]["reload"] == {"outcome": "done", "problem": None}
+
+
+def test_sighup_reloads_too_and_many_of_them_do_no_harm() -> None:
+    with Supervised({"a": SERVE}) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        for _ in range(20):
+            os.kill(running.process.pid, signal.SIGHUP)
+        running.wait_event("supervisor", change="reloading")
+        wait_until(lambda: len(running.events("supervisor", change="started")) >= 2)
+        running.let_pass(0.5)
+        assert running.process.poll() is None
+        assert running.worker("a")["pid"] == pid
+
+
+def test_an_end_asked_for_in_the_middle_of_a_reload_is_an_orderly_one() -> None:
+    with Supervised({"a": KEPT}) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        os.kill(running.process.pid, signal.SIGHUP)
+        running.wait_event("supervisor", change="reloading")
+        assert running.stop() == 0
+        assert gone(pid)
+        assert running.leftovers() == []
+
+
+def test_the_exporter_answers_after_a_reload_at_the_same_place() -> None:
+    with Supervised({"a": SERVE}, metrics={"listen": "127.0.0.1:0"}) as running:
+        address = running.runtime / "exporter.address"
+        wait_until(address.exists)
+        assert reload(running)[0] == 0
+        from tests.process.test_supervisor_life import children  # noqa: PLC0415
+
+        wait_until(lambda: "watchdogd.exporter" in children(running.process.pid))
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", address.read_text().strip())

@@ -1,0 +1,108 @@
+"""A new configuration, or a new version of ourselves, without the loss of a worker: checked whole, then this process
+executes itself anew and adopts what it had.
+
+Invariant: what does not pass the check changes nothing; and no worker is left behind in the moment between its fork and
+the word of who it is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from watchdogd.loop import Loop
+from watchdogd.model import SECOND
+from watchdogd.process import Process
+from watchdogd.spawning import Launch, launch
+
+CHECK_NS = 10 * SECOND
+LONGEST_PROBLEM = 2000  # bytes that are kept of what the check says
+
+
+class Reload:
+    """``tell``: the outcome, None = the configuration is good."""
+
+    def __init__(self, file: str, loop: Loop, tell: Callable[[str | None], None]) -> None:
+        self._file = file
+        self._loop = loop
+        self._tell = tell
+        self._process: Process | None = None
+        self._said: int | None = None
+        self._again = False
+        self.deadline_ns: int | None = None
+
+    def ask(self, now_ns: int) -> None:
+        """Begin to check; asked while a check runs, check once more after it: the file may have changed meanwhile."""
+        if self._process is not None:
+            self._again = True
+            return
+        self._said, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        command = (sys.executable, "-m", "watchdogd", "check-config", "-c", self._file)
+        try:
+            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                self._process = launch(Launch(command, os.environ, stdout=null, stderr=write))
+            finally:
+                os.close(null)
+        except OSError as error:
+            os.close(self._said)
+            self._tell(f"cannot check the configuration: {error.strerror}")
+            return
+        finally:
+            os.close(write)
+        self.deadline_ns = now_ns + CHECK_NS
+        self._loop.listen(self._process.pidfd, self._ended)
+
+    def watch(self, now_ns: int) -> None:
+        """Give up a check that does not end."""
+        if self._process is not None and self.deadline_ns is not None and now_ns >= self.deadline_ns:
+            self._process.signal(signal.SIGKILL)
+            self._close("the check of the configuration did not end in time", now_ns)
+
+    def _ended(self, now_ns: int) -> None:
+        status = None if self._process is None else self._process.exit_status()
+        if status is None or self._said is None:
+            return
+        try:
+            said = os.read(self._said, LONGEST_PROBLEM).decode("utf-8", "replace").strip()
+        except BlockingIOError:
+            said = ""
+        self._close(None if status.code == 0 else said or f"the check of the configuration {status}", now_ns)
+
+    def _close(self, problem: str | None, now_ns: int) -> None:
+        if self._process is not None:
+            self._loop.forget(self._process.pidfd)
+            self._process.reap()
+        if self._said is not None:
+            os.close(self._said)
+        self._process = self._said = self.deadline_ns = None
+        if self._again:
+            self._again = False
+            self.ask(now_ns)
+        else:
+            self._tell(problem)
+
+    def pids(self) -> set[int]:
+        return set() if self._process is None else {self._process.pid}
+
+
+def execute_anew() -> NoReturn:
+    """This process with its own command line, in the same pid. Raises OSError: then nothing has changed.
+
+    Until the new image listens, another reload is ignored, as it reads the file later anyway; an end waits.
+    """
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGHUP, handler)
+
+
+def listening() -> None:
+    """The new image has its handlers: what waited may come."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
