@@ -19,7 +19,7 @@ from watchdogd.fleet import Fleet
 from watchdogd.heartbeat import create
 from watchdogd.journal import Journal
 from watchdogd.loop import Loop
-from watchdogd.model import SECOND, Exit, Finding, Verdict
+from watchdogd.model import SECOND, Exit, Finding, Phase, Verdict
 from watchdogd.orders import Trigger
 from watchdogd.runtime import CannotStart, Runtime
 from watchdogd.spawning import launch
@@ -200,9 +200,9 @@ class Actor:
     def _scope(self, worker: str, incarnation: int) -> tuple[str, str] | None:
         return (scope.unit_name(worker, incarnation, os.getpid()), self._slice) if self._slice else None
 
-    def is_born(self, watched: Watched) -> bool:
-        """Whether its process has said who it is."""
-        return self._born(watched) is not None
+    def has_said_who_it_is(self, watched: Watched) -> bool:
+        """Its process, if it is being started: until then nobody else could take it over."""
+        return watched.state.phase is not Phase.STARTING or self._born(watched) is not None
 
     def _born(self, watched: Watched) -> birth.Birth | None:
         return birth.read(self._runtime.birth(watched.settings.name, watched.state.incarnation))

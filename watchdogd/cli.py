@@ -275,18 +275,18 @@ def _reload(options: argparse.Namespace) -> int:
         raise Failed("; ".join(filter(None, (str(refused), refused.remedy))), exits.REFUSED) from None
     give_up = time.monotonic() + RELOAD_SECONDS
     while time.monotonic() < give_up:
-        started_ns, outcome, problem = _reloaded(runtime_dir)
+        started_ns, asked, outcome, problem = _reloaded(runtime_dir)
         if started_ns != before[0]:
             print("reloaded")
             return exits.FINE
-        if outcome == "refused":
+        if asked != before[1] and outcome == "refused":
             raise Failed(f"refused, nothing has changed:\n{problem}", exits.BAD_CONFIG)
         time.sleep(0.02)
     raise Failed("no answer yet; see `watchdogd events --kind supervisor`", exits.REFUSED)
 
 
-def _reloaded(runtime_dir: str) -> tuple[object, object, object]:
-    """When the supervisor (its image) began, and what has become of the last reload."""
+def _reloaded(runtime_dir: str) -> tuple[object, object, object, object]:
+    """When the supervisor (its image) began, how many reloads it was asked for, and what has become of the last one."""
     from watchdogd import board  # noqa: PLC0415
 
     try:
@@ -294,7 +294,7 @@ def _reloaded(runtime_dir: str) -> tuple[object, object, object]:
     except board.BoardError as error:
         raise Failed(f"{error}; {_START_IT}", exits.NOT_RUNNING) from None
     reload = supervisor.get("reload", {})
-    return supervisor.get("started_ns"), reload.get("outcome"), reload.get("problem")
+    return supervisor.get("started_ns"), reload.get("asked"), reload.get("outcome"), reload.get("problem")
 
 
 def _check_config(options: argparse.Namespace) -> int:

@@ -59,6 +59,8 @@ def priority(event: Mapping[str, Any]) -> int:
         return _WARNING  # nobody is signalled for it
     if kind == EventKind.SOURCE and not event.get("up"):
         return _WARNING
+    if kind == EventKind.SUPERVISOR and event.get("change") in ("problem", "reload refused"):
+        return _WARNING
     if kind == EventKind.PHASE:
         return _PHASES.get(str(event.get("phase")), _INFO)
     return _PRIORITIES.get(EventKind(kind), _INFO) if kind in MESSAGE_IDS else _NOTICE

@@ -37,13 +37,14 @@ class Publication:
             "scopes": scopes,
         }
         self._stopping = False
-        self._reload: dict[str, str | None] = {"outcome": None, "problem": None}
+        self._reload: dict[str, str | int | None] = {"asked": 0, "outcome": None, "problem": None}
         self._changed = False
         self._accelerators = sorted({w.settings.accelerator for w in watched if w.settings.accelerator is not None})
 
     def reload(self, outcome: str, problem: str | None = None) -> None:
         """What has become of the last one asked for: "checking", "refused", "done"."""
-        self._reload = {"outcome": outcome, "problem": problem}
+        asked = int(self._reload["asked"] or 0) + (outcome == "checking")
+        self._reload = {"asked": asked, "outcome": outcome, "problem": problem}
         self._changed = True
 
     def changed(self) -> None:

@@ -15,7 +15,9 @@ from typing import NoReturn
 
 from watchdogd.loop import Loop
 from watchdogd.model import SECOND
+from watchdogd.notify import Notifier
 from watchdogd.process import Process
+from watchdogd.publication import Publication
 from watchdogd.spawning import Launch, launch
 
 CHECK_NS = 10 * SECOND
@@ -23,12 +25,14 @@ LONGEST_PROBLEM = 2000  # bytes that are kept of what the check says
 
 
 class Reload:
-    """``tell``: the outcome, None = the configuration is good."""
+    """``tell``: puts a change of the supervisor on record, with its reason."""
 
-    def __init__(self, file: str, loop: Loop, tell: Callable[[str | None], None]) -> None:
+    def __init__(self, file: str, loop: Loop, publication: Publication, tell: Callable[..., None]) -> None:
         self._file = file
         self._loop = loop
+        self._publication = publication
         self._tell = tell
+        self.is_due = False  # the configuration is good, and this image is still the old one
         self._process: Process | None = None
         self._said: int | None = None
         self._again = False
@@ -39,6 +43,7 @@ class Reload:
         if self._process is not None:
             self._again = True
             return
+        self._publication.reload("checking")
         self._said, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         command = (sys.executable, "-m", "watchdogd", "check-config", "-c", self._file)
         try:
@@ -49,7 +54,7 @@ class Reload:
                 os.close(null)
         except OSError as error:
             os.close(self._said)
-            self._tell(f"cannot check the configuration: {error.strerror}")
+            self._checked(f"cannot check the configuration: {error.strerror}")
             return
         finally:
             os.close(write)
@@ -83,13 +88,36 @@ class Reload:
             self._again = False
             self.ask(now_ns)
         else:
-            self._tell(problem)
+            self._checked(problem)
+
+    def _checked(self, problem: str | None) -> None:
+        self.is_due = problem is None
+        if problem is not None:
+            self._publication.reload("refused", problem)
+            self._tell("reload refused", reason=problem)
+
+    def execute(self, publish: Callable[[], object], let_go: Callable[[], None], notifier: Notifier) -> None:
+        """Only returns if it cannot be done; then all goes on as before."""
+        self._tell("reloading")
+        self._publication.changed()  # with the number of that event
+        publish()
+        notifier.reloading()
+        let_go()
+        try:
+            _execute_anew()
+        except OSError as error:
+            self._checked(f"cannot execute {sys.executable}: {error.strerror}")
+            notifier.ready()
+
+    def done(self) -> None:
+        """By the image before this one, in the same process."""
+        self._publication.reload("done")
 
     def pids(self) -> set[int]:
         return set() if self._process is None else {self._process.pid}
 
 
-def execute_anew() -> NoReturn:
+def _execute_anew() -> NoReturn:
     """This process with its own command line, in the same pid. Raises OSError: then nothing has changed.
 
     Until the new image listens, another reload is ignored, as it reads the file later anyway; an end waits.

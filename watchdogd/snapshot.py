@@ -9,7 +9,7 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
     {"schema": 1,
      "supervisor": {"version", "started_ns", "observe_only", "runtime_dir", "state_dir", "config": [FILE, ...],
                     "metrics": "HOST:PORT" or null, "stopping": bool, "scheduling", "memory",
-                    "reload": {"outcome": null, "checking", "refused" or "done", "problem": text or null}},
+                    "reload": {"asked": count, "outcome": null, "checking", "refused" or "done", "problem": text or null}},
      "workers": [{"name", "phase", "phase_since_ns", "required", "observe_only", "accelerator", "note",
                   "pid" or null, "incarnation", "heartbeat": FILE or null, "spawned_ns" or null, "ready_ns" or null,
                   "restarts": {VERDICT, "operator" or "supervisor": count}, "budget_left" (0 in quarantine),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 import time
 from collections import deque
 from typing import Any
@@ -29,7 +28,7 @@ from watchdogd.notify import Notifier
 from watchdogd.orders import ALIVE, Occasion, OpenIncident, Trigger
 from watchdogd.privileges import become_realtime, become_subreaper, lock_memory, pin
 from watchdogd.publication import Publication
-from watchdogd.reload import Reload, execute_anew, listening
+from watchdogd.reload import Reload, listening
 from watchdogd.runtime import CannotStart, Runtime
 from watchdogd.succession import Succession, forget_retired
 from watchdogd.sweep import reap_ended
@@ -76,34 +75,19 @@ class Supervisor:
         slice_name, scopes = scope.available(settings.supervisor.worker_slice)
         self.household = Household(settings, runtime, self.loop, self.journal, self._activity)
         self.actor = Actor(
-            runtime,
-            self.board,
-            self.loop,
-            self.journal,
-            self.fleet,
-            boot_id,
-            self._happenings,
-            self._identities,
+            runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, self._identities,
             slice_name,
-        )
+        )  # fmt: skip
         self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
-            self.board,
-            self.watched,
-            self.household,
-            settings,
-            runtime,
-            started_ns=started_ns,
-            scheduling=scheduling,
-            memory=memory,
-            scopes=scopes,
-        )
+            self.board, self.watched, self.household, settings, runtime, started_ns=started_ns, scheduling=scheduling,
+            memory=memory, scopes=scopes,
+        )  # fmt: skip
         self._succession.begin(self.actor, self.loop, self._happenings, self._tell_problem)
+        self._reload = Reload(settings.files[0], self.loop, self.publication, self._tell)
         if self._adoption.predecessor == os.getpid():
-            self.publication.reload("done")
-        self._reload = Reload(settings.files[0], self.loop, self._on_checked)
-        self._is_to_execute = False
+            self._reload.done()
 
     def run(self) -> None:
         """Until every worker has ended after ``stop``."""
@@ -148,8 +132,8 @@ class Supervisor:
         self._next_ns = self._when_next(now_ns)
         self.board.tick(now_ns, time.monotonic_ns() - now_ns, self._next_ns)
         self.notifier.feed(now_ns)
-        if self._is_to_execute:
-            self._execute()
+        if self._reload.is_due and not self.stopping and all(map(self.actor.has_said_who_it_is, self.watched)):
+            self._reload.execute(self._publish, self.household.let_go, self.notifier)
 
     def _when_next(self, now_ns: int) -> int:
         instants = [self._housekeeping_ns, *self.household.next_ns()]
@@ -270,41 +254,6 @@ class Supervisor:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         return IncidentId(f"{stamp}-{watched.settings.name}-{os.getpid()}.{self._incidents}")
 
-    # --- a new image ---
-
-    def _ask_reload(self, now_ns: int) -> None:
-        if not self.stopping:
-            self.publication.reload("checking")
-            self._reload.ask(now_ns)
-
-    def _on_checked(self, problem: str | None) -> None:
-        """The configuration on disk was looked at."""
-        if problem is None:
-            self._is_to_execute = True
-        else:
-            self.publication.reload("refused", problem)
-            self._tell("reload refused", reason=problem)
-
-    def _execute(self) -> None:
-        """Once every child has said who it is, unless all ends anyway. If it cannot be done, all goes on as before."""
-        unborn = [w for w in self.watched if w.state.phase is Phase.STARTING and not self.actor.is_born(w)]
-        if unborn or self.stopping:
-            return
-        self._is_to_execute = False
-        self._tell("reloading")
-        self.publication.changed()  # with the number of that event
-        self._publish()
-        self.notifier.reloading()
-        self.household.let_go()
-        try:
-            execute_anew()
-        except OSError as error:
-            self._on_checked(f"cannot execute {sys.executable}: {error.strerror}")
-            self.notifier.ready()
-
-    def _tell_problem(self, problem: str) -> None:
-        self._tell("problem", reason=problem)
-
     # --- told from outside ---
 
     def _on_signals(self, numbers: set[int]) -> None:
@@ -314,6 +263,10 @@ class Supervisor:
             self._ask_reload(time.monotonic_ns())
         if signal.SIGCHLD in numbers:
             self._reap_orphans()
+
+    def _ask_reload(self, now_ns: int) -> None:
+        if not self.stopping:
+            self._reload.ask(now_ns)
 
     def stop(self, reason: str) -> None:
         """End every worker, the last started first; finished when all are gone, or past their grace."""
@@ -327,6 +280,9 @@ class Supervisor:
     def _tell(self, change: str, **fields: Any) -> None:
         """Its own life is on record too: without it a gap in the record could be anything."""
         self.journal.emit(EventKind.SUPERVISOR, time.monotonic_ns(), change=change, pid=os.getpid(), **fields)
+
+    def _tell_problem(self, problem: str) -> None:
+        self._tell("problem", reason=problem)
 
     def _reap_orphans(self) -> None:
         """Reap descendants of workers that were orphaned to us; our own children are reaped by those who know them."""

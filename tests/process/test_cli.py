@@ -58,7 +58,19 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
 def test_help_names_every_command_and_shows_examples() -> None:
     told = run("--help")
     assert told.returncode == 0
-    for name in ("run", "status", "events", "restart", "stop", "start", "pause", "resume", "reset", "check-config"):
+    for name in (
+        "run",
+        "status",
+        "events",
+        "restart",
+        "stop",
+        "start",
+        "pause",
+        "resume",
+        "reset",
+        "check-config",
+        "doctor",
+    ):
         assert f"    {name}" in told.stdout
     assert "examples:" in told.stdout
 

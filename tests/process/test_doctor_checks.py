@@ -219,8 +219,10 @@ def test_a_kernel_that_refuses_pidfds_is_told(tree: Tree, monkeypatch: pytest.Mo
 # --- directories ------------------------------------------------------------------------------------------------------
 
 
-def mounted(tree: Tree, kind: str, place: Path | str = "/") -> None:
-    tree.file("proc/self/mountinfo", f"1 0 0:1 / / rw - ext4 /dev/x rw\n2 1 0:2 / {place} rw - {kind} x rw\n")
+def mounted(tree: Tree, kind: str, place: Path) -> None:
+    """The deepest mount counts, not the last."""
+    at = ((Path("/"), "ext4"), (place, "vfat"), (place, kind), (place.parent, "btrfs"))
+    tree.file("proc/self/mountinfo", "".join(f"1 0 0:1 / {where} rw - {what} x rw\n" for where, what in at))
 
 
 def directories(folder: Path) -> SupervisorSettings:
@@ -243,7 +245,7 @@ def test_the_record_belongs_on_a_disk(tree: Tree, tmp_path: Path, kind: str, sta
 
 
 def test_a_state_directory_that_is_there_is_written_to_and_left_as_it_was(tree: Tree, tmp_path: Path) -> None:
-    mounted(tree, "ext4")
+    mounted(tree, "ext4", tmp_path)
     (tmp_path / "state").mkdir()
     found = files.state_directory(tree.machine(settings(supervisor=directories(tmp_path))))
     assert states(found) == [State.OK] and "fsync takes" in found.found
@@ -305,10 +307,10 @@ def bus(tree: Tree) -> Iterator[None]:
         pytest.skip("needs dbus-daemon")
     path = tree.root / system.BUS
     path.parent.mkdir(parents=True)
-    command = ["dbus-daemon", "--nofork", f"--config-file={tree.file('bus.conf', BUS.format(path))}"]
-    daemon = subprocess.Popen(command)
+    command = ["dbus-daemon", "--nofork", "--print-address", f"--config-file={tree.file('bus.conf', BUS.format(path))}"]
+    daemon = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
-        wait_until(path.exists)
+        assert daemon.stdout is not None and daemon.stdout.readline()  # it listens
         yield
     finally:
         daemon.kill()

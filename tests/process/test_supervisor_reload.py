@@ -101,7 +101,7 @@ def test_a_configuration_with_a_problem_changes_nothing_and_says_why() -> None:
         assert running.snapshot()["supervisor"]["reload"]["outcome"] == "refused"
         changed(running, '"300 parsecs"', '"300ms"')
         assert reload(running)[0] == 0
-        assert running.snapshot()["supervisor"]["reload"] == {"outcome": "done", "problem": None}
+        assert running.snapshot()["supervisor"]["reload"] == {"asked": 0, "outcome": "done", "problem": None}
 
 
 def test_sighup_reloads_too_and_many_of_them_do_no_harm() -> None:

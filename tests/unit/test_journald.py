@@ -75,6 +75,8 @@ def test_every_kind_has_an_id_of_its_own_for_ever() -> None:
         ({"kind": "near_miss"}, 4),
         ({"kind": "suppressed"}, 4),
         ({"kind": "operator"}, 5),
+        ({"kind": "supervisor", "change": "started"}, 5),
+        ({"kind": "supervisor", "change": "reload refused"}, 4),
         ({"kind": "gone"}, 6),
         ({"kind": "of a later version"}, 5),
     ],

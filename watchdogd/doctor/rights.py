@@ -5,18 +5,17 @@ Invariant: a right is tried, not deduced; the child that tried it ends with what
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from watchdogd import privileges
 from watchdogd.doctor.words import Machine, Outcome, degraded, missing, ok
 from watchdogd.model import WorkerSettings
 
 CAP_IPC_LOCK, CAP_SYS_PTRACE, CAP_SYS_NICE = 14, 19, 23
-_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
 def realtime(machine: Machine) -> Outcome:
@@ -54,9 +53,9 @@ def memory_lock(machine: Machine) -> Outcome:
     remedy = "LimitMEMLOCK=infinity in the unit (or CAP_IPC_LOCK)"
     if soft != resource.RLIM_INFINITY and not has_capability(machine, CAP_IPC_LOCK):
         return degraded(f"at most {soft // 1024} KiB may be locked", lost=lost, remedy=remedy)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
-        return degraded(f"refused: {os.strerror(ctypes.get_errno())}", lost=lost, remedy=remedy)
+    became = privileges.lock_memory()
+    if became != "locked":
+        return degraded(became, lost=lost, remedy=remedy)
     return ok("unlimited" if soft == resource.RLIM_INFINITY else "unlimited, by CAP_IPC_LOCK")
 
 

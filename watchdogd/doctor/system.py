@@ -62,7 +62,7 @@ def bus(machine: Machine) -> Outcome:
     if not answer.startswith(b"OK "):
         return missing("the system bus refuses this user", lost=lost, remedy="run as root, or change the bus's policy")
     if not is_installed("jeepney"):
-        return degraded("answers, but this Python has no jeepney", lost=lost, remedy="pip install jeepney")
+        return degraded("answers, but this Python has no jeepney", lost=lost, remedy="pip install 'watchdogd[systemd]'")
     return ok("the system bus answers, jeepney is installed")
 
 
