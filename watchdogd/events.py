@@ -13,6 +13,8 @@ signal      ``signal``, ``pid``, ``reason``
 gone        ``pid``, ``exit``
 ready       ``pid``
 near_miss   ``operation``, ``reason``
+hook        ``hook`` (``on_verdict``), ``status`` or null, ``reason`` (how it ended), ``veto``, ``told_ns`` (it was started
+            then), ``seconds``
 source      ``source``, ``up``, ``reason``
 operator    ``command``, ``uid``, ``pid``
 supervisor  ``change`` (``started``, ``stopping``, ``ended``), ``pid``; ``version``, ``config``, ``metrics``,
@@ -52,6 +54,7 @@ class EventKind(str, Enum):
     GONE = "gone"
     READY = "ready"
     NEAR_MISS = "near_miss"
+    HOOK = "hook"  # what a program of the integrator answered
     SOURCE = "source"
     OPERATOR = "operator"
     SUPERVISOR = "supervisor"  # its own start and end

@@ -89,6 +89,14 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HooksSettings:
+    on_verdict: tuple[str, ...] = ()
+    on_verdict_deadline_ns: int = 200 * MILLISECOND
+    veto: bool = False  # whether its answer may delay a kill
+    veto_max_ns: int = SECOND  # from the verdict on
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSettings:
     """One load reader: a child process whose lines are samples. An empty command switches it off."""
 
@@ -105,6 +113,7 @@ class Settings:
     sources: tuple[SourceSettings, ...]
     workers: tuple[WorkerSettings, ...]
     files: tuple[str, ...] = ()  # where this came from, for messages
+    hooks: HooksSettings = field(default_factory=HooksSettings)
 
 
 # --- observed -------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from watchdogd.notify import Notifier
 from watchdogd.orders import ALIVE, Occasion, OpenIncident, Trigger
 from watchdogd.process import become_realtime, become_subreaper
 from watchdogd.publication import Publication
+from watchdogd.responses import Responses
 from watchdogd.runtime import Runtime
 from watchdogd.sweep import reap_ended
 from watchdogd.watched import Watched
@@ -64,6 +65,7 @@ class Supervisor:
         self.actor = Actor(
             runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, identities
         )
+        self.responses = Responses(settings, runtime, self.loop, self.journal)
         self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
@@ -90,6 +92,7 @@ class Supervisor:
     def tick(self, late_ns: int) -> None:
         """One round. ``late_ns``: how long after the instant asked for the loop woke."""
         now_ns = time.monotonic_ns()
+        self.responses.tick(now_ns)
         for watched in self.watched:
             self._observe(watched, late_ns, now_ns)
         for watched in self.fleet.standing():
@@ -108,7 +111,7 @@ class Supervisor:
         self.notifier.feed(now_ns)
 
     def _when_next(self, now_ns: int) -> int:
-        instants = [self._housekeeping_ns, *self.household.next_ns()]
+        instants = [self._housekeeping_ns, *self.household.next_ns(), *self.responses.next_ns()]
         for watched in self.watched:
             instants += watched.due_ns(now_ns)
         return max(min(instants), now_ns)
@@ -161,7 +164,7 @@ class Supervisor:
                 self._happenings.append(Happening(watched, Trigger.RELEASED))
 
     def _hold(self, watched: Watched, finding: Finding, now_ns: int) -> str | None:
-        held = self.fleet.hold(watched, finding, now_ns)
+        held = self.fleet.hold(watched, finding, now_ns) or self.responses.hold(watched, finding, now_ns)
         if held is None:
             self.fleet.condemned(now_ns)
         return held
@@ -188,6 +191,8 @@ class Supervisor:
             published_ns = self._publish() if incidents else None
             for watched, order in orders:
                 self.actor.perform(watched, order, published_ns, now_ns)
+                if isinstance(order, OpenIncident):
+                    self.responses.opened(watched, order, now_ns)
 
     def _decide(self, happening: Happening, now_ns: int) -> list[tuple[Watched, Order]]:
         watched, before = happening.watched, happening.watched.state
@@ -247,7 +252,8 @@ class Supervisor:
     def _reap_orphans(self) -> None:
         """Reap descendants of workers that were orphaned to us; our own children are reaped by those who know them."""
         reap_ended()
-        known = {w.process.pid for w in self.watched if w.process is not None} | self.household.pids()
+        ours = self.household.pids() | self.responses.runs.pids()
+        known = {w.process.pid for w in self.watched if w.process is not None} | ours
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -278,6 +284,7 @@ class Supervisor:
     def close(self) -> None:
         """Leave nothing behind: our children ended, the socket removed, the last events with the recorder."""
         self.commands.close()
+        self.responses.runs.close()
         self._tell("ended", reason=self._reason)
         self.household.close()
         self.board.close()

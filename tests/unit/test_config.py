@@ -129,6 +129,10 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("metrics", "listen", '"[::1]:19877"', "listen", "[::1]:19877"),
     ("metrics", "listen", '"localhost:0"', "listen", "localhost:0"),
     ("metrics", "listen", '""', "listen", ""),
+    ("hooks", "on_verdict", '["sh", "-c", "true"]', "on_verdict", ("sh", "-c", "true")),
+    ("hooks", "on_verdict_deadline", '"150ms"', "on_verdict_deadline_ns", SECOND * 15 // 100),
+    ("hooks", "veto", "true", "veto", True),
+    ("hooks", "veto_max", '"3s"', "veto_max_ns", 3 * SECOND),
     ("tegrastats", "command", '["t", "--interval", "250"]', "command", ("t", "--interval", "250")),
     ("tegrastats", "command", '["t", "--interval", "250"]', "interval_ns", SECOND // 4),
     ("tegrastats", "command", '["t", "--interval=125"]', "interval_ns", SECOND // 8),
@@ -201,7 +205,7 @@ def settings_with(folder: Path, table: str, key: str, value: str) -> Settings:
 
 
 def holder(settings: Settings, table: str, key: str) -> Any:
-    if table in ("supervisor", "metrics"):
+    if table in ("supervisor", "metrics", "hooks"):
         return getattr(settings, table)
     if table != "workers.NAME":
         return source(settings, table)
@@ -1054,3 +1058,32 @@ def test_importing_the_configuration_loads_nothing_heavy() -> None:
     code = "import sys, watchdogd.config; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20).stdout
     assert not {"difflib", "pynvml", "pydantic", "asyncio", "logging", "typing_extensions"} & set(loaded.split())
+
+
+# --- hooks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('on_verdict = ["nonexistent-hook"]', 'program "nonexistent-hook" is not on PATH'),
+        ('on_verdict = ["/nonexistent/hook"]', 'program "/nonexistent/hook" is not an executable file'),
+        ('on_verdict = ["./hook"]', "is a relative path"),
+    ],
+)
+def test_a_hook_that_is_not_there_is_a_problem(tmp_path: Path, line: str, message: str) -> None:
+    (found,) = problems(tmp_path, f"[hooks]\n{line}\n{WORKER}")
+    assert (found.key, message in found.message) == ("hooks.on_verdict", True), found
+
+
+def test_a_veto_that_is_over_before_it_can_be_given_is_a_problem(tmp_path: Path) -> None:
+    text = '[hooks]\non_verdict = ["sh"]\nveto_max = "100ms"\n'
+    (found,) = problems(tmp_path, text + "veto = true\n" + WORKER)
+    assert found.key == "hooks.veto_max"
+    load(tmp_path, text + WORKER)  # without a veto it means nothing
+
+
+def test_a_veto_without_anybody_to_ask_is_a_warning(tmp_path: Path) -> None:
+    assert "hooks.veto" in [problem.key for problem in warnings(tmp_path, "[hooks]\nveto = true\n" + WORKER)]
+    asked = '[hooks]\nveto = true\non_verdict = ["sh"]\n'
+    assert "hooks.veto" not in [problem.key for problem in warnings(tmp_path, asked + WORKER)]

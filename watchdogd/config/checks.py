@@ -29,6 +29,28 @@ def check_directories(supervisor: Scope, problems: Problems) -> None:
         problems.note(blamed.path, message, "give each a directory of its own")
 
 
+def check_hooks(hooks: Scope, path: str, problems: Problems) -> None:
+    check_program(hooks.get("on_verdict"), path, problems)
+    veto, longest, deadline = hooks.get("veto"), hooks.get("veto_max"), hooks.get("on_verdict_deadline")
+    if veto and veto.value and longest and deadline and longest.value < deadline.value:
+        short, least = duration.show(longest.value), duration.show(deadline.value)
+        blamed = longest if longest.given else deadline
+        message = f'veto_max "{short}" is over before on_verdict_deadline "{least}"'
+        problems.note(blamed.path, message, f'raise veto_max to "{least}" or more')
+
+
+def check_program(command: Cell | None, path: str, problems: Problems) -> None:
+    """Of a command that we run ourselves, where we were started."""
+    if command is None or not command.value:
+        return
+    program = command.value[0]
+    if not ("/" not in program or os.path.isabs(program)):
+        problems.note(command.path, f'program "{program}" is a relative path', "write its whole path")
+    elif shutil.which(program, path=path) is None:
+        place = "an executable file" if "/" in program else f"on PATH ({path})"
+        problems.note(command.path, f'program "{program}" is not {place}', "install it, or write its whole path")
+
+
 def check_names(workers: Mapping[str, Scope], problems: Problems) -> None:
     seen: dict[str, str] = {}
     for name, scope in workers.items():

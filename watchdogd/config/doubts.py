@@ -20,6 +20,8 @@ def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) ->
         _unwatched(worker, scopes[worker.name], problems)
         _uncoupled(worker, settings.workers, scopes[worker.name], problems)
     _hold(settings, problems)
+    if settings.hooks.veto and not settings.hooks.on_verdict:
+        problems.warn(("hooks", "veto"), "nobody is asked: there is no on_verdict", "write on_verdict, or remove it")
     grace_ns = settings.supervisor.kill_grace_ns
     if grace_ns < _SHORTEST_KILL_GRACE_NS:
         message = f'"{duration.show(grace_ns)}" may pass before the driver lets go of a worker that is killed'

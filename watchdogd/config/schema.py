@@ -94,6 +94,15 @@ _METRICS = _table(
     model.MetricsSettings,
     [("listen", values.LISTEN, 'where the exporter listens; `""`: no exporter; port 0: any free port')],
 )
+_HOOKS = _table(
+    model.HooksSettings,
+    [
+        ("on_verdict", values.COMMAND, "program told of each verdict, before the kill; `[]`: none"),
+        ("on_verdict_deadline", _DURATION, "verdict to its SIGKILL"),
+        ("veto", values.BOOLEAN, "let it delay the kill: exit status 75; the kill then waits for its answer"),
+        ("veto_max", _DURATION, "longest such delay, from the verdict on"),
+    ],
+)
 _FROZEN_AFTER = ("frozen_after", _DURATION, "a load that did not change for so long, with work pending, is frozen")
 
 
@@ -208,6 +217,7 @@ TABLES: dict[str, dict[str, Key]] = {
     for table, keys in {
         "supervisor": _SUPERVISOR,
         "metrics": _METRICS,
+        "hooks": _HOOKS,
         "tegrastats": [
             Key(
                 "command",
