@@ -97,6 +97,23 @@ class HooksSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EscalationSettings:
+    action: str = "none"  # "service-fail" "reboot"
+    ask: tuple[str, ...] = ()  # exit status 0 is its consent
+    consent_file: str | None = None  # must be there, too
+    consent_timeout_ns: int = 60 * SECOND
+    hangs: int = 0  # on one accelerator, within the window; 0 = however many
+    window_ns: int = 600 * SECOND
+    min_interval_ns: int = 3600 * SECOND
+    reboot_command: tuple[str, ...] = ("systemctl", "reboot")
+    dry_run: bool = False
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self.ask or self.consent_file) or self.action != "none"
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSettings:
     """One load reader: a child process whose lines are samples. An empty command switches it off."""
 
@@ -114,6 +131,7 @@ class Settings:
     workers: tuple[WorkerSettings, ...]
     files: tuple[str, ...] = ()  # where this came from, for messages
     hooks: HooksSettings = field(default_factory=HooksSettings)
+    escalation: EscalationSettings = field(default_factory=EscalationSettings)
 
 
 # --- observed -------------------------------------------------------------------------------------------------------

@@ -12,18 +12,20 @@ from watchdogd import __version__, snapshot
 from watchdogd.board import Board
 from watchdogd.household import Household
 from watchdogd.model import Phase, Settings
+from watchdogd.responses import Responses
 from watchdogd.runtime import Runtime
 from watchdogd.watched import Watched
 
 
 class Publication:
     def __init__(
-        self, board: Board, watched: Sequence[Watched], household: Household, settings: Settings, runtime: Runtime, *,
-        started_ns: int, scheduling: str,
+        self, board: Board, watched: Sequence[Watched], household: Household, responses: Responses,
+        settings: Settings, runtime: Runtime, *, started_ns: int, scheduling: str,
     ) -> None:  # fmt: skip
         self._board = board
         self._watched = watched
         self._household = household
+        self._escalator = responses.escalator
         self.about = {  # what is true of the supervisor as long as it lives
             "version": __version__,
             "started_ns": started_ns,
@@ -39,10 +41,10 @@ class Publication:
 
     def publish(self, stopping: bool) -> int | None:
         """Publish if anything changed. Returns the instant from which it can be read."""
-        unchanged = not self._household.dirty and self._stopping == stopping
+        unchanged = self._stopping == stopping and not (self._household.dirty or self._escalator.dirty)
         if unchanged and not any(watched.is_changed for watched in self._watched):
             return None
-        self._household.dirty = False
+        self._household.dirty = self._escalator.dirty = False
         self._stopping = stopping
         blocked = {
             w.settings.accelerator: w.settings.name
@@ -50,7 +52,7 @@ class Publication:
             if w.state.phase is Phase.UNKILLABLE and w.settings.accelerator is not None
         }
         body = snapshot.body(
-            {**self.about, "stopping": stopping},
+            {**self.about, "stopping": stopping, "escalation": self._escalator.describe()},
             [watched.fragment() for watched in self._watched],
             self._household.loads.describe(self._accelerators, blocked),
             [source.describe() for source in self._household.sources],

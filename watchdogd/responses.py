@@ -1,10 +1,15 @@
 """What a verdict leads to besides the kill: everything that the supervisor does by programs of the integrator.
 
-Invariant: nothing here waits, and nothing here decides: whose kill waits is ``veto``'s word.
+Invariant: nothing here waits, and nothing here decides: whose kill waits is ``veto``'s word, what calls for more than a
+kill ``escalation``'s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from watchdogd import escalating
+from watchdogd.escalating import Escalator
 from watchdogd.journal import Journal
 from watchdogd.loop import Loop
 from watchdogd.model import Finding, Settings
@@ -16,8 +21,14 @@ from watchdogd.watched import Watched
 
 
 class Responses:
-    def __init__(self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal) -> None:
+    def __init__(
+        self, settings: Settings, watched: Sequence[Watched], runtime: Runtime, loop: Loop, journal: Journal,
+        boot_id: int, fail: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """``fail``: end the supervisor with the status that says so."""
         self.runs = Runs(loop)
+        rules = escalating.effective(settings.escalation, settings.supervisor.observe_only)
+        self.escalator = Escalator(rules, watched, self.runs, journal, runtime, boot_id, fail)
         self._hook = VerdictHook(settings.hooks, self.runs, journal, runtime.directory)
 
     def hold(self, watched: Watched, finding: Finding, now_ns: int) -> str | None:
@@ -27,9 +38,12 @@ class Responses:
     def opened(self, watched: Watched, opening: OpenIncident, now_ns: int) -> None:
         """It is on record and published; nothing has been done about it yet."""
         self._hook.tell(watched, opening, now_ns)
+        self.escalator.opened(watched, opening, now_ns)
 
-    def tick(self, now_ns: int) -> None:
+    def tick(self, stopping: bool, now_ns: int) -> None:
+        self.escalator.ended = stopping
         self.runs.check(now_ns)
+        self.escalator.tick(now_ns)
 
     def next_ns(self) -> list[int]:
-        return self.runs.next_ns()
+        return [*self.runs.next_ns(), *self.escalator.next_ns()]

@@ -48,7 +48,7 @@ class Runs:
         self, command: tuple[str, ...], environment: Mapping[str, str], deadline_ns: int, done: Done, now_ns: int, *,
         stdin: bytes = b"", ids: tuple[int, int, tuple[int, ...]] | None = None, dies_with_us: bool = True,
     ) -> None:  # fmt: skip
-        """``stdin``: at most ``MOST_INPUT`` bytes. Its standard output goes nowhere, its standard error where ours does."""
+        """``stdin``: at most ``MOST_INPUT`` bytes. Its output goes nowhere, its standard error where ours does."""
         try:
             receive = _filled(stdin)
             try:

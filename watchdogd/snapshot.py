@@ -8,7 +8,9 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
 
     {"schema": 1,
      "supervisor": {"version", "started_ns", "observe_only", "runtime_dir", "state_dir", "config": [FILE, ...],
-                    "metrics": "HOST:PORT" or null, "stopping": bool, "scheduling"},
+                    "metrics": "HOST:PORT" or null, "stopping": bool, "scheduling",
+                    "escalation": {"stage", "since_ns", "deadline_ns" or null, "action", "dry_run": bool,
+                                   "causes": [text, ...], "last": {"action", "reason", "time"} or null} or null},
      "workers": [{"name", "phase", "phase_since_ns", "required", "observe_only", "accelerator", "note",
                   "pid" or null, "incarnation", "heartbeat": FILE or null, "spawned_ns" or null, "ready_ns" or null,
                   "restarts": {VERDICT or "operator": count}, "budget_left" (0 in quarantine), "next_start_ns" or null,

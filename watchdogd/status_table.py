@@ -68,9 +68,23 @@ def _supervisor(view: StatusView) -> Iterator[tuple[str, str]]:
         yield "  observe only: verdicts are recorded, nothing is signalled", _YELLOW
     if view.supervisor.get("stopping") and not view.ended:
         yield "  stopping", _YELLOW
+    yield from _escalation(view)
     error = view.published.body.get("events", {}).get("error")
     if error:
         yield f"  events cannot be recorded ({error}), {view.published.body['events']['dropped']} lost", _RED
+
+
+def _escalation(view: StatusView) -> Iterator[tuple[str, str]]:
+    told = view.supervisor.get("escalation")
+    if not told:
+        return
+    if told["causes"] and not view.ended:
+        dry = ", dry run" if told["dry_run"] else ""
+        causes = "; ".join(told["causes"])
+        yield f"  escalation ({told['action']}{dry}): {told['stage']}: {causes}; see `watchdogd events`", _RED
+    if told["last"]:
+        last = told["last"]
+        yield f"  last escalation: {last['action']} at {last['time']}: {last['reason']}", _YELLOW
 
 
 def _advice(view: StatusView) -> Iterator[str]:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any
 
-from watchdogd import abi, events, launching, liveness, policy, procfs
+from watchdogd import abi, events, exits, launching, liveness, policy, procfs
 from watchdogd.acting import Actor, Happening, Order, PhaseChanged
 from watchdogd.board import Board
 from watchdogd.commands import Commands
@@ -47,6 +47,7 @@ class Supervisor:
         self.fleet = Fleet(self.watched, settings.supervisor)
         self.stopping = False
         self.finished = False
+        self.exit_status = exits.FINE
         self._happenings: deque[Happening] = deque()
         self._next_ns = self._housekeeping_ns = started_ns
         self._incidents = 0
@@ -65,17 +66,19 @@ class Supervisor:
         self.actor = Actor(
             runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, identities
         )
-        self.responses = Responses(settings, runtime, self.loop, self.journal)
+        self.responses = Responses(settings, self.watched, runtime, self.loop, self.journal, boot_id, self.fail)
         self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
-            self.board, self.watched, self.household, settings, runtime, started_ns=started_ns, scheduling=scheduling
-        )
+            self.board, self.watched, self.household, self.responses, settings, runtime, started_ns=started_ns,
+            scheduling=scheduling,
+        )  # fmt: skip
 
     def run(self) -> None:
         """Until every worker has ended after ``stop``."""
         about = self.publication.about
         self._tell("started", **{name: about[name] for name in ("version", "config", "metrics", "scheduling")})
+        self.responses.escalator.start(time.monotonic_ns())
         for watched in self.watched:
             if watched.settings.autostart:
                 self._happenings.append(Happening(watched, Trigger.START))
@@ -92,7 +95,7 @@ class Supervisor:
     def tick(self, late_ns: int) -> None:
         """One round. ``late_ns``: how long after the instant asked for the loop woke."""
         now_ns = time.monotonic_ns()
-        self.responses.tick(now_ns)
+        self.responses.tick(self.stopping, now_ns)
         for watched in self.watched:
             self._observe(watched, late_ns, now_ns)
         for watched in self.fleet.standing():
@@ -245,6 +248,11 @@ class Supervisor:
             self.notifier.stopping()
             self._happenings.extend(Happening(watched, Trigger.STOP) for watched in reversed(self.watched))
 
+    def fail(self, reason: str) -> None:
+        """End as ``stop`` does, with a status that systemd's FailureAction= may act on."""
+        self.exit_status = exits.SERVICE_FAIL
+        self.stop(f"escalation: {reason}")
+
     def _tell(self, change: str, **fields: Any) -> None:
         """Its own life is on record too: without it a gap in the record could be anything."""
         self.journal.emit(EventKind.SUPERVISOR, time.monotonic_ns(), change=change, pid=os.getpid(), **fields)
@@ -301,4 +309,4 @@ def main(settings: Settings) -> int:
         supervisor.run()
     finally:
         supervisor.close()
-    return 0
+    return supervisor.exit_status

@@ -133,6 +133,15 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("hooks", "on_verdict_deadline", '"150ms"', "on_verdict_deadline_ns", SECOND * 15 // 100),
     ("hooks", "veto", "true", "veto", True),
     ("hooks", "veto_max", '"3s"', "veto_max_ns", 3 * SECOND),
+    ("escalation", "action", '"service-fail"', "action", "service-fail"),
+    ("escalation", "ask", '["sh", "-c", "true"]', "ask", ("sh", "-c", "true")),
+    ("escalation", "consent_file", '"/run/stands"', "consent_file", "/run/stands"),
+    ("escalation", "consent_timeout", '"5s"', "consent_timeout_ns", 5 * SECOND),
+    ("escalation", "hangs", "4", "hangs", 4),
+    ("escalation", "window", '"5m"', "window_ns", 300 * SECOND),
+    ("escalation", "min_interval", '"2h"', "min_interval_ns", 7200 * SECOND),
+    ("escalation", "reboot_command", '["reboot", "-f"]', "reboot_command", ("reboot", "-f")),
+    ("escalation", "dry_run", "true", "dry_run", True),
     ("tegrastats", "command", '["t", "--interval", "250"]', "command", ("t", "--interval", "250")),
     ("tegrastats", "command", '["t", "--interval", "250"]', "interval_ns", SECOND // 4),
     ("tegrastats", "command", '["t", "--interval=125"]', "interval_ns", SECOND // 8),
@@ -195,6 +204,8 @@ def test_every_key_has_a_good_value_here() -> None:
 
 
 def settings_with(folder: Path, table: str, key: str, value: str) -> Settings:
+    if table == "escalation" and key == "action":
+        value += '\nask = ["sh"]'  # whose consent it needs
     switch = "" if key in ("enabled", "command") or table not in ("nvml", "nvgpu") else "enabled = true\n"
     text = {
         "workers.NAME": f"[workers.a]\n{key} = {value}\n" + ("" if key == "command" else 'command = ["python3"]\n'),
@@ -205,7 +216,7 @@ def settings_with(folder: Path, table: str, key: str, value: str) -> Settings:
 
 
 def holder(settings: Settings, table: str, key: str) -> Any:
-    if table in ("supervisor", "metrics", "hooks"):
+    if table in ("supervisor", "metrics", "hooks", "escalation"):
         return getattr(settings, table)
     if table != "workers.NAME":
         return source(settings, table)

@@ -22,6 +22,7 @@ from watchdogd.config.scope import Problems, Scope, suggestion
 from watchdogd.config.values import host_and_port, type_name
 from watchdogd.model import (
     Deadlines,
+    EscalationSettings,
     HooksSettings,
     MetricsSettings,
     RestartSettings,
@@ -72,6 +73,7 @@ def settings_of(tree: Tree, problems: Problems, *, environ: Mapping[str, str]) -
     readers = sources(single, path=search_path, problems=problems)
     checks.check_directories(single["supervisor"], problems)
     checks.check_hooks(single["hooks"], search_path, problems)
+    checks.check_escalation(single["escalation"], search_path, problems)
     checks.check_names(workers, problems)
     for scope in workers.values():
         checks.check_worker(scope, workers, search_path, problems)
@@ -88,6 +90,7 @@ def settings_of(tree: Tree, problems: Problems, *, environ: Mapping[str, str]) -
         workers=tuple(_worker_settings(name, scope, supervisor) for name, scope in workers.items()),
         files=tuple(tree.files),
         hooks=HooksSettings(**single["hooks"].fields()),
+        escalation=EscalationSettings(**single["escalation"].fields()),
     )
     doubts.note(settings, workers, problems)
     return settings

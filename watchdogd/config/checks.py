@@ -39,6 +39,16 @@ def check_hooks(hooks: Scope, path: str, problems: Problems) -> None:
         problems.note(blamed.path, message, f'raise veto_max to "{least}" or more')
 
 
+def check_escalation(escalation: Scope, path: str, problems: Problems) -> None:
+    action, ask, file = (escalation.get(name) for name in ("action", "ask", "consent_file"))
+    check_program(ask, path, problems)
+    if action and action.value == "reboot":
+        check_program(escalation.get("reboot_command"), path, problems)
+    if action and action.value != "none" and ask and file and not ask.value and file.value is None:
+        message = f'"{action.value}" without anybody\'s consent may come while the vehicle drives'
+        problems.note(action.path, message, "write ask, or consent_file, or both")
+
+
 def check_program(command: Cell | None, path: str, problems: Problems) -> None:
     """Of a command that we run ourselves, where we were started."""
     if command is None or not command.value:

@@ -20,6 +20,9 @@ def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) ->
         _unwatched(worker, scopes[worker.name], problems)
         _uncoupled(worker, settings.workers, scopes[worker.name], problems)
     _hold(settings, problems)
+    if settings.escalation.hangs and not settings.escalation.enabled:
+        message = "calls for an escalation, and there is none: no action, nobody to ask"
+        problems.warn(("escalation", "hangs"), message, "write action, or ask")
     if settings.hooks.veto and not settings.hooks.on_verdict:
         problems.warn(("hooks", "veto"), "nobody is asked: there is no on_verdict", "write on_verdict, or remove it")
     grace_ns = settings.supervisor.kill_grace_ns

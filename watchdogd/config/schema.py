@@ -103,6 +103,20 @@ _HOOKS = _table(
         ("veto_max", _DURATION, "longest such delay, from the verdict on"),
     ],
 )
+_ESCALATION = _table(
+    model.EscalationSettings,
+    [
+        ("action", choice_kind("none", "service-fail", "reboot"), "what is done in the end; see docs/ESCALATION.md"),
+        ("ask", values.COMMAND, "program that asks the vehicle for its safe state; exit status 0: it consents"),
+        ("consent_file", values.DIRECTORY, "file that must be there for consent, such as one that says it stands"),
+        ("consent_timeout", _DURATION, "longest wait for consent; without it nothing is done, and asked again later"),
+        ("hangs", integer_kind(0), "hangs on one accelerator within `window` that call for it; 0: none do"),
+        ("window", _DURATION, "the window of `hangs`"),
+        ("min_interval", _DURATION, "between two escalations, restarts and reboots in between or not"),
+        ("reboot_command", values.WORKER_COMMAND, "what reboots"),
+        ("dry_run", values.BOOLEAN, "ask nobody, do nothing, record what would be done"),
+    ],
+)
 _FROZEN_AFTER = ("frozen_after", _DURATION, "a load that did not change for so long, with work pending, is frozen")
 
 
@@ -218,6 +232,7 @@ TABLES: dict[str, dict[str, Key]] = {
         "supervisor": _SUPERVISOR,
         "metrics": _METRICS,
         "hooks": _HOOKS,
+        "escalation": _ESCALATION,
         "tegrastats": [
             Key(
                 "command",

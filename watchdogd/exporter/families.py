@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 import watchdogd
 from watchdogd import abi
 from watchdogd.board import Published
+from watchdogd.escalation import Stage
 from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
 from watchdogd.exporter.history import Totals
 from watchdogd.exporter.text import Pairs, cumulated, histogram, plain
@@ -23,6 +24,7 @@ from watchdogd.model import SECOND, Phase, Verdict
 from watchdogd.snapshot import HANG_KEYS, RECOVERY_BOUNDS_NS
 
 PHASES = tuple(phase.value for phase in Phase)
+STAGES = tuple(stage.value for stage in Stage)
 REASONS = (*(verdict.value for verdict in Verdict), "operator")
 
 
@@ -77,6 +79,10 @@ def of_supervisor(published: Published, now_ns: int, wall_seconds: float) -> Ite
     events = published.body.get("events", {})
     yield plain("events_written", "counter", "Events recorded.", [((), events.get("written", 0))])
     yield plain("events_dropped", "counter", "Events that could not be recorded.", [((), events.get("dropped", 0))])
+
+    escalation = published.body.get("supervisor", {}).get("escalation")
+    stages = ((stage, stage == escalation["stage"]) for stage in STAGES) if escalation else ()
+    yield plain("escalation_stage", "gauge", "1 for the stage the escalation is in.", _rows("stage", stages))
 
     sources = published.body.get("sources", [])
     for name, kind, text, value in (
