@@ -46,6 +46,7 @@ class WorkerSettings:
     command: tuple[str, ...]
     accelerator: str | None = None
     coupled_with: tuple[str, ...] = ()  # accelerators or workers whose hang can freeze this worker
+    redundancy: str | None = None  # group of workers that do the same work
     deadlines: Deadlines = field(default_factory=Deadlines)
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
     restart: RestartSettings = field(default_factory=RestartSettings)

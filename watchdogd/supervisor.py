@@ -169,7 +169,7 @@ class Supervisor:
     def _hold(self, watched: Watched, finding: Finding, now_ns: int) -> str | None:
         held = self.fleet.hold(watched, finding, now_ns) or self.responses.hold(watched, finding, now_ns)
         if held is None:
-            self.fleet.condemned(now_ns)
+            self.fleet.condemned(watched, now_ns)
         return held
 
     def _observe_only(self, watched: Watched) -> bool:

@@ -165,6 +165,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "command", '["python3", "-m", "x"]', "command", ("python3", "-m", "x")),
     ("workers.NAME", "accelerator", '"dla1"', "accelerator", "dla1"),
     ("workers.NAME", "coupled_with", '["dla0", "b"]', "coupled_with", ("dla0", "b")),
+    ("workers.NAME", "redundancy", '"front"', "redundancy", "front"),
     *(
         ("workers.NAME", f"deadlines.{name}", '"7s"', f"{name}_ns", 7 * SECOND)
         for name in ("startup", "first_step", "step")

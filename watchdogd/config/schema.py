@@ -182,6 +182,11 @@ _WORKER = [
                 values.STRINGS,
                 "accelerators or workers that a hang of this one can freeze, or the other way round",
             ),
+            (
+                "redundancy",
+                values.GROUP,
+                "group of workers that do the same work: no two are down together by our hand",
+            ),
         ],
     ),
     *_DEADLINES,

@@ -264,6 +264,7 @@ CPUS = Kind("integers or string", read_cpus)
 DIRECTORY = Kind("absolute path", read_directory)
 LISTEN = Kind('"ADDRESS:PORT"', read_listen)
 ACCELERATOR_NAME = pattern_kind("an accelerator", ACCELERATOR, 'write "gpuN" or "dlaN", such as "gpu0" or "dla1"')
+GROUP = pattern_kind("a group's name", WORKER_NAME, "use 1 to 48 of A-Z a-z 0-9 _ -")
 SCHEDULING = pattern_kind(
     "a scheduling policy",
     _SCHEDULING,
