@@ -153,9 +153,8 @@ class Escalator:
         environment = {**self._environment, **variables(facts)}
         done = self._answer(order.attempt, escalation.CONSENT_FILE if isinstance(order, Await) else "")
         # A reboot ends us too, and must not end with us.
-        self._runs.start(
-            command, environment, order.deadline_ns, done, now_ns, dies_with_us=not isinstance(order, Act)
-        )  # fmt: skip
+        ours = not isinstance(order, Act)
+        self._runs.start("escalation", command, environment, order.deadline_ns, done, now_ns, dies_with_us=ours)
 
     def _answer(self, attempt: int, when_good: str = "") -> Done:
         def done(outcome: Outcome, now_ns: int) -> None:
@@ -181,7 +180,8 @@ class Escalator:
 
         command = (sys.executable, "-m", "watchdogd.durably", self._path)
         deadline_ns = max(note.deadline_ns, now_ns + 1)
-        self._runs.start(command, self._environment, deadline_ns, done, now_ns, stdin=note.memory.encode())
+        given = note.memory.encode()
+        self._runs.start("note", command, self._environment, deadline_ns, done, now_ns, stdin=given)
 
 
 def effective(settings: EscalationSettings, observe_only: bool) -> EscalationSettings:

@@ -15,6 +15,8 @@ ready       ``pid``
 near_miss   ``operation``, ``reason``
 hook        ``hook`` (``on_verdict``), ``status`` or null, ``reason`` (how it ended), ``veto``, ``told_ns`` (when it was
             started), ``seconds``
+probe       ``accelerator``, ``usable`` (``yes`` ``no`` ``unknown``), ``status`` or null, ``reason`` (how it ended),
+            ``seconds``
 escalation  ``step`` (``cause`` ``refused`` ``waits`` ``ask`` ``await`` ``no consent`` ``consent`` ``action`` ``done``
             ``failed`` ``withdrawn``; at a start ``earlier`` ``forgotten``), ``cause``, ``action`` (as configured),
             ``attempt``, ``dry_run``, ``reason``
@@ -58,6 +60,7 @@ class EventKind(str, Enum):
     READY = "ready"
     NEAR_MISS = "near_miss"
     HOOK = "hook"  # what a program of the integrator answered
+    PROBE = "probe"  # whether an accelerator is usable again
     ESCALATION = "escalation"  # each step before it is taken
     SOURCE = "source"
     OPERATOR = "operator"

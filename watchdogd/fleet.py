@@ -101,6 +101,14 @@ class Fleet:
             self._compared = (victim.settings.name, now_ns, found)
         return found
 
+    def vacant(self, accelerator: str) -> bool:
+        """It has had a worker, and none is there that could keep it busy: a DLA's engine has its share of the GPU."""
+        its_own = [w for w in self._watched if w.settings.accelerator == accelerator]
+        names = {accelerator, *(w.settings.name for w in its_own)}
+        coupled = [w for w in self._watched if names & set(w.settings.coupled_with)]
+        there = any(w.process is not None for w in (*its_own, *coupled))
+        return not there and any(w.state.incarnation for w in its_own)
+
     def suspects(self, victim: Watched, now_ns: int) -> list[dict[str, Any]]:
         """The ranking, for the record."""
         ranking = suspicion.rank(self._stuck(victim, now_ns))

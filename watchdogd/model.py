@@ -50,6 +50,8 @@ class WorkerSettings:
     deadlines: Deadlines = field(default_factory=Deadlines)
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
     restart: RestartSettings = field(default_factory=RestartSettings)
+    probe: tuple[str, ...] = ()  # run before the successor of a worker that was killed or crashed
+    probe_deadline_ns: int = 10 * SECOND
     required: bool = True
     observe_only: bool = False
     autostart: bool = True

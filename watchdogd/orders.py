@@ -34,6 +34,7 @@ class Trigger(str, Enum):
     EXITED = "exited"  # the process that was spawned is gone
     CLEARED = "cleared"  # it is reaped, and no descendant is left
     TIMEOUT = "timeout"  # the phase's own deadline passed
+    PROBED = "probed"  # the probe before a start has answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,13 @@ class Clear:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Find out whether the accelerator is usable before the successor of this incarnation is started."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpenIncident:
     incident: IncidentId
     finding: Finding
@@ -69,7 +77,7 @@ class CloseIncident:
 
 NOT_RECOVERED = frozenset(("returned", "paused", "stopped", "quarantined"))  # nothing is left to recover from
 
-Action = Spawn | Signal | Clear | OpenIncident | CloseIncident
+Action = Spawn | Signal | Clear | Probe | OpenIncident | CloseIncident
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,8 @@ class WorkerState:
     reason: str = "operator"  # why the next start happens: a verdict's name, or "operator"
     restarts: tuple[int, ...] = ()  # instants of budgeted restarts within the window
     quarantined: bool = False  # until a reset, whatever else an operator asks for
+    probing: bool = False  # in BACKOFF: the probe before its start runs
+    unusable: int = 0  # probes in a row that found its accelerator not usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +114,4 @@ class Occasion:
     observe_only: bool = False
     incident: IncidentId | None = None  # the id to use if one is opened
     ready_ns: int | None = None  # with READY: when, by the worker's own stamp
+    usable: bool | None = None  # with PROBED; None = unknown

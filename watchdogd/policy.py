@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from watchdogd import budget
-from watchdogd.model import Phase
+from watchdogd.model import SECOND, Phase
 from watchdogd.orders import (
     ALIVE,
     KILL,
@@ -22,12 +22,14 @@ from watchdogd.orders import (
     CloseIncident,
     Occasion,
     OpenIncident,
+    Probe,
     Signal,
     Spawn,
     Trigger,
     WorkerState,
 )
 
+PROBE_GRACE_NS = SECOND  # past its deadline, for whoever kills it then
 Step = tuple[WorkerState, tuple[Action, ...]]
 Handler = Callable[[WorkerState, Occasion], Step]
 
@@ -71,6 +73,8 @@ def _spawn(state: WorkerState, occasion: Occasion) -> Step:
         ready_ns=None,
         armed_ns=None,
         finding=None,
+        probing=False,
+        unusable=0,
     )
     return state, (Spawn(state.incarnation),)
 
@@ -184,8 +188,29 @@ def _cleared(state: WorkerState, occasion: Occasion) -> Step:
     restarts = (*budget.recent(state.restarts, now, settings.window_ns), now + delay)
     state = replace(state, restarts=restarts)
     if delay == 0:
-        return _spawn(state, occasion)
+        return _start_again(state, occasion)
     return replace(_enter(state, Phase.BACKOFF, now, now + delay), spawned_ns=None, ready_ns=None), ()
+
+
+def _start_again(state: WorkerState, occasion: Occasion) -> Step:
+    """After an end that nobody asked for, the accelerator is probed first where that is configured."""
+    if not occasion.settings.probe or state.probing:  # the latter: no answer, so nothing is known
+        return _spawn(state, occasion)
+    deadline = occasion.now_ns + occasion.settings.probe_deadline_ns + PROBE_GRACE_NS
+    waiting = _enter(state, Phase.BACKOFF, occasion.now_ns, deadline)
+    return replace(waiting, probing=True, spawned_ns=None, ready_ns=None), (Probe(state.incarnation),)
+
+
+def _probed(state: WorkerState, occasion: Occasion) -> Step:
+    """Only an accelerator that is known not to be usable is not started into."""
+    if not state.probing:  # an operator has had his word meanwhile
+        return state, ()
+    if occasion.usable is not False:
+        return _spawn(state, occasion)
+    unusable = state.unusable + 1
+    delay = budget.again_ns(unusable, occasion.settings.restart, state.name)
+    waiting = _enter(state, Phase.BACKOFF, occasion.now_ns, occasion.now_ns + delay)
+    return replace(waiting, probing=False, unusable=unusable), ()
 
 
 def _unkillable(state: WorkerState, occasion: Occasion) -> Step:
@@ -223,7 +248,8 @@ def _wanted(state: WorkerState, _occasion: Occasion) -> Step:
 def _park(state: WorkerState, occasion: Occasion) -> Step:
     """Stop waiting to start."""
     actions = () if state.incident is None else (CloseIncident(state.incident, "stopped"),)
-    return replace(_enter(state, Phase.STOPPED, occasion.now_ns), wanted=False, incident=None, finding=None), actions
+    parked = replace(_enter(state, Phase.STOPPED, occasion.now_ns), wanted=False, incident=None, finding=None)
+    return replace(parked, probing=False, unusable=0), actions
 
 
 def _pause(state: WorkerState, occasion: Occasion) -> Step:
@@ -285,7 +311,8 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
         (P.TERMINATING, T.TIMEOUT): _grace_over,
         (P.KILLING, T.TIMEOUT): _unkillable,
         (P.KILLING, T.RETURNED): _returned,
-        (P.BACKOFF, T.TIMEOUT): _spawn,
+        (P.BACKOFF, T.TIMEOUT): _start_again,
+        (P.BACKOFF, T.PROBED): _probed,
         (P.BACKOFF, T.START): _spawn,
         (P.BACKOFF, T.RESTART): _spawn,
         (P.BACKOFF, T.STOP): _park,

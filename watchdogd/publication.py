@@ -49,7 +49,7 @@ class Publication:
         blocked = {
             w.settings.accelerator: w.settings.name
             for w in self._watched
-            if w.state.phase is Phase.UNKILLABLE and w.settings.accelerator is not None
+            if (w.state.phase is Phase.UNKILLABLE or w.state.unusable) and w.settings.accelerator is not None
         }
         body = snapshot.body(
             {**self.about, "stopping": stopping, "escalation": self._escalator.describe()},

@@ -33,6 +33,7 @@ Done = Callable[[Outcome, int], None]  # gets the time now
 
 @dataclass(slots=True)
 class _Run:
+    name: str
     process: Process
     deadline_ns: int
     done: Done
@@ -45,10 +46,14 @@ class Runs:
         self._runs: list[_Run] = []
 
     def start(
-        self, command: tuple[str, ...], environment: Mapping[str, str], deadline_ns: int, done: Done, now_ns: int, *,
-        stdin: bytes = b"", ids: tuple[int, int, tuple[int, ...]] | None = None, dies_with_us: bool = True,
+        self, name: str, command: tuple[str, ...], environment: Mapping[str, str], deadline_ns: int, done: Done,
+        now_ns: int, *, stdin: bytes = b"", ids: tuple[int, int, tuple[int, ...]] | None = None,
+        dies_with_us: bool = True,
     ) -> None:  # fmt: skip
-        """``stdin``: at most ``MOST_INPUT`` bytes. Its output goes nowhere, its standard error where ours does."""
+        """``name``: to ``count`` it by. ``stdin``: at most ``MOST_INPUT`` bytes.
+
+        Its standard output goes nowhere, its standard error where ours goes.
+        """
         try:
             receive = _filled(stdin)
             try:
@@ -58,12 +63,13 @@ class Runs:
         except OSError as error:
             done(Outcome(None, f"cannot start: {error}"), now_ns)
             return
-        run = _Run(process, deadline_ns, done)
+        run = _Run(name, process, deadline_ns, done)
         self._runs.append(run)
         self._loop.listen(process.pidfd, lambda now: self._on_event(run, now))
 
-    def __len__(self) -> int:
-        return len(self._runs)
+    def count(self, name: str) -> int:
+        """Those of that name that have not ended, killed or not."""
+        return sum(run.name == name for run in self._runs)
 
     def pids(self) -> set[int]:
         return {run.process.pid for run in self._runs}

@@ -23,7 +23,7 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339,
                                     "outcome": as in ``orders.CloseIncident``, once it is over} or null}],
      "accelerators": [{"name", "load_ratio" or null, "frozen": bool, "source", "sample_ns", "device" or null,
-                       "uuid" or null, "blocked_by": worker or null}],
+                       "ghost": bool (busy, and no worker is there), "uuid" or null, "blocked_by": worker or null}],
      "sources": [{"name", "up": bool, "sample_ns" or null, "restarts", "bad_lines", "note"}],
      "events": {"written", "dropped", "error" or null}}
 

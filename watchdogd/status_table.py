@@ -177,8 +177,9 @@ def _notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
     body = worker.body
     if worker.phase in _NEXT:
         yield _NEXT[worker.phase].format(name=worker.name)
-    if worker.phase is Phase.BACKOFF and body["next_start_ns"] is not None:
-        yield f"starts again in {span(max(0, body['next_start_ns'] - now_ns))}"
+    if worker.phase is Phase.BACKOFF:
+        next_ns = body["next_start_ns"]
+        yield "its accelerator is probed" if next_ns is None else f"starts again in {span(max(0, next_ns - now_ns))}"
     if body["held"]:
         yield f"overdue, its kill waits: {body['held']}"
     if worker.heartbeat_error:
@@ -201,6 +202,8 @@ def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
         text = f"{accelerator['name']}  load {'unknown' if ratio is None else f'{ratio:.0%}'}"
         if accelerator["frozen"]:
             text += "  FROZEN"
+        if accelerator["ghost"]:
+            text += "  GHOST LOAD (busy, and none of its workers is there)"
         if accelerator["source"] is None:
             text += "  no load source"
         else:
@@ -209,7 +212,8 @@ def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
             text += f"  {accelerator['device']}"
         if accelerator["blocked_by"]:
             text += f"  BLOCKED by {accelerator['blocked_by']}"
-        yield text, _RED if accelerator["blocked_by"] else _YELLOW if accelerator["frozen"] else _PLAIN
+        odd = accelerator["frozen"] or accelerator["ghost"]
+        yield text, _RED if accelerator["blocked_by"] else _YELLOW if odd else _PLAIN
     for source in view.sources:
         if not source["up"]:
             yield f"source {source['name']}: {_silence(view, source)}", _YELLOW

@@ -66,7 +66,9 @@ class Supervisor:
         self.actor = Actor(
             runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, identities
         )
-        self.responses = Responses(settings, self.watched, runtime, self.loop, self.journal, boot_id, self.fail)
+        self.responses = Responses(
+            settings, self.watched, runtime, self.loop, self.journal, boot_id, self._happenings, identities, self.fail
+        )
         self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
@@ -175,9 +177,10 @@ class Supervisor:
     def _observe_only(self, watched: Watched) -> bool:
         return watched.settings.observe_only or self.settings.supervisor.observe_only
 
-    def _activity(self, accelerator: str) -> tuple[bool, int]:
+    def _activity(self, accelerator: str) -> tuple[bool, int, bool]:
         seen = [w.activity() for w in self.watched if w.settings.accelerator == accelerator]
-        return any(pending for pending, _ in seen), sum(completed for _, completed in seen)
+        vacant = self.fleet.vacant(accelerator)
+        return any(pending for pending, _ in seen), sum(completed for _, completed in seen), vacant
 
     # --- decide ---
 
@@ -194,8 +197,7 @@ class Supervisor:
             published_ns = self._publish() if incidents else None
             for watched, order in orders:
                 self.actor.perform(watched, order, published_ns, now_ns)
-                if isinstance(order, OpenIncident):
-                    self.responses.opened(watched, order, now_ns)
+                self.responses.perform(watched, order, now_ns)
 
     def _decide(self, happening: Happening, now_ns: int) -> list[tuple[Watched, Order]]:
         watched, before = happening.watched, happening.watched.state
@@ -210,6 +212,7 @@ class Supervisor:
             observe_only=self._observe_only(watched),
             incident=self._incident_id(watched) if happening.finding is not None else None,
             ready_ns=watched.ready_ns() if happening.trigger is Trigger.READY else None,
+            usable=happening.usable,
         )
         after, actions = policy.decide(before, happening.trigger, occasion)
         watched.state = after

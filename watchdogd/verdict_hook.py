@@ -22,6 +22,7 @@ from watchdogd.places import RUNTIME_DIR
 from watchdogd.runs import Outcome, Runs
 from watchdogd.watched import Watched
 
+NAME = "on_verdict"
 MOST_RUNNING = 16  # at once: a worker that is only observed may have ten verdicts a second
 LONGEST_DETAIL = 400  # characters: with all else it fits into what a run may be given
 PREFIX = "WATCHDOGD_"
@@ -33,7 +34,6 @@ class VerdictHook:
         self._runs = runs
         self._journal = journal
         self._base = {**outside(os.environ), RUNTIME_DIR: runtime_dir}
-        self._running = 0
         self._answers: dict[str, tuple[str, bool]] = {}  # by worker: the incident asked about last, and if vetoed
 
     def hold(self, watched: Watched, finding: Finding, now_ns: int) -> str | None:
@@ -51,23 +51,21 @@ class VerdictHook:
         told_ns = time.monotonic_ns()
 
         def done(outcome: Outcome, now_ns: int) -> None:
-            self._running -= 1
             vetoed = outcome.code == veto.VETO_STATUS and self._settings.veto
             self._answers[watched.settings.name] = (opening.incident, vetoed)
             self._journal.emit_limited(
                 EventKind.HOOK, now_ns, worker=watched.settings.name, incarnation=facts["incarnation"],
-                incident=opening.incident, hook="on_verdict", status=outcome.code, reason=outcome.text, veto=vetoed,
+                incident=opening.incident, hook=NAME, status=outcome.code, reason=outcome.text, veto=vetoed,
                 told_ns=told_ns, seconds=round((now_ns - told_ns) / SECOND, 6),
             )  # fmt: skip
 
-        self._running += 1
-        if self._running > MOST_RUNNING:
+        if self._runs.count(NAME) >= MOST_RUNNING:
             done(Outcome(None, f"not run: {MOST_RUNNING} of them are running"), now_ns)
             return
         deadline_ns = opening.finding.detected_ns + self._settings.on_verdict_deadline_ns
         given = json.dumps({"schema": 1, **facts}).encode()
-        command = self._settings.on_verdict
-        self._runs.start(command, {**self._base, **variables(facts)}, deadline_ns, done, now_ns, stdin=given)
+        command, environment = self._settings.on_verdict, {**self._base, **variables(facts)}
+        self._runs.start(NAME, command, environment, deadline_ns, done, now_ns, stdin=given)
 
 
 def outside(environment: Mapping[str, str]) -> dict[str, str]:

@@ -47,6 +47,8 @@ DOCUMENTED = {
     "watchdogd_worker_threads": ("gauge", {"worker"}),
     "watchdogd_accelerator_load_ratio": ("gauge", {"accelerator", "source"}),
     "watchdogd_accelerator_frozen": ("gauge", {"accelerator"}),
+    "watchdogd_accelerator_ghost_load": ("gauge", {"accelerator"}),
+    "watchdogd_accelerator_blocked": ("gauge", {"accelerator"}),
     "watchdogd_accelerator_info": ("gauge", {"accelerator", "uuid", "name"}),
     "watchdogd_source_up": ("gauge", {"source"}),
     "watchdogd_tick_duration_seconds": ("histogram", set()),

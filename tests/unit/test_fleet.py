@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.helpers.pulses import deadlines, ms
 from tests.histories.cast import Cast, Past, Player, Story, calls, started
 from watchdogd.fleet import CULPRIT_MARGIN_NS, Fleet
 from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, SupervisorSettings, Verdict, WorkerSettings
+from watchdogd.process import Process
 
 SETTINGS = SupervisorSettings(max_kills=2, max_kills_window_ns=10 * SECOND, hold_max_ns=SECOND)
 
@@ -217,3 +219,22 @@ def test_what_cannot_serve_any_more_is_not_kept_for_its_peer(pair: Stage, verdic
 def test_a_peer_that_will_not_come_back_delays_no_kill(pair: Stage) -> None:
     put(pair.players["dla"], phase=Phase.QUARANTINED, wanted=True)
     assert pair.hold("far", 1050) is None
+
+
+# --- nobody there ---------------------------------------------------------------------------------------------------
+
+
+def test_an_accelerator_is_vacant_when_all_who_could_keep_it_busy_are_gone(stage: Stage) -> None:
+    gpu, dla, far = (stage.players[name] for name in ("gpu", "dla", "far"))
+    there = Process(os.getpid())
+    try:
+        gpu.process = dla.process = far.process = there
+        assert not stage.fleet.vacant("gpu0")
+        gpu.process = far.process = None
+        assert not stage.fleet.vacant("gpu0")  # the DLA's worker is coupled with it
+        dla.process = None
+        assert stage.fleet.vacant("gpu0")
+        assert not stage.fleet.vacant("gpu7")  # it has never had a worker
+    finally:
+        gpu.process = dla.process = far.process = None
+        there.close()

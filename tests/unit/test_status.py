@@ -349,6 +349,7 @@ def troubled(runtime: FakeRuntime) -> Iterator[FakeRuntime]:
         {**ACCELERATOR, "sample_ns": time.monotonic_ns()},
         {**ACCELERATOR, "name": "dla0", "load_ratio": None, "device": None},
         {**ACCELERATOR, "name": "dla1", "frozen": True, "blocked_by": "model_x"},
+        {**ACCELERATOR, "name": "gpu9", "ghost": True},
     ]
     runtime.sources = [{**SOURCE, "name": "nvml", "up": False, "note": "driver not loaded"}]
     runtime.events["error"], runtime.events["dropped"] = "No space left on device", 8
@@ -371,6 +372,7 @@ def test_the_table_says_what_is_wrong_and_what_to_do(troubled: FakeRuntime) -> N
     assert any(line.startswith("gpu0  load 42%") for line in lines)
     assert any(line.startswith("dla0  load unknown") for line in lines)
     assert any(line.startswith("dla1") and "FROZEN" in line and "BLOCKED by model_x" in line for line in lines)
+    assert [line.split()[0] for line in lines if "GHOST LOAD" in line] == ["gpu9"]
     assert "source nvml: has never told anything; driver not loaded" in lines
     assert "  events cannot be recorded (No space left on device), 8 lost" in lines
 

@@ -82,6 +82,7 @@ def check_worker(scope: Scope, workers: Mapping[str, Scope], path: str, problems
     if affinity and affinity.value:
         check_affinity(affinity, cpus.present(), cpus.usable(), problems)
     _check_account(scope, problems)
+    check_program(scope.get("probe"), path, problems)
     _check_command(scope, path, problems)
 
 

@@ -197,6 +197,12 @@ _WORKER = [
     *_table(
         model.WorkerSettings,
         [
+            (
+                "probe",
+                values.PROBE,
+                "what finds out, after a kill or a crash, if its accelerator is usable; `[]`: nothing",
+            ),
+            ("probe_deadline", _DURATION, "longest such probe; later it is not usable"),
             ("required", values.BOOLEAN, "whether `/readyz` needs it"),
             ("observe_only", values.BOOLEAN, "reach and record its verdicts, never signal it"),
             ("autostart", values.BOOLEAN, "start it with the supervisor"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ _SCHEDULING = re.compile(r"other|batch|idle|(?:fifo|rr):(?:[1-9]|[1-9][0-9])")
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _SIZE = re.compile(r"([0-9]{1,9})(KiB|MiB|GiB)")
 _SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+CUDA_PROBE = (sys.executable, "-m", "watchdogd.worker.probe")
 MOST_CPUS = 8192  # the kernel's own limit (CONFIG_NR_CPUS)
 
 
@@ -251,12 +253,23 @@ def host_and_port(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def read_probe(value: object) -> tuple[str, ...]:
+    if value == "cuda":
+        return CUDA_PROBE
+    if isinstance(value, str):
+        raise Invalid(
+            f"{value!r} is no built-in probe", 'write "cuda", or a program of yours such as ["probe", "gpu0"]'
+        )
+    return read_command(value)
+
+
 BOOLEAN = Kind("true, false", read_boolean)
 AUTO = Kind('"auto", true, false', read_auto)
 SIZE = Kind("bytes or size", read_size)
 FRACTION = Kind("0 to 1, or false", read_fraction, none="false")
 STRINGS = Kind("strings", read_strings)
 COMMAND = Kind("strings", read_command)
+PROBE = Kind('`"cuda"` or strings', read_probe)
 WORKER_COMMAND = Kind("strings", read_worker_command)
 TEXT = Kind("string", lambda value: text_of(value, "put it in quotes"))
 ENVIRONMENT = Kind("table of strings", read_environment)

@@ -56,6 +56,12 @@ def _rows(label: str, values: Iterable[tuple[str, float | None]]) -> Iterator[tu
     return ((((label, of),), value) for of, value in values)
 
 
+def _by_any(accelerators: Sequence[Mapping[str, Any]], key: str) -> Iterator[tuple[str, float]]:
+    """1 where any of an accelerator's sources tells so: there may be two of them."""
+    for name in dict.fromkeys(accelerator["name"] for accelerator in accelerators):
+        yield name, any(accelerator[key] for accelerator in accelerators if accelerator["name"] == name)
+
+
 def build_info() -> Metric:
     return plain("build_info", "gauge", "Version of watchdogd.", _rows("version", [(watchdogd.__version__, 1)]))
 
@@ -103,9 +109,11 @@ def of_supervisor(published: Published, now_ns: int, wall_seconds: float) -> Ite
     )
     yield plain("accelerator_load_ratio", "gauge", text, loads)
     text = "1 while a load is constant although work is outstanding."
-    yield plain(
-        "accelerator_frozen", "gauge", text, _rows("accelerator", ((a["name"], a["frozen"]) for a in accelerators))
-    )
+    yield plain("accelerator_frozen", "gauge", text, _rows("accelerator", _by_any(accelerators, "frozen")))
+    text = "1 while an accelerator is busy although none of its workers is there."
+    yield plain("accelerator_ghost_load", "gauge", text, _rows("accelerator", _by_any(accelerators, "ghost")))
+    text = "1 while an accelerator is blocked: by an unkillable worker, or its probe says that it is not usable."
+    yield plain("accelerator_blocked", "gauge", text, _rows("accelerator", _by_any(accelerators, "blocked_by")))
     devices = (
         ((("accelerator", a["name"]), ("uuid", a["uuid"] or ""), ("name", a["device"] or "")), 1)
         for a in accelerators
