@@ -10,7 +10,7 @@ from typing import Any
 
 from watchdogd import budget, redundancy, suspicion
 from watchdogd.model import MILLISECOND, Finding, Phase, SupervisorSettings, Verdict
-from watchdogd.orders import HANGS
+from watchdogd.orders import ASKED_FOR, HANGS
 from watchdogd.watched import Watched
 
 CULPRIT_MARGIN_NS = 100 * MILLISECOND  # a suspect's own verdict may come this much after its deadline
@@ -71,7 +71,7 @@ class Fleet:
         allowance = max(0, (finding.deadline_ns or 0) - counted_from)
         for other in self._coupled(victim):
             name = other.settings.name
-            ended_for_a_hang = other.state.reason != "operator" and other.state.incident is not None
+            ended_for_a_hang = other.state.reason not in ASKED_FOR and other.state.incident is not None
             if other.state.phase is Phase.KILLING and ended_for_a_hang:
                 return f"{name} is being killed"
             # Its own time-out starts again when the culprit is gone: that is what the kill was for.

@@ -55,6 +55,8 @@ class WorkerSettings:
     required: bool = True
     observe_only: bool = False
     autostart: bool = True
+    after: tuple[str, ...] = ()  # workers that are to be ready before it is started with the supervisor
+    restart_with: tuple[str, ...] = ()  # workers that are restarted after it was
     stop_timeout_ns: int = 10 * SECOND  # SIGTERM to SIGKILL
     user: str | None = None
     group: str | None = None

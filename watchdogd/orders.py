@@ -18,12 +18,17 @@ HANGS = frozenset((Verdict.STARTUP, Verdict.FIRST_STEP, Verdict.STEP, Verdict.CA
 ALIVE = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED, Phase.PAUSED))
 
 
+OPERATOR, TAKEN_ALONG = "operator", "restart_with"
+ASKED_FOR = frozenset((OPERATOR, TAKEN_ALONG))  # reasons of an end that is no failure: it costs no budget, no wait
+
+
 class Trigger(str, Enum):
     """One thing that happened to a worker."""
 
     START = "start"  # by the operator, or at the supervisor's own start
     STOP = "stop"
     RESTART = "restart"
+    RESTART_WITH = "restart_with"  # another was restarted, and takes it along
     PAUSE = "pause"
     RESUME = "resume"
     RESET = "reset"
@@ -95,7 +100,7 @@ class WorkerState:
     armed_ns: int | None = None  # nothing in flight counts as older than this
     finding: Finding | None = None  # the standing verdict; the last one where they are only observed
     incident: IncidentId | None = None
-    reason: str = "operator"  # why the next start happens: a verdict's name, or "operator"
+    reason: str = OPERATOR  # why the next start happens: a verdict's name, or one of ASKED_FOR
     restarts: tuple[int, ...] = ()  # instants of budgeted restarts within the window
     quarantined: bool = False  # until a reset, whatever else an operator asks for
     probing: bool = False  # in BACKOFF: the probe before its start runs

@@ -14,8 +14,10 @@ from watchdogd import budget
 from watchdogd.model import SECOND, Phase
 from watchdogd.orders import (
     ALIVE,
+    ASKED_FOR,
     KILL,
     REPORT_ONLY,
+    TAKEN_ALONG,
     TERM,
     Action,
     Clear,
@@ -140,7 +142,7 @@ def _returned(state: WorkerState, occasion: Occasion) -> Step:
     state = replace(state, finding=None, incident=None)
     if state.phase is not Phase.KILLING:
         return state, actions
-    if not state.wanted or state.reason == "operator":  # its end was asked for while its kill was under way
+    if not state.wanted or state.reason in ASKED_FOR:  # its end was asked for while its kill was under way
         state, ask = _terminate(state, occasion, wanted=state.wanted)
         return state, (*actions, *ask)
     return _enter(state, Phase.STARTING if state.ready_ns is None else Phase.RUNNING, occasion.now_ns), actions
@@ -177,7 +179,7 @@ def _cleared(state: WorkerState, occasion: Occasion) -> Step:
             actions = (CloseIncident(state.incident, "stopped"),)
         stopped = _enter(state, Phase.STOPPED, now)
         return replace(stopped, finding=None, incident=None, spawned_ns=None, ready_ns=None), actions
-    if state.reason == "operator":
+    if state.reason in ASKED_FOR:
         return _spawn(state, occasion)
     settings = occasion.settings.restart
     delay = budget.delay_ns(state.restarts, now, settings, state.name)
@@ -230,6 +232,11 @@ def _stop(state: WorkerState, occasion: Occasion) -> Step:
 
 def _restart(state: WorkerState, occasion: Occasion) -> Step:
     return _terminate(state, occasion, wanted=True)
+
+
+def _restart_with(state: WorkerState, occasion: Occasion) -> Step:
+    state, ask = _terminate(state, occasion, wanted=True)
+    return replace(state, reason=TAKEN_ALONG), ask
 
 
 def _grace_over(state: WorkerState, occasion: Occasion) -> Step:
@@ -294,8 +301,9 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
         table[phase, T.VERDICT] = _verdict
         table[phase, T.RELEASED] = _kill_standing
         table[phase, T.RETURNED] = _returned
-    for trigger in (T.PAUSE, T.VERDICT, T.RELEASED, T.RETURNED):
-        table[P.PAUSED, trigger] = _ignore  # deadlines are suspended
+        table[phase, T.RESTART_WITH] = _restart_with
+    for trigger in (T.PAUSE, T.VERDICT, T.RELEASED, T.RETURNED, T.RESTART_WITH):
+        table[P.PAUSED, trigger] = _ignore  # deadlines are suspended, and somebody looks at it
     for phase in (P.TERMINATING, P.KILLING, P.UNKILLABLE):
         table[phase, T.EXITED] = _ended_as_asked
         table[phase, T.CLEARED] = _cleared

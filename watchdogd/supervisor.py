@@ -30,6 +30,7 @@ from watchdogd.publication import Publication
 from watchdogd.responses import Responses
 from watchdogd.runtime import Runtime
 from watchdogd.sweep import reap_ended
+from watchdogd.together import Together
 from watchdogd.watched import Watched
 
 HOUSEKEEPING_NS = SECOND // 2
@@ -69,6 +70,7 @@ class Supervisor:
         self.responses = Responses(
             settings, self.watched, runtime, self.loop, self.journal, boot_id, self._happenings, identities, self.fail
         )
+        self.together = Together(self.watched, self._happenings)
         self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
@@ -81,9 +83,7 @@ class Supervisor:
         about = self.publication.about
         self._tell("started", **{name: about[name] for name in ("version", "config", "metrics", "scheduling")})
         self.responses.escalator.start(time.monotonic_ns())
-        for watched in self.watched:
-            if watched.settings.autostart:
-                self._happenings.append(Happening(watched, Trigger.START))
+        self.together.start(watched for watched in self.watched if watched.settings.autostart)
         gc.collect()
         gc.freeze()  # what lives for ever need not be looked at again
         self.tick(0)
@@ -103,6 +103,8 @@ class Supervisor:
         for watched in self.fleet.standing():
             self._reconsider(watched, now_ns)
         self._settle(now_ns)
+        if not self.stopping and self.together.advance(now_ns):
+            self._settle(now_ns)
         self.household.start_due(now_ns)
         if now_ns >= self._housekeeping_ns:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
@@ -223,6 +225,7 @@ class Supervisor:
             watched.changed()
         if happening.trigger is Trigger.READY and after is not before:
             self.actor.record_ready(watched, before.incident, now_ns)
+            self.together.ready(watched, now_ns)
         if after.phase is before.phase:
             return [(watched, action) for action in actions]
         opened = [action for action in actions if isinstance(action, OpenIncident)]

@@ -185,6 +185,8 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "required", "false", "required", False),
     ("workers.NAME", "observe_only", "true", "observe_only", True),
     ("workers.NAME", "autostart", "false", "autostart", False),
+    ("workers.NAME", "after", '["b"]', "after", ("b",)),
+    ("workers.NAME", "restart_with", '["b"]', "restart_with", ("b",)),
     ("workers.NAME", "stop_timeout", '"3s"', "stop_timeout_ns", 3 * SECOND),
     ("workers.NAME", "user", '"root"', "user", "root"),
     ("workers.NAME", "group", '"root"', "group", "root"),
@@ -1102,3 +1104,76 @@ def test_a_veto_without_anybody_to_ask_is_a_warning(tmp_path: Path) -> None:
     assert "hooks.veto" in [problem.key for problem in warnings(tmp_path, "[hooks]\nveto = true\n" + WORKER)]
     asked = '[hooks]\nveto = true\non_verdict = ["sh"]\n'
     assert "hooks.veto" not in [problem.key for problem in warnings(tmp_path, asked + WORKER)]
+
+
+# --- workers that belong together -----------------------------------------------------------------------------------
+
+
+def three(a: str = "", b: str = "", c: str = "") -> str:
+    return "".join(f'[workers.{name}]\ncommand = ["sh"]\n{keys}\n' for name, keys in (("a", a), ("b", b), ("c", c)))
+
+
+@pytest.mark.parametrize("key", ["after", "restart_with"])
+def test_an_unknown_worker_and_itself_are_problems(tmp_path: Path, key: str) -> None:
+    found = problems(tmp_path, three(a=f'{key} = ["bb", "a"]'))
+    assert [(problem.key, problem.message) for problem in found] == [
+        (f"workers.a.{key}", '"bb" is not a worker'),
+        (f"workers.a.{key}", '"a" is this worker itself'),
+    ]
+    assert found[0].remedy == 'did you mean "b"?'
+
+
+def test_workers_that_wait_for_each_other_are_a_problem(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, three('after = ["b"]', 'after = ["c"]', 'after = ["a"]'))
+    assert found.message == "they wait for each other: a after b after c after a"
+
+
+def test_workers_that_wait_for_the_same_one_are_none(tmp_path: Path) -> None:
+    load(tmp_path, three('after = ["b", "c"]', 'after = ["c"]'))
+
+
+def test_a_group_is_restarted_mutually_and_in_the_order_of_the_file(tmp_path: Path) -> None:
+    group = 'restart_with = "pipe"'
+    settings = load(tmp_path, three(group, group, group))
+    assert [worker.restart_with for worker in settings.workers] == [("b", "c"), ("a", "c"), ("a", "b")]
+
+
+def test_a_list_is_restarted_one_way(tmp_path: Path) -> None:
+    settings = load(tmp_path, three('restart_with = ["c", "b"]', 'restart_with = "alone"'))
+    assert [worker.restart_with for worker in settings.workers] == [("c", "b"), (), ()]
+
+
+def test_a_redundancy_group_of_one_is_a_warning_and_of_two_is_not(tmp_path: Path) -> None:
+    group = 'redundancy = "front"'
+    assert "workers.a.redundancy" in [problem.key for problem in warnings(tmp_path, three(group))]
+    assert "workers.a.redundancy" not in [problem.key for problem in warnings(tmp_path, three(group, group))]
+
+
+@pytest.mark.parametrize("action", ["reboot", "service-fail"])
+def test_an_action_without_anybodys_consent_is_a_problem(tmp_path: Path, action: str) -> None:
+    text = f'[escalation]\naction = "{action}"\nreboot_command = ["sh"]\n'
+    (found,) = problems(tmp_path, text + WORKER)
+    assert (found.key, "without anybody's consent" in found.message) == ("escalation.action", True)
+    load(tmp_path, text + 'ask = ["sh"]\n' + WORKER)
+    load(tmp_path, text + 'consent_file = "/run/stands"\n' + WORKER)
+
+
+def test_a_reboot_command_that_is_not_there_is_a_problem_where_it_is_needed(tmp_path: Path) -> None:
+    text = '[escalation]\nask = ["sh"]\nreboot_command = ["nonexistent-reboot"]\n'
+    load(tmp_path, text + WORKER)
+    (found,) = problems(tmp_path, text + 'action = "reboot"\n' + WORKER)
+    assert found.key == "escalation.reboot_command"
+
+
+def test_a_number_of_hangs_that_calls_for_nothing_is_a_warning(tmp_path: Path) -> None:
+    text = "[escalation]\nhangs = 3\n"
+    assert "escalation.hangs" in [problem.key for problem in warnings(tmp_path, text + WORKER)]
+    assert "escalation.hangs" not in [p.key for p in warnings(tmp_path, text + 'ask = ["sh"]\n' + WORKER)]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [('"cudaa"', "no built-in probe"), ('["/nonexistent/p"]', "not an exec")]
+)
+def test_a_probe_that_is_not_there_is_a_problem(tmp_path: Path, value: str, message: str) -> None:
+    (found,) = problems(tmp_path, WORKER + f"probe = {value}\n")
+    assert (found.key, message in found.message) == ("workers.a.probe", True), found

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, RestartSettings, Verdict, WorkerSettings
 from watchdogd.orders import (
     ALIVE,
+    ASKED_FOR,
     KILL,
     REPORT_ONLY,
     TERM,
@@ -67,6 +68,7 @@ EXPECTED: dict[tuple[Phase, Trigger], tuple[Phase, tuple[Action, ...]]] = {
     (P.PAUSED, T.RESUME): (P.RUNNING, ()),
     **{(phase, T.STOP): (P.TERMINATING, (ASK,)) for phase in ALIVE},
     **{(phase, T.RESTART): (P.TERMINATING, (ASK,)) for phase in ALIVE},
+    **{(phase, T.RESTART_WITH): (P.TERMINATING, (ASK,)) for phase in ALIVE - {P.PAUSED}},
     **{(phase, T.PAUSE): (P.PAUSED, ()) for phase in ALIVE - {P.PAUSED}},
     **{(phase, T.EXITED): (P.KILLING, (OpenIncident(NEW, CRASH), CLEAR)) for phase in ALIVE},
     (P.TERMINATING, T.TIMEOUT): (P.KILLING, (FORCE,)),
@@ -312,6 +314,21 @@ def test_observe_only_holds_for_a_verdict_while_starting() -> None:
     assert decide(after, T.READY, occasion(observe_only=True))[0].phase is P.OBSERVED
 
 
+# --- restarted in company ---------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_taken_along_costs_no_budget_and_is_not_waited_for() -> None:
+    asked, actions = decide(state_in(P.RUNNING, restarts=(NOW, NOW)), T.RESTART_WITH, occasion())
+    assert (asked.phase, asked.reason, actions) == (P.TERMINATING, "restart_with", (ASK,))
+    ended, _ = decide(asked, T.EXITED, occasion(CRASH))
+    after, actions = decide(ended, T.CLEARED, with_probe())
+    assert (after.phase, after.restarts, actions) == (P.STARTING, (NOW, NOW), (SPAWN,))
+
+
+def test_what_was_stopped_is_not_taken_along() -> None:
+    assert decide(state_in(P.STOPPED), T.RESTART_WITH, occasion()) == (state_in(P.STOPPED), ())
+
+
 # --- the probe before a start ---------------------------------------------------------------------------------------
 
 PROBED = replace(SETTINGS, probe=("probe",), probe_deadline_ns=4 * SECOND)
@@ -414,7 +431,7 @@ class Story:
         for action in actions:
             self._check(action, before, trigger)
             if isinstance(action, Spawn) and self.settings.probe and trigger in (T.CLEARED, T.TIMEOUT, T.PROBED):
-                assert before.reason == "operator" or before.probing  # never into an accelerator that nobody asked
+                assert before.reason in ASKED_FOR or before.probing  # never into an accelerator that nobody asked
                 assert trigger is not T.PROBED or not held
         spawned = sum(isinstance(action, Spawn) for action in actions)
         assert self.state.incarnation == before.incarnation + spawned

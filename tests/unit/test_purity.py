@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "watchdogd"
 PURE = (
     "model", "liveness", "freeze", "orders", "policy", "budget", "suspicion", "histogram", "pulse", "snapshot", "tally",
-    "abi", "veto", "redundancy", "ghost", "escalation",
+    "abi", "veto", "redundancy", "ghost", "order", "escalation",
     "escalation_memory",
 )  # fmt: skip
 IMPURE = {"os", "time", "datetime", "socket", "subprocess", "logging", "threading", "random", "signal", "select"}

@@ -11,7 +11,7 @@ import pwd
 import shutil
 from collections.abc import Iterable, Mapping
 
-from watchdogd import duration
+from watchdogd import duration, order
 from watchdogd.config import cpus
 from watchdogd.config.schema import CALLS, NO_DEFAULT
 from watchdogd.config.scope import Cell, Problems, Scope, suggestion
@@ -78,6 +78,8 @@ def check_worker(scope: Scope, workers: Mapping[str, Scope], path: str, problems
     _check_deadlines(scope, problems)
     _check_restart(scope, problems)
     _check_coupling(scope, workers, problems)
+    for key in ("after", "restart_with"):
+        _check_names_of_others(scope.get(key), scope, workers, problems)
     affinity = scope.get("cpu_affinity")
     if affinity and affinity.value:
         check_affinity(affinity, cpus.present(), cpus.usable(), problems)
@@ -128,6 +130,24 @@ def _check_coupling(scope: Scope, workers: Mapping[str, Scope], problems: Proble
                 f'"{name}" is neither a worker nor an accelerator',
                 suggestion(name, known - {scope.path[-1]}),
             )
+
+
+def _check_names_of_others(named: Cell | None, scope: Scope, workers: Mapping[str, Scope], problems: Problems) -> None:
+    if named is None or isinstance(named.value, str):  # the latter: a group
+        return
+    for name in named.value:
+        if name == scope.path[-1]:
+            problems.note(named.path, f'"{name}" is this worker itself', "remove it")
+        elif name not in workers:
+            problems.note(named.path, f'"{name}" is not a worker', suggestion(name, {*workers} - {scope.path[-1]}))
+
+
+def check_order(workers: Mapping[str, Scope], problems: Problems) -> None:
+    cells = {name: scope.get("after") for name, scope in workers.items()}
+    round_ = order.cycle({name: cell.value for name, cell in cells.items() if cell is not None})
+    cell = None if round_ is None else cells[round_[0]]
+    if round_ is not None and cell is not None and len(round_) > 2:  # itself: said already
+        problems.note(cell.path, f"they wait for each other: {' after '.join(round_)}", "remove one of them")
 
 
 def check_affinity(affinity: Cell, present: frozenset[int], usable: frozenset[int], problems: Problems) -> None:

@@ -206,6 +206,12 @@ _WORKER = [
             ("required", values.BOOLEAN, "whether `/readyz` needs it"),
             ("observe_only", values.BOOLEAN, "reach and record its verdicts, never signal it"),
             ("autostart", values.BOOLEAN, "start it with the supervisor"),
+            ("after", values.STRINGS, "workers to be ready before it is started with the supervisor, or late by then"),
+            (
+                "restart_with",
+                values.COMPANY,
+                "workers restarted one by one when it was, or a group that does so mutually",
+            ),
         ],
     ),
     Key(

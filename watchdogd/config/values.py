@@ -253,6 +253,12 @@ def host_and_port(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def read_company(value: object) -> tuple[str, ...] | str:
+    if isinstance(value, str):
+        return str(GROUP.read(value))
+    return read_strings(value)
+
+
 def read_probe(value: object) -> tuple[str, ...]:
     if value == "cuda":
         return CUDA_PROBE
@@ -270,6 +276,7 @@ FRACTION = Kind("0 to 1, or false", read_fraction, none="false")
 STRINGS = Kind("strings", read_strings)
 COMMAND = Kind("strings", read_command)
 PROBE = Kind('`"cuda"` or strings', read_probe)
+COMPANY = Kind("group or strings", read_company)
 WORKER_COMMAND = Kind("strings", read_worker_command)
 TEXT = Kind("string", lambda value: text_of(value, "put it in quotes"))
 ENVIRONMENT = Kind("table of strings", read_environment)
