@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.running import Supervised, gone, wait_until, worker
+from watchdogd.verdict_hook import MOST_RUNNING
 
 MS = 1_000_000
 DEADLINES = {"sync": "100ms"}
@@ -140,3 +141,20 @@ def test_a_hook_that_hangs_does_not_keep_the_supervisor_from_ending() -> None:
         supervised.wait_phase("a", "running", 2)
         assert supervised.stop() == 0
         assert gone(pid)
+
+
+def test_no_more_hooks_run_at_once_than_a_sick_worker_may_cost() -> None:
+    """Only observed, it has a verdict a call; what they are told takes its time."""
+    slow = (
+        "worker.ready()\nwhile not (HERE / 'enough').exists():\n    with worker.call('sync'): time.sleep(0.03)\nhang()"
+    )
+    seen = worker(slow, deadlines={"sync": "10ms"}, observe_only=True)
+    asked = hook('echo x >> "$HERE/hooks"; exec sleep 60', on_verdict_deadline="30s")
+    with Supervised({"a": seen}, hooks=asked) as supervised:
+        refused = supervised.wait_event("hook", "a", reason=f"not run: {MOST_RUNNING} of them are running")
+        supervised.touch("enough")
+        assert (refused["status"], refused["veto"]) == (None, False)
+        hooks = supervised.directory / "hooks"
+        wait_until(lambda: len(hooks.read_text().splitlines()) == MOST_RUNNING)
+        supervised.let_pass(0.2)
+        assert len(hooks.read_text().splitlines()) == MOST_RUNNING

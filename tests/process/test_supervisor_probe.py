@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.running import ROOT, Supervised, gone, wait_until, worker
+from tests.process.conftest import Freezer
 from tests.simulator.control import SimulatedDevice
 from watchdogd.worker import probe as program
 
@@ -91,6 +92,23 @@ def test_an_operator_who_stops_it_stops_the_probes() -> None:
         supervised.let_pass(0.5)
         assert len(probes(supervised)) <= asked + 1  # one may have been under way
         assert supervised.worker("a")["incarnation"] == 1
+
+
+def test_after_a_probe_that_sigkill_does_not_end_no_second_one_is_sent(freezer: Freezer) -> None:
+    with Supervised({"a": hanging("exec sleep 60", probe_deadline="500ms")}) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.touch("go")
+        wait_until(lambda: probes(supervised))
+        try:
+            freezer.freeze(probes(supervised)[0])
+            again = supervised.wait_event("probe", "a", reason="is still there from the last time")
+            assert again["usable"] == "no"
+            supervised.wait_event("probe", "a", count=3)
+            assert len(probes(supervised)) == 1
+        finally:
+            supervised.touch("usable")
+            freezer.thaw()
+        supervised.wait_phase("a", "running", 2)
 
 
 # --- on the simulated driver ----------------------------------------------------------------------------------------
