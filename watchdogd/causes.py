@@ -21,7 +21,7 @@ class Causes:
         self._hangs: dict[str, tuple[int, ...]] = {}  # instants, by accelerator
 
     def hung(self, watched: Watched, opening: OpenIncident, now_ns: int) -> None:
-        """Count a hang, if it is one. So many, and they are a cause, and counting begins again."""
+        """Count a hang, if it is one. Those that were a cause are past the window when that is over."""
         accelerator, settings = watched.settings.accelerator, self._settings
         if accelerator is None or opening.would_kill or opening.finding.verdict not in HANGS or not settings.hangs:
             return
@@ -30,7 +30,6 @@ class Causes:
             minutes = f"{settings.window_ns / 60e9:g} min"
             reason = f"{len(recent)} hangs on {accelerator} within {minutes}, the last of {watched.settings.name}"
             self._standing["hangs", accelerator] = Cause("hangs", accelerator, now_ns, reason, opening.incident)
-            recent = ()
         self._hangs[accelerator] = recent
 
     def now(self, watched: Iterable[Watched], now_ns: int) -> dict[tuple[str, str], Cause]:

@@ -61,7 +61,11 @@ def test_so_many_hangs_on_one_accelerator_call_for_it_and_count_from_anew() -> N
     assert (cause.name, cause.reason) == ("hangs gpu0", "3 hangs on gpu0 within 1 min, the last of a")
     causes.hung(a, opening(), NOW + 3 * SECOND)
     assert list(causes.now([a, b], NOW + 3 * SECOND).values()) == [cause]
-    assert names(causes, a, b, at_ns=NOW + 62 * SECOND) == []  # over, and one hang alone is not another
+    assert names(causes, a, b, at_ns=NOW + 62 * SECOND) == []  # over
+    causes.hung(a, opening(), NOW + 62 * SECOND)
+    assert names(causes, a, b, at_ns=NOW + 62 * SECOND) == []  # what was a cause already is no part of another
+    causes.hung(a, opening(), NOW + 62 * SECOND + 1)
+    assert names(causes, a, b, at_ns=NOW + 62 * SECOND + 1) == ["hangs gpu0"]
 
 
 def test_hangs_on_different_accelerators_or_too_far_apart_do_not() -> None:
