@@ -34,6 +34,7 @@ class Happening:
     trigger: Trigger
     finding: Finding | None = None
     held: str | None = None
+    usable: bool | None = None  # with PROBED
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ class Actor:
 
     def _spawn(self, watched: Watched, incarnation: int, now_ns: int) -> None:
         settings = watched.settings
+        watched.note = ""
         if incarnation > 1:
             watched.tally.restart(watched.state.reason)
         output = None

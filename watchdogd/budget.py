@@ -34,6 +34,11 @@ def delay_ns(restarts: tuple[int, ...], now_ns: int, settings: RestartSettings, 
         return _shortened(settings.backoff_max_ns, f"{seed}:{len(restarts)}")
     if count == 0:
         return 0
+    return again_ns(count, settings, seed)
+
+
+def again_ns(count: int, settings: RestartSettings, seed: str) -> int:
+    """Nanoseconds to wait after the ``count``-th failure in a row."""
     doubled = settings.backoff_ns << min(count - 1, 40)
     return _shortened(min(doubled, settings.backoff_max_ns), f"{seed}:{count}")
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from watchdogd import policy
+from watchdogd import policy, redundancy
 from watchdogd.acting import Happening
 from watchdogd.control import RELOAD, ControlServer, Request
 from watchdogd.events import EventKind
@@ -56,6 +56,15 @@ class Commands:
                 remedy = f"watchdogd reset {name}"
                 why += "" if phase == "quarantined" else " and in quarantine"
             return {"ok": False, "error": f"{why}: cannot {request.command} it", "remedy": remedy}
+        if trigger is Trigger.RESTART and redundancy.serves(state):
+            # Those asked for in this very tick are not on their way yet.
+            going = [h.watched.settings.name for h in self._happenings if h.trigger in (Trigger.STOP, Trigger.RESTART)]
+            members = ((each.settings, each.state) for each in self._watched.values())
+            peer = redundancy.absent(watched.settings, members, going)
+            if peer is not None:
+                why = f"{peer} of its redundancy group does not serve: nobody would do its work"
+                remedy = f"wait for {peer}; or, if that is meant: watchdogd stop {name}, watchdogd start {name}"
+                return {"ok": False, "error": f"cannot restart {name}: {why}", "remedy": remedy}
         self._journal.emit(
             EventKind.OPERATOR, now_ns, worker=name, incarnation=state.incarnation, command=request.command,
             uid=request.uid, pid=request.pid,

@@ -13,6 +13,13 @@ signal      ``signal``, ``pid``, ``reason``
 gone        ``pid``, ``exit``
 ready       ``pid``
 near_miss   ``operation``, ``reason``
+hook        ``hook`` (``on_verdict``), ``status`` or null, ``reason`` (how it ended), ``veto``, ``told_ns`` (when it was
+            started), ``seconds``
+probe       ``accelerator``, ``usable`` (``yes`` ``no`` ``unknown``), ``status`` or null, ``reason`` (how it ended),
+            ``seconds``
+escalation  ``step`` (``cause`` ``refused`` ``waits`` ``ask`` ``await`` ``no consent`` ``consent`` ``action`` ``done``
+            ``failed`` ``withdrawn``; at a start ``earlier`` ``forgotten``), ``cause``, ``action`` (as configured),
+            ``attempt``, ``dry_run``, ``reason``
 source      ``source``, ``up``, ``reason``
 operator    ``command``, ``uid``, ``pid``
 supervisor  ``change`` (``started``, ``adopted``, ``reloading``, ``reload refused``, ``problem``, ``stopping``,
@@ -54,6 +61,9 @@ class EventKind(str, Enum):
     GONE = "gone"
     READY = "ready"
     NEAR_MISS = "near_miss"
+    HOOK = "hook"  # what a program of the integrator answered
+    PROBE = "probe"  # whether an accelerator is usable again
+    ESCALATION = "escalation"  # each step before it is taken
     SOURCE = "source"
     OPERATOR = "operator"
     SUPERVISOR = "supervisor"  # its own start and end
@@ -275,6 +285,8 @@ def _phrase(kind: str, rest: dict[str, Any]) -> Iterator[str]:
         yield ", ".join(f"{what} {(end - start) / 1e6:.3f} ms" for what, (start, end) in spans if start and end)
     if kind == EventKind.SUPERVISOR and "change" in rest:
         yield _text(rest.pop("change"))
+    if kind == EventKind.ESCALATION and "step" in rest:
+        yield _text(rest.pop("step"))
     if "reason" in rest:
         yield f"({_text(rest.pop('reason'))})"
 

@@ -10,6 +10,7 @@ REFUSED = 1
 USAGE = 2
 NOT_RUNNING = 3
 NOT_AS_IT_SHOULD = 4
+SERVICE_FAIL = 69  # EX_UNAVAILABLE
 BAD_CONFIG = 78  # EX_CONFIG of sysexits.h
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 
@@ -20,6 +21,7 @@ MEANINGS = {
     NOT_RUNNING: "no supervisor ticks: it has ended or is stuck; `status` still shows the last known rows",
     NOT_AS_IT_SHOULD: "`status`: a required worker, or the one asked for, does not run as it should; `doctor`: what the"
     " configuration needs is missing here, or does not answer",
+    SERVICE_FAIL: "`run`: an escalation ended the service on purpose; `watchdogd events --kind escalation` says why",
     BAD_CONFIG: "the configuration has problems; all of them are listed",
     INTERRUPTED: "ended by Ctrl-C",
 }

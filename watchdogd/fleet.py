@@ -1,4 +1,5 @@
-"""What no worker can decide alone: whose kill must wait, because another is the likelier culprit or the cap is reached.
+"""What no worker can decide alone: whose kill must wait, because another is the likelier culprit, the cap is
+reached, or it is what is left of a redundancy group.
 
 Invariant: a hold delays an action, never a verdict, and is bounded by ``hold_max`` from the verdict on.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from watchdogd import budget, suspicion
+from watchdogd import budget, redundancy, suspicion
 from watchdogd.model import MILLISECOND, Finding, Phase, SupervisorSettings, Verdict
 from watchdogd.orders import ASKED_FOR, HANGS
 from watchdogd.watched import Watched
@@ -21,6 +22,7 @@ class Fleet:
         self._settings = settings
         self._findings: dict[str, Finding] = {}
         self._kills: tuple[int, ...] = ()
+        self._condemned: dict[str, int] = {}  # when their kill was decided last, by name
         self._compared: tuple[str, int, list[suspicion.Stuck]] = ("", 0, [])
 
     def found(self, watched: Watched, finding: Finding) -> None:
@@ -36,8 +38,9 @@ class Fleet:
             return []
         return [w for w in self._watched if w.settings.name in self._findings or w.held is not None]
 
-    def condemned(self, now_ns: int) -> None:
+    def condemned(self, victim: Watched, now_ns: int) -> None:
         """Count a kill when it is decided: many may be in one tick."""
+        self._condemned[victim.settings.name] = now_ns
         self._kills = (*budget.recent(self._kills, now_ns, self._settings.max_kills_window_ns), now_ns)
 
     def spared(self) -> None:
@@ -55,7 +58,12 @@ class Fleet:
             return None
         if now_ns - finding.detected_ns >= settings.hold_max_ns:
             return None
-        return self._likelier_culprit(victim, finding, now_ns)
+        return self._likelier_culprit(victim, finding, now_ns) or self._last_of_its_group(victim, now_ns)
+
+    def _last_of_its_group(self, victim: Watched, now_ns: int) -> str | None:
+        going = [name for name, at_ns in self._condemned.items() if at_ns == now_ns]
+        peer = redundancy.returning(victim.settings, ((w.settings, w.state) for w in self._watched), going)
+        return None if peer is None else f"{peer} of its redundancy group is not back yet"
 
     def _likelier_culprit(self, victim: Watched, finding: Finding, now_ns: int) -> str | None:
         entered = finding.entered_ns or 0
@@ -92,6 +100,14 @@ class Fleet:
             found = [item for item in seen if item is not None]
             self._compared = (victim.settings.name, now_ns, found)
         return found
+
+    def vacant(self, accelerator: str) -> bool:
+        """It has had a worker, and none is there that could keep it busy: a DLA's engine has its share of the GPU."""
+        its_own = [w for w in self._watched if w.settings.accelerator == accelerator]
+        names = {accelerator, *(w.settings.name for w in its_own)}
+        coupled = [w for w in self._watched if names & set(w.settings.coupled_with)]
+        there = any(w.process is not None for w in (*its_own, *coupled))
+        return not there and any(w.state.incarnation for w in its_own)
 
     def suspects(self, victim: Watched, now_ns: int) -> list[dict[str, Any]]:
         """The ranking, for the record."""

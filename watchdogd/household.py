@@ -25,7 +25,8 @@ from watchdogd.runtime import Runtime
 
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 
-Activity = Callable[[str], tuple[bool, int]]  # of an accelerator's workers: any call in flight, calls completed
+# Of an accelerator's workers: any call in flight, calls completed, and whether none of them is there any more.
+Activity = Callable[[str], tuple[bool, int, bool]]
 
 
 class Household:
@@ -98,8 +99,8 @@ class Household:
         for source in self.sources:
             if source.child is child:
                 for sample in source.feed(data, now_ns):
-                    pending, completed = self._activity(sample.accelerator)
-                    self.loads.add(source, sample, pending, completed, now_ns)
+                    pending, completed, vacant = self._activity(sample.accelerator)
+                    self.loads.add(source, sample, pending, completed, now_ns, vacant)
                     self.dirty = True
 
     def _take_report(self, data: bytes) -> None:

@@ -34,6 +34,9 @@ MESSAGE_IDS = {
     EventKind.SOURCE: "99e06bec0f0941299cac19d8a33b65e5",
     EventKind.OPERATOR: "ac2a9957eab144259ee33843537144a9",
     EventKind.SUPERVISOR: "9dca1d398de74883b2b9da13e59330a3",
+    EventKind.HOOK: "e75e7ca54d3342b4b33ac3f5d222eae6",
+    EventKind.ESCALATION: "3753808504e1443a82056d8f3f40d915",
+    EventKind.PROBE: "ee33bf4965c64664a8e0b48f413a52fe",
     EventKind.SUPPRESSED: "fb6a38f9f7d841bf8d086a5dc4a7c15c",
 }
 FIELDS = ("kind", "seq", "worker", "incarnation", "incident", "verdict", "operation")  # each as WATCHDOGD_...
@@ -45,6 +48,9 @@ _PRIORITIES = {
     EventKind.NEAR_MISS: _WARNING,
     EventKind.OPERATOR: _NOTICE,
     EventKind.SUPERVISOR: _NOTICE,
+    EventKind.ESCALATION: _ERROR,
+    EventKind.HOOK: _NOTICE,
+    EventKind.PROBE: _NOTICE,
     EventKind.SUPPRESSED: _WARNING,
 }
 _PHASES = {Phase.UNKILLABLE.value: _CRITICAL, Phase.QUARANTINED.value: _ERROR}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from watchdogd import freeze
+from watchdogd import freeze, ghost
 from watchdogd.children import Child
 from watchdogd.model import SECOND, LoadSample, SourceSettings
 from watchdogd.sources import lines
@@ -79,10 +79,18 @@ class Loads:
         self._points: dict[tuple[str, str], freeze.LoadPoint] = {}
         self._last: dict[tuple[str, str], LoadSample] = {}
         self._frozen: dict[tuple[str, str], bool] = {}
+        self._ghosts: dict[tuple[str, str], ghost.GhostPoint] = {}
+        self._haunted: dict[tuple[str, str], bool] = {}
 
-    def add(self, source: Source, sample: LoadSample, pending: bool, completed: int, now_ns: int) -> None:
-        """``pending``, ``completed``: calls in flight and completed by the accelerator's workers at this moment."""
+    def add(
+        self, source: Source, sample: LoadSample, pending: bool, completed: int, now_ns: int, vacant: bool = False
+    ) -> None:
+        """``pending``, ``completed``: calls in flight and completed by the accelerator's workers at this moment.
+        ``vacant``: it has had a worker, and none is there."""
         key = (sample.accelerator, source.settings.name)
+        self._ghosts[key] = ghost.next_point(
+            self._ghosts.get(key), sample.load_ratio, vacant, source.stale_after_ns, now_ns
+        )
         self._points[key] = freeze.next_point(
             self._points.get(key), sample.load_ratio, pending, completed, source.stale_after_ns, now_ns
         )
@@ -95,8 +103,9 @@ class Loads:
         for key, point in self._points.items():
             source = by_name[key[1]]
             frozen = freeze.is_frozen(point, source.settings.frozen_after_ns, source.stale_after_ns, now_ns)
-            changed = changed or frozen != self._frozen.get(key, False)
-            self._frozen[key] = frozen
+            haunted = ghost.is_ghost(self._ghosts[key], source.settings.frozen_after_ns, source.stale_after_ns, now_ns)
+            changed = changed or (frozen, haunted) != (self._frozen.get(key, False), self._haunted.get(key, False))
+            self._frozen[key], self._haunted[key] = frozen, haunted
         return changed
 
     def frozen(self, accelerator: str) -> bool:
@@ -109,8 +118,8 @@ class Loads:
         missing = [name for name in accelerators if name not in known]
         return told + [
             {
-                "name": name, "load_ratio": None, "frozen": False, "source": None, "sample_ns": None, "device": None,
-                "uuid": None, "blocked_by": blocked.get(name),
+                "name": name, "load_ratio": None, "frozen": False, "ghost": False, "source": None, "sample_ns": None,
+                "device": None, "uuid": None, "blocked_by": blocked.get(name),
             }
             for name in missing
         ]  # fmt: skip
@@ -122,6 +131,7 @@ class Loads:
             "name": accelerator,
             "load_ratio": sample.load_ratio,
             "frozen": self._frozen.get(key, False),
+            "ghost": self._haunted.get(key, False),
             "source": source,
             "sample_ns": self._points[key].arrived_ns,
             "device": sample.name,

@@ -69,6 +69,8 @@ def resume(
         state = replace(state, phase=Phase.TERMINATING, reason=SUPERVISOR, finding=None)
     if is_alive:
         return _resume_alive(state, now_ns)
+    if state.phase is Phase.BACKOFF and state.deadline_ns is None:  # it waited for an answer that nobody gets any more
+        return state, Trigger.START
     return state, Trigger.EXITED if had_process else None
 
 

@@ -46,12 +46,17 @@ class WorkerSettings:
     command: tuple[str, ...]
     accelerator: str | None = None
     coupled_with: tuple[str, ...] = ()  # accelerators or workers whose hang can freeze this worker
+    redundancy: str | None = None  # group of workers that do the same work
     deadlines: Deadlines = field(default_factory=Deadlines)
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
     restart: RestartSettings = field(default_factory=RestartSettings)
+    probe: tuple[str, ...] = ()  # run before the successor of a worker that was killed or crashed
+    probe_deadline_ns: int = 10 * SECOND
     required: bool = True
     observe_only: bool = False
     autostart: bool = True
+    after: tuple[str, ...] = ()  # workers that are to be ready before it is started with the supervisor
+    restart_with: tuple[str, ...] = ()  # workers that are restarted after it was
     stop_timeout_ns: int = 10 * SECOND  # SIGTERM to SIGKILL
     user: str | None = None
     group: str | None = None
@@ -91,6 +96,31 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HooksSettings:
+    on_verdict: tuple[str, ...] = ()
+    on_verdict_deadline_ns: int = 200 * MILLISECOND
+    veto: bool = False  # whether its answer may delay a kill
+    veto_max_ns: int = SECOND  # from the verdict on
+
+
+@dataclass(frozen=True, slots=True)
+class EscalationSettings:
+    action: str = "none"  # "service-fail" "reboot"
+    ask: tuple[str, ...] = ()  # exit status 0 is its consent
+    consent_file: str | None = None  # must be there, too
+    consent_timeout_ns: int = 60 * SECOND
+    hangs: int = 0  # on one accelerator, within the window; 0 = however many
+    window_ns: int = 600 * SECOND
+    min_interval_ns: int = 3600 * SECOND
+    reboot_command: tuple[str, ...] = ("systemctl", "reboot")
+    dry_run: bool = False
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self.ask or self.consent_file) or self.action != "none"
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSettings:
     """One load reader: a child process whose lines are samples. An empty command switches it off."""
 
@@ -107,6 +137,8 @@ class Settings:
     sources: tuple[SourceSettings, ...]
     workers: tuple[WorkerSettings, ...]
     files: tuple[str, ...] = ()  # where this came from, for messages
+    hooks: HooksSettings = field(default_factory=HooksSettings)
+    escalation: EscalationSettings = field(default_factory=EscalationSettings)
 
 
 # --- observed -------------------------------------------------------------------------------------------------------

@@ -18,12 +18,17 @@ HANGS = frozenset((Verdict.STARTUP, Verdict.FIRST_STEP, Verdict.STEP, Verdict.CA
 ALIVE = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED, Phase.PAUSED))
 
 
+OPERATOR, SUPERVISOR, TAKEN_ALONG = "operator", "supervisor", "restart_with"
+ASKED_FOR = frozenset((OPERATOR, SUPERVISOR, TAKEN_ALONG))  # reasons of an end that is no failure: no budget, no wait
+
+
 class Trigger(str, Enum):
     """One thing that happened to a worker."""
 
     START = "start"  # by the operator, or at the supervisor's own start
     STOP = "stop"
     RESTART = "restart"
+    RESTART_WITH = "restart_with"  # another was restarted, and takes it along
     PAUSE = "pause"
     RESUME = "resume"
     RESET = "reset"
@@ -34,6 +39,7 @@ class Trigger(str, Enum):
     EXITED = "exited"  # the process that was spawned is gone
     CLEARED = "cleared"  # it is reaped, and no descendant is left
     TIMEOUT = "timeout"  # the phase's own deadline passed
+    PROBED = "probed"  # the probe before a start has answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,13 @@ class Clear:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Find out whether the accelerator is usable before the successor of this incarnation is started."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpenIncident:
     incident: IncidentId
     finding: Finding
@@ -67,12 +80,9 @@ class CloseIncident:
     outcome: str  # "recovered", "hung again", "ended again", "overtaken", or one of NOT_RECOVERED
 
 
-OPERATOR, SUPERVISOR = "operator", "supervisor"
-ASKED_FOR = frozenset((OPERATOR, SUPERVISOR))  # reasons of restarts that are no fault of the worker's
-
 NOT_RECOVERED = frozenset(("returned", "paused", "stopped", "quarantined"))  # nothing is left to recover from
 
-Action = Spawn | Signal | Clear | OpenIncident | CloseIncident
+Action = Spawn | Signal | Clear | Probe | OpenIncident | CloseIncident
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,8 @@ class WorkerState:
     reason: str = OPERATOR  # why the next start happens: a verdict's name, or one of ASKED_FOR
     restarts: tuple[int, ...] = ()  # instants of budgeted restarts within the window
     quarantined: bool = False  # until a reset, whatever else an operator asks for
+    probing: bool = False  # in BACKOFF: the probe before its start runs
+    unusable: int = 0  # probes in a row that found its accelerator not usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +119,4 @@ class Occasion:
     observe_only: bool = False
     incident: IncidentId | None = None  # the id to use if one is opened
     ready_ns: int | None = None  # with READY: when, by the worker's own stamp
+    usable: bool | None = None  # with PROBED; None = unknown

@@ -11,25 +11,28 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from watchdogd import budget
-from watchdogd.model import Phase
+from watchdogd.model import SECOND, Phase
 from watchdogd.orders import (
     ALIVE,
     ASKED_FOR,
     KILL,
     OPERATOR,
     REPORT_ONLY,
+    TAKEN_ALONG,
     TERM,
     Action,
     Clear,
     CloseIncident,
     Occasion,
     OpenIncident,
+    Probe,
     Signal,
     Spawn,
     Trigger,
     WorkerState,
 )
 
+PROBE_GRACE_NS = SECOND  # past its deadline, for whoever kills it then
 Step = tuple[WorkerState, tuple[Action, ...]]
 Handler = Callable[[WorkerState, Occasion], Step]
 
@@ -73,6 +76,8 @@ def _spawn(state: WorkerState, occasion: Occasion) -> Step:
         ready_ns=None,
         armed_ns=None,
         finding=None,
+        probing=False,
+        unusable=0,
     )
     return state, (Spawn(state.incarnation),)
 
@@ -186,8 +191,29 @@ def _cleared(state: WorkerState, occasion: Occasion) -> Step:
     restarts = (*budget.recent(state.restarts, now, settings.window_ns), now + delay)
     state = replace(state, restarts=restarts)
     if delay == 0:
-        return _spawn(state, occasion)
+        return _start_again(state, occasion)
     return replace(_enter(state, Phase.BACKOFF, now, now + delay), spawned_ns=None, ready_ns=None), ()
+
+
+def _start_again(state: WorkerState, occasion: Occasion) -> Step:
+    """After an end that nobody asked for, the accelerator is probed first where that is configured."""
+    if not occasion.settings.probe or state.probing:  # the latter: no answer, so nothing is known
+        return _spawn(state, occasion)
+    deadline = occasion.now_ns + occasion.settings.probe_deadline_ns + PROBE_GRACE_NS
+    waiting = _enter(state, Phase.BACKOFF, occasion.now_ns, deadline)
+    return replace(waiting, probing=True, spawned_ns=None, ready_ns=None), (Probe(state.incarnation),)
+
+
+def _probed(state: WorkerState, occasion: Occasion) -> Step:
+    """Only an accelerator that is known not to be usable is not started into."""
+    if not state.probing:  # an operator has had his word meanwhile
+        return state, ()
+    if occasion.usable is not False:
+        return _spawn(state, occasion)
+    unusable = state.unusable + 1
+    delay = budget.again_ns(unusable, occasion.settings.restart, state.name)
+    waiting = _enter(state, Phase.BACKOFF, occasion.now_ns, occasion.now_ns + delay)
+    return replace(waiting, probing=False, unusable=unusable), ()
 
 
 def _unkillable(state: WorkerState, occasion: Occasion) -> Step:
@@ -209,6 +235,11 @@ def _restart(state: WorkerState, occasion: Occasion) -> Step:
     return _terminate(state, occasion, wanted=True)
 
 
+def _restart_with(state: WorkerState, occasion: Occasion) -> Step:
+    state, ask = _terminate(state, occasion, wanted=True)
+    return replace(state, reason=TAKEN_ALONG), ask
+
+
 def _grace_over(state: WorkerState, occasion: Occasion) -> Step:
     deadline = occasion.now_ns + occasion.kill_grace_ns
     return _enter(state, Phase.KILLING, occasion.now_ns, deadline), (Signal(KILL),)
@@ -225,7 +256,8 @@ def _wanted(state: WorkerState, _occasion: Occasion) -> Step:
 def _park(state: WorkerState, occasion: Occasion) -> Step:
     """Stop waiting to start."""
     actions = () if state.incident is None else (CloseIncident(state.incident, "stopped"),)
-    return replace(_enter(state, Phase.STOPPED, occasion.now_ns), wanted=False, incident=None, finding=None), actions
+    parked = replace(_enter(state, Phase.STOPPED, occasion.now_ns), wanted=False, incident=None, finding=None)
+    return replace(parked, probing=False, unusable=0), actions
 
 
 def _pause(state: WorkerState, occasion: Occasion) -> Step:
@@ -270,8 +302,9 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
         table[phase, T.VERDICT] = _verdict
         table[phase, T.RELEASED] = _kill_standing
         table[phase, T.RETURNED] = _returned
-    for trigger in (T.PAUSE, T.VERDICT, T.RELEASED, T.RETURNED):
-        table[P.PAUSED, trigger] = _ignore  # deadlines are suspended
+        table[phase, T.RESTART_WITH] = _restart_with
+    for trigger in (T.PAUSE, T.VERDICT, T.RELEASED, T.RETURNED, T.RESTART_WITH):
+        table[P.PAUSED, trigger] = _ignore  # deadlines are suspended, and somebody looks at it
     for phase in (P.TERMINATING, P.KILLING, P.UNKILLABLE):
         table[phase, T.EXITED] = _ended_as_asked
         table[phase, T.CLEARED] = _cleared
@@ -287,7 +320,8 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
         (P.TERMINATING, T.TIMEOUT): _grace_over,
         (P.KILLING, T.TIMEOUT): _unkillable,
         (P.KILLING, T.RETURNED): _returned,
-        (P.BACKOFF, T.TIMEOUT): _spawn,
+        (P.BACKOFF, T.TIMEOUT): _start_again,
+        (P.BACKOFF, T.PROBED): _probed,
         (P.BACKOFF, T.START): _spawn,
         (P.BACKOFF, T.RESTART): _spawn,
         (P.BACKOFF, T.STOP): _park,

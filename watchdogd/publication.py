@@ -12,18 +12,20 @@ from watchdogd import __version__, snapshot
 from watchdogd.board import Board
 from watchdogd.household import Household
 from watchdogd.model import Phase, Settings
+from watchdogd.responses import Responses
 from watchdogd.runtime import Runtime
 from watchdogd.watched import Watched
 
 
 class Publication:
     def __init__(
-        self, board: Board, watched: Sequence[Watched], household: Household, settings: Settings, runtime: Runtime, *,
-        started_ns: int, scheduling: str, memory: str, scopes: str,
+        self, board: Board, watched: Sequence[Watched], household: Household, responses: Responses,
+        settings: Settings, runtime: Runtime, *, started_ns: int, scheduling: str, memory: str, scopes: str,
     ) -> None:  # fmt: skip
         self._board = board
         self._watched = watched
         self._household = household
+        self._escalator = responses.escalator
         self.about = {  # what is true of the supervisor as long as it lives
             "version": __version__,
             "started_ns": started_ns,
@@ -53,18 +55,23 @@ class Publication:
 
     def publish(self, stopping: bool) -> int | None:
         """Publish if anything changed. Returns the instant from which it can be read."""
-        unchanged = not self._changed and not self._household.dirty and self._stopping == stopping
-        if unchanged and not any(watched.is_changed for watched in self._watched):
+        ours = self._changed or self._household.dirty or self._escalator.dirty
+        if self._stopping == stopping and not ours and not any(watched.is_changed for watched in self._watched):
             return None
-        self._household.dirty = self._changed = False
+        self._household.dirty = self._escalator.dirty = self._changed = False
         self._stopping = stopping
         blocked = {
             w.settings.accelerator: w.settings.name
             for w in self._watched
-            if w.state.phase is Phase.UNKILLABLE and w.settings.accelerator is not None
+            if (w.state.phase is Phase.UNKILLABLE or w.state.unusable) and w.settings.accelerator is not None
         }
         body = snapshot.body(
-            {**self.about, "stopping": stopping, "reload": self._reload},
+            {
+                **self.about,
+                "stopping": stopping,
+                "reload": self._reload,
+                "escalation": self._escalator.describe(),
+            },
             [watched.fragment() for watched in self._watched],
             self._household.loads.describe(self._accelerators, blocked),
             [source.describe() for source in self._household.sources],

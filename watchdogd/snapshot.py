@@ -8,13 +8,16 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
 
     {"schema": 1,
      "supervisor": {"version", "started_ns", "observe_only", "runtime_dir", "state_dir", "config": [FILE, ...],
-                    "metrics": "HOST:PORT" or null, "stopping": bool, "scheduling", "memory",
+                    "metrics": "HOST:PORT" or null, "stopping": bool, "scheduling", "memory", "scopes",
                     "reload": {"asked": count, "outcome": null, "checking", "refused" or "done",
-                               "problem": text or null}},
+                               "problem": text or null},
+                    "escalation": {"stage", "since_ns", "deadline_ns" or null, "action", "dry_run": bool,
+                                    "causes": [text, ...], "last": {"action", "reason", "time"} or null} or null},
      "workers": [{"name", "phase", "phase_since_ns", "required", "observe_only", "accelerator", "note",
                   "pid" or null, "incarnation", "heartbeat": FILE or null, "spawned_ns" or null, "ready_ns" or null,
-                  "restarts": {VERDICT, "operator" or "supervisor": count}, "budget_left" (0 in quarantine),
-                  "next_start_ns" or null, "remembered": {what only the next supervisor needs, see ``memory``},
+                  "restarts": {VERDICT, "operator", "supervisor" or "restart_with": count}, "budget_left" (0 in
+                  quarantine), "next_start_ns" or null, "remembered": {what only the next supervisor needs, see
+                  ``memory``},
                   "deadlines": {"startup" "first_step" "step" "sync" ...: seconds, only those that are set},
                   "soft" or null,
                   "hangs": {OPERATION: count}, "would_have_killed", "near_misses", "soft_exceeded",
@@ -24,7 +27,7 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339,
                                     "outcome": as in ``orders.CloseIncident``, once it is over} or null}],
      "accelerators": [{"name", "load_ratio" or null, "frozen": bool, "source", "sample_ns", "device" or null,
-                       "uuid" or null, "blocked_by": worker or null}],
+                       "ghost": bool (busy, and no worker is there), "uuid" or null, "blocked_by": worker or null}],
      "sources": [{"name", "up": bool, "sample_ns" or null, "restarts", "bad_lines", "note"}],
      "events": {"written", "dropped", "suppressed" (by a storm, see ``throttle.py``), "error" or null}}
 

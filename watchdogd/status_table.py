@@ -71,9 +71,23 @@ def _supervisor(view: StatusView) -> Iterator[tuple[str, str]]:
         yield "  observe only: verdicts are recorded, nothing is signalled", _YELLOW
     if view.supervisor.get("stopping") and not view.ended:
         yield "  stopping", _YELLOW
+    yield from _escalation(view)
     error = view.published.body.get("events", {}).get("error")
     if error:
         yield f"  events cannot be recorded ({error}), {view.published.body['events']['dropped']} lost", _RED
+
+
+def _escalation(view: StatusView) -> Iterator[tuple[str, str]]:
+    told = view.supervisor.get("escalation")
+    if not told:
+        return
+    if told["causes"] and not view.ended:
+        dry = ", dry run" if told["dry_run"] else ""
+        causes = "; ".join(told["causes"])
+        yield f"  escalation ({told['action']}{dry}): {told['stage']}: {causes}; see `watchdogd events`", _RED
+    if told["last"]:
+        last = told["last"]
+        yield f"  last escalation: {last['action']} at {last['time']}: {last['reason']}", _YELLOW
 
 
 def _advice(view: StatusView) -> Iterator[str]:
@@ -167,8 +181,9 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
     body = worker.body
     if worker.phase in _NEXT:
         yield _NEXT[worker.phase].format(name=worker.name)
-    if worker.phase is Phase.BACKOFF and body["next_start_ns"] is not None:
-        yield f"starts again in {span(max(0, body['next_start_ns'] - now_ns))}"
+    if worker.phase is Phase.BACKOFF:
+        next_ns = body["next_start_ns"]
+        yield "its accelerator is probed" if next_ns is None else f"starts again in {span(max(0, next_ns - now_ns))}"
     if body["held"]:
         yield f"overdue, its kill waits: {body['held']}"
     if worker.heartbeat_error:
@@ -191,6 +206,8 @@ def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
         text = f"{accelerator['name']}  load {'unknown' if ratio is None else f'{ratio:.0%}'}"
         if accelerator["frozen"]:
             text += "  FROZEN"
+        if accelerator["ghost"]:
+            text += "  GHOST LOAD (busy, and none of its workers is there)"
         if accelerator["source"] is None:
             text += "  no load source"
         else:
@@ -199,7 +216,8 @@ def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
             text += f"  {accelerator['device']}"
         if accelerator["blocked_by"]:
             text += f"  BLOCKED by {accelerator['blocked_by']}"
-        yield text, _RED if accelerator["blocked_by"] else _YELLOW if accelerator["frozen"] else _PLAIN
+        odd = accelerator["frozen"] or accelerator["ghost"]
+        yield text, _RED if accelerator["blocked_by"] else _YELLOW if odd else _PLAIN
     for source in view.sources:
         if not source["up"]:
             yield f"source {source['name']}: {silence(view, source)}", _YELLOW

@@ -7,7 +7,7 @@ not at all where an adopted worker's deadlines come first.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from watchdogd.acting import Actor, Happening
 from watchdogd.adoption import Adoption
@@ -36,8 +36,11 @@ class Succession:
         if not adoption.adopted:
             self._leftovers.wait(LEFTOVERS_SECONDS)
 
-    def begin(self, actor: Actor, loop: Loop, happenings: deque[Happening], tell: Callable[[str], None]) -> None:
-        self._loop, self._happenings, self._tell = loop, happenings, tell
+    def begin(
+        self, actor: Actor, loop: Loop, happenings: deque[Happening], start: Callable[[Iterable[Watched]], None],
+        tell: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._loop, self._start, self._tell = loop, start, tell
         for watched, trigger in self._meanwhile:
             actor.take_over(watched, trigger)
         for watched in self._adoption.changed:
@@ -61,8 +64,7 @@ class Succession:
             self._tell("the search for what a dead supervisor left has failed")
         self.until_ns = None
         self._loop.forget(descriptor)
-        starts = (watched for watched, trigger in self._meanwhile if trigger is Trigger.START)
-        self._happenings.extend(Happening(watched, Trigger.START) for watched in starts)
+        self._start(watched for watched, trigger in self._meanwhile if trigger is Trigger.START)
 
 
 def forget_retired(watched: list[Watched]) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any
 
-from watchdogd import abi, events, launching, liveness, policy, procfs, scope
+from watchdogd import abi, events, exits, launching, liveness, policy, procfs, scope
 from watchdogd.acting import Actor, Happening, Order, PhaseChanged
 from watchdogd.adoption import Adoption
 from watchdogd.board import Board
@@ -29,10 +29,12 @@ from watchdogd.orders import ALIVE, Occasion, OpenIncident, Trigger
 from watchdogd.privileges import become_realtime, become_subreaper, lock_memory, pin
 from watchdogd.publication import Publication
 from watchdogd.reload import Reload, listening
+from watchdogd.responses import Responses
 from watchdogd.runtime import CannotStart, Runtime
 from watchdogd.succession import Succession, forget_retired
 from watchdogd.sweep import reap_ended
 from watchdogd.throttle import Throttle
+from watchdogd.together import Together
 from watchdogd.watched import Watched
 
 HOUSEKEEPING_NS = SECOND // 2
@@ -50,6 +52,7 @@ class Supervisor:
         self.fleet = Fleet(self.watched, settings.supervisor)
         self.stopping = False
         self.finished = False
+        self.exit_status = exits.FINE
         self._happenings: deque[Happening] = deque()
         self._next_ns = self._housekeeping_ns = started_ns
         self._incidents = 0
@@ -78,13 +81,18 @@ class Supervisor:
             runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, self._identities,
             slice_name,
         )  # fmt: skip
+        self.responses = Responses(
+            settings, self.watched, runtime, self.loop, self.journal, boot_id, self._happenings, self._identities,
+            self.fail,
+        )  # fmt: skip
+        self.together = Together(self.watched, self._happenings)
         self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
-            self.board, self.watched, self.household, settings, runtime, started_ns=started_ns, scheduling=scheduling,
-            memory=memory, scopes=scopes,
+            self.board, self.watched, self.household, self.responses, settings, runtime, started_ns=started_ns,
+            scheduling=scheduling, memory=memory, scopes=scopes,
         )  # fmt: skip
-        self._succession.begin(self.actor, self.loop, self._happenings, self._tell_problem)
+        self._succession.begin(self.actor, self.loop, self._happenings, self.together.start, self._tell_problem)
         self._reload = Reload(settings.files[0], self.loop, self.publication, self._tell)
         if self._adoption.predecessor == os.getpid():
             self._reload.done()
@@ -97,6 +105,7 @@ class Supervisor:
         if adoption.adopted or adoption.problems:
             told = {"workers": adoption.adopted, "problems": adoption.problems}
             self._tell("adopted", predecessor=adoption.predecessor, **told)
+        self.responses.escalator.start(time.monotonic_ns())
         self.tick(0)
         self._identities.look_up(self.settings.workers)
         gc.collect()
@@ -114,11 +123,14 @@ class Supervisor:
         now_ns = time.monotonic_ns()
         self._succession.look(now_ns)
         self._reload.watch(now_ns)
+        self.responses.tick(self.stopping, now_ns)
         for watched in self.watched:
             self._observe(watched, late_ns, now_ns)
         for watched in self.fleet.standing():
             self._reconsider(watched, now_ns)
         self._settle(now_ns)
+        if not self.stopping and self.together.advance(now_ns):
+            self._settle(now_ns)
         self.household.start_due(now_ns)
         if now_ns >= self._housekeeping_ns:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
@@ -136,7 +148,7 @@ class Supervisor:
             self._reload.execute(self._publish, self.household.let_go, self.notifier)
 
     def _when_next(self, now_ns: int) -> int:
-        instants = [self._housekeeping_ns, *self.household.next_ns()]
+        instants = [self._housekeeping_ns, *self.household.next_ns(), *self.responses.next_ns()]
         for instant in (self._succession.until_ns, self._reload.deadline_ns):
             if instant is not None:
                 instants.append(instant)
@@ -192,17 +204,18 @@ class Supervisor:
                 self._happenings.append(Happening(watched, Trigger.RELEASED))
 
     def _hold(self, watched: Watched, finding: Finding, now_ns: int) -> str | None:
-        held = self.fleet.hold(watched, finding, now_ns)
+        held = self.fleet.hold(watched, finding, now_ns) or self.responses.hold(watched, finding, now_ns)
         if held is None:
-            self.fleet.condemned(now_ns)
+            self.fleet.condemned(watched, now_ns)
         return held
 
     def _observe_only(self, watched: Watched) -> bool:
         return watched.settings.observe_only or self.settings.supervisor.observe_only
 
-    def _activity(self, accelerator: str) -> tuple[bool, int]:
+    def _activity(self, accelerator: str) -> tuple[bool, int, bool]:
         seen = [w.activity() for w in self.watched if w.settings.accelerator == accelerator]
-        return any(pending for pending, _ in seen), sum(completed for _, completed in seen)
+        vacant = self.fleet.vacant(accelerator)
+        return any(pending for pending, _ in seen), sum(completed for _, completed in seen), vacant
 
     # --- decide ---
 
@@ -219,6 +232,7 @@ class Supervisor:
             published_ns = self._publish()
             for watched, order in orders:
                 self.actor.perform(watched, order, published_ns, now_ns)
+                self.responses.perform(watched, order, now_ns)
 
     def _decide(self, happening: Happening, now_ns: int) -> list[tuple[Watched, Order]]:
         watched, before = happening.watched, happening.watched.state
@@ -233,6 +247,7 @@ class Supervisor:
             observe_only=self._observe_only(watched),
             incident=self._incident_id(watched) if happening.finding is not None else None,
             ready_ns=watched.ready_ns() if happening.trigger is Trigger.READY else None,
+            usable=happening.usable,
         )
         after, actions = policy.decide(before, happening.trigger, occasion)
         watched.state = after
@@ -243,6 +258,7 @@ class Supervisor:
             watched.changed()
         if happening.trigger is Trigger.READY and after is not before:
             self.actor.record_ready(watched, before.incident, now_ns)
+            self.together.ready(watched, now_ns)
         if after.phase is before.phase:
             return [(watched, action) for action in actions]
         opened = [action for action in actions if isinstance(action, OpenIncident)]
@@ -277,6 +293,11 @@ class Supervisor:
             self.notifier.stopping()
             self._happenings.extend(Happening(watched, Trigger.STOP) for watched in reversed(self.watched))
 
+    def fail(self, reason: str) -> None:
+        """End as ``stop`` does, with a status that systemd's FailureAction= may act on."""
+        self.exit_status = exits.SERVICE_FAIL
+        self.stop(f"escalation: {reason}")
+
     def _tell(self, change: str, **fields: Any) -> None:
         """Its own life is on record too: without it a gap in the record could be anything."""
         self.journal.emit(EventKind.SUPERVISOR, time.monotonic_ns(), change=change, pid=os.getpid(), **fields)
@@ -287,8 +308,8 @@ class Supervisor:
     def _reap_orphans(self) -> None:
         """Reap descendants of workers that were orphaned to us; our own children are reaped by those who know them."""
         reap_ended()
-        known = {w.process.pid for w in self.watched if w.process is not None} | self.household.pids()
-        known |= self._reload.pids()
+        ours = self.household.pids() | self.responses.runs.pids() | self._reload.pids()
+        known = {w.process.pid for w in self.watched if w.process is not None} | ours
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -319,6 +340,7 @@ class Supervisor:
     def close(self) -> None:
         """Leave nothing behind: our children ended, the socket removed, the last events with the recorder."""
         self.commands.close()
+        self.responses.runs.close()
         self._tell("ended", reason=self._reason)
         self.household.close()
         self.board.close()
@@ -335,4 +357,4 @@ def main(settings: Settings) -> int:
         supervisor.run()
     finally:
         supervisor.close()
-    return 0
+    return supervisor.exit_status

@@ -66,6 +66,11 @@ class Tally:
         if self._last_incident is not None and self._last_incident["id"] == closing.incident:
             self._last_incident = {**self._last_incident, "outcome": closing.outcome}
 
+    @property
+    def last_id(self) -> str | None:
+        """Of the last incident."""
+        return None if self._last_incident is None else str(self._last_incident["id"])
+
     def recovered(self, ready_ns: int) -> int | None:
         """Count the time from the hung call's entry to the successor's ready; None if it was no recovery."""
         if self._stuck_since_ns is None:

@@ -289,7 +289,7 @@ class Watched:
             "spawned_ns": state.spawned_ns,
             "ready_ns": state.ready_ns,
             "budget_left": self._budget_left,
-            "next_start_ns": state.deadline_ns if state.phase is Phase.BACKOFF else None,
+            "next_start_ns": state.deadline_ns if state.phase is Phase.BACKOFF and not state.probing else None,
             "deadlines": snapshot.deadlines_seconds(settings.deadlines),
             "soft": settings.soft,
             "soft_exceeded": self.examination.soft_exceeded,

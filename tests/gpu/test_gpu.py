@@ -201,3 +201,10 @@ def test_what_is_copied_in_comes_out_from_two_contexts_and_two_threads(machine: 
     environment = {**os.environ, **machine.environment}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=60, cwd=ROOT, env=environment)
     assert done.stdout == b"copied\n"
+
+
+@pytest.mark.gpu
+def test_a_probe_finds_a_healthy_gpu_usable() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WATCHDOGD_ACCELERATOR": "gpu0"}
+    command = [sys.executable, "-m", "watchdogd.worker.probe"]
+    assert subprocess.run(command, env=environment, timeout=SLOW_SECONDS, check=False).returncode == 0

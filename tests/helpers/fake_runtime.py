@@ -48,6 +48,7 @@ ACCELERATOR: dict[str, Any] = {
     "name": "gpu0",
     "load_ratio": 0.42,
     "frozen": False,
+    "ghost": False,
     "source": "tegrastats",
     "sample_ns": None,
     "device": "Orin",

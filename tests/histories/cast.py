@@ -177,7 +177,7 @@ class Cast:
     def _hold(self, player: Player, finding: Finding, now_ns: int) -> str | None:
         held = self._fleet.hold(player, finding, now_ns)
         if held is None:
-            self._fleet.condemned(now_ns)
+            self._fleet.condemned(player, now_ns)
         return held
 
     def _observe_only(self, player: Player) -> bool:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.helpers.pulses import deadlines
 from tests.histories.cast import (
     Asleep,
@@ -441,6 +443,42 @@ OUTER_AND_INNER = Story(
         (1900, "h", calls("sync", 1900, "inner"), P.RUNNING, ""),
         (1999, "h", calls("sync", 1999, "inner"), P.RUNNING, ""),
         (2000, "h", None, P.KILLING, "h open call, h KILL"),
+    ),
+)
+
+REDUNDANT = tuple(
+    replace(worker(name, accelerator, sync=50), redundancy="front", coupled_with=())
+    for name, accelerator in (("a", "gpu0"), ("b", "gpu1"))
+)
+
+REDUNDANT_PAIR = Story(
+    "both of a redundancy group hang: one is killed, the other only when the first is back",
+    REDUNDANT,
+    (
+        *started("a", "b"),
+        (1000, "a", calls("sync", 1000), P.RUNNING, ""),
+        (1000, "b", calls("sync", 1000), P.RUNNING, ""),
+        (1050, "b", None, P.RUNNING, "a open call, a KILL, b open call"),
+        *dies("a", 1100, orders="a spawn 2"),
+        (1290, "b", None, P.RUNNING, ""),
+        (1300, "a", ready(1300), P.RUNNING, "a close recovered"),
+        (1305, "b", None, P.KILLING, "b KILL"),
+    ),
+)
+
+REDUNDANT_SLOW_PEER = Story(
+    "what is left of a redundancy group is slow while its peer comes back: it is not killed for that",
+    REDUNDANT,
+    (
+        *started("a", "b"),
+        (1000, "a", calls("sync", 1000), P.RUNNING, ""),
+        (1050, "a", None, P.KILLING, "a open call, a KILL"),
+        *dies("a", 1100, orders="a spawn 2"),
+        (1200, "b", calls("sync", 1200), P.RUNNING, ""),
+        (1250, "b", None, P.RUNNING, "b open call"),
+        (1400, "b", returns(), P.RUNNING, "b close returned"),
+        (1500, "a", ready(1500), P.RUNNING, "a close recovered"),
+        (1600, "b", None, P.RUNNING, ""),
     ),
 )
 

@@ -88,7 +88,7 @@ def test_every_trap_has_the_tests_that_the_table_names(trap: str) -> None:
 
 
 # Where wall time is for people: records, incident ids, the exporter's timestamps.
-FOR_PEOPLE = {"acting", "events", "journal", "supervisor", "status_table", "cli"}
+FOR_PEOPLE = {"acting", "escalating", "events", "journal", "supervisor", "status_table", "cli"}
 WALL_CLOCKS = {"time", "time_ns", "gmtime", "localtime", "strftime", "CLOCK_REALTIME", "now", "utcnow", "today"}
 
 

@@ -131,6 +131,19 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("metrics", "listen", '"[::1]:19877"', "listen", "[::1]:19877"),
     ("metrics", "listen", '"localhost:0"', "listen", "localhost:0"),
     ("metrics", "listen", '""', "listen", ""),
+    ("hooks", "on_verdict", '["sh", "-c", "true"]', "on_verdict", ("sh", "-c", "true")),
+    ("hooks", "on_verdict_deadline", '"150ms"', "on_verdict_deadline_ns", SECOND * 15 // 100),
+    ("hooks", "veto", "true", "veto", True),
+    ("hooks", "veto_max", '"3s"', "veto_max_ns", 3 * SECOND),
+    ("escalation", "action", '"service-fail"', "action", "service-fail"),
+    ("escalation", "ask", '["sh", "-c", "true"]', "ask", ("sh", "-c", "true")),
+    ("escalation", "consent_file", '"/run/stands"', "consent_file", "/run/stands"),
+    ("escalation", "consent_timeout", '"5s"', "consent_timeout_ns", 5 * SECOND),
+    ("escalation", "hangs", "4", "hangs", 4),
+    ("escalation", "window", '"5m"', "window_ns", 300 * SECOND),
+    ("escalation", "min_interval", '"2h"', "min_interval_ns", 7200 * SECOND),
+    ("escalation", "reboot_command", '["reboot", "-f"]', "reboot_command", ("reboot", "-f")),
+    ("escalation", "dry_run", "true", "dry_run", True),
     ("tegrastats", "command", '["t", "--interval", "250"]', "command", ("t", "--interval", "250")),
     ("tegrastats", "command", '["t", "--interval", "250"]', "interval_ns", SECOND // 4),
     ("tegrastats", "command", '["t", "--interval=125"]', "interval_ns", SECOND // 8),
@@ -154,6 +167,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "command", '["python3", "-m", "x"]', "command", ("python3", "-m", "x")),
     ("workers.NAME", "accelerator", '"dla1"', "accelerator", "dla1"),
     ("workers.NAME", "coupled_with", '["dla0", "b"]', "coupled_with", ("dla0", "b")),
+    ("workers.NAME", "redundancy", '"front"', "redundancy", "front"),
     *(
         ("workers.NAME", f"deadlines.{name}", '"7s"', f"{name}_ns", 7 * SECOND)
         for name in ("startup", "first_step", "step")
@@ -167,9 +181,14 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "restart.budget", "9", "budget", 9),
     ("workers.NAME", "restart.window", '"1h"', "window_ns", 3600 * SECOND),
     ("workers.NAME", "restart.when_spent", '"retry-slowly"', "when_spent", "retry-slowly"),
+    ("workers.NAME", "probe", '["sh", "-c", "true"]', "probe", ("sh", "-c", "true")),
+    ("workers.NAME", "probe", '"cuda"', "probe", (sys.executable, "-m", "watchdogd.worker.probe")),
+    ("workers.NAME", "probe_deadline", '"3s"', "probe_deadline_ns", 3 * SECOND),
     ("workers.NAME", "required", "false", "required", False),
     ("workers.NAME", "observe_only", "true", "observe_only", True),
     ("workers.NAME", "autostart", "false", "autostart", False),
+    ("workers.NAME", "after", '["b"]', "after", ("b",)),
+    ("workers.NAME", "restart_with", '["b"]', "restart_with", ("b",)),
     ("workers.NAME", "stop_timeout", '"3s"', "stop_timeout_ns", 3 * SECOND),
     ("workers.NAME", "user", '"root"', "user", "root"),
     ("workers.NAME", "group", '"root"', "group", "root"),
@@ -194,6 +213,8 @@ def test_every_key_has_a_good_value_here() -> None:
 
 
 def settings_with(folder: Path, table: str, key: str, value: str) -> Settings:
+    if table == "escalation" and key == "action":
+        value += '\nask = ["sh"]'  # whose consent it needs
     switch = "" if key in ("enabled", "command") or table not in ("nvml", "nvgpu") else "enabled = true\n"
     text = {
         "workers.NAME": f"[workers.a]\n{key} = {value}\n" + ("" if key == "command" else 'command = ["python3"]\n'),
@@ -204,7 +225,7 @@ def settings_with(folder: Path, table: str, key: str, value: str) -> Settings:
 
 
 def holder(settings: Settings, table: str, key: str) -> Any:
-    if table in ("supervisor", "metrics"):
+    if table in ("supervisor", "metrics", "hooks", "escalation"):
         return getattr(settings, table)
     if table != "workers.NAME":
         return source(settings, table)
@@ -1076,3 +1097,105 @@ def test_who_has_systemd_python_or_does_not_insist_on_the_journal_hears_nothing(
     load(tmp_path, ASKS_FOR_THE_JOURNAL)
     monkeypatch.setattr(journald, "can_send", lambda: False)
     load(tmp_path, WORKER + '[supervisor]\nlog_format = "auto"\n')
+
+
+# --- hooks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('on_verdict = ["nonexistent-hook"]', 'program "nonexistent-hook" is not on PATH'),
+        ('on_verdict = ["/nonexistent/hook"]', 'program "/nonexistent/hook" is not an executable file'),
+        ('on_verdict = ["./hook"]', "is a relative path"),
+    ],
+)
+def test_a_hook_that_is_not_there_is_a_problem(tmp_path: Path, line: str, message: str) -> None:
+    (found,) = problems(tmp_path, f"[hooks]\n{line}\n{WORKER}")
+    assert (found.key, message in found.message) == ("hooks.on_verdict", True), found
+
+
+def test_a_veto_that_is_over_before_it_can_be_given_is_a_problem(tmp_path: Path) -> None:
+    text = '[hooks]\non_verdict = ["sh"]\nveto_max = "100ms"\n'
+    (found,) = problems(tmp_path, text + "veto = true\n" + WORKER)
+    assert found.key == "hooks.veto_max"
+    load(tmp_path, text + WORKER)  # without a veto it means nothing
+
+
+def test_a_veto_without_anybody_to_ask_is_a_warning(tmp_path: Path) -> None:
+    assert "hooks.veto" in [problem.key for problem in warnings(tmp_path, "[hooks]\nveto = true\n" + WORKER)]
+    asked = '[hooks]\nveto = true\non_verdict = ["sh"]\n'
+    assert "hooks.veto" not in [problem.key for problem in warnings(tmp_path, asked + WORKER)]
+
+
+# --- workers that belong together -----------------------------------------------------------------------------------
+
+
+def three(a: str = "", b: str = "", c: str = "") -> str:
+    return "".join(f'[workers.{name}]\ncommand = ["sh"]\n{keys}\n' for name, keys in (("a", a), ("b", b), ("c", c)))
+
+
+@pytest.mark.parametrize("key", ["after", "restart_with"])
+def test_an_unknown_worker_and_itself_are_problems(tmp_path: Path, key: str) -> None:
+    found = problems(tmp_path, three(a=f'{key} = ["bb", "a"]'))
+    assert [(problem.key, problem.message) for problem in found] == [
+        (f"workers.a.{key}", '"bb" is not a worker'),
+        (f"workers.a.{key}", '"a" is this worker itself'),
+    ]
+    assert found[0].remedy == 'did you mean "b"?'
+
+
+def test_workers_that_wait_for_each_other_are_a_problem(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, three('after = ["b"]', 'after = ["c"]', 'after = ["a"]'))
+    assert found.message == "they wait for each other: a after b after c after a"
+
+
+def test_workers_that_wait_for_the_same_one_are_none(tmp_path: Path) -> None:
+    load(tmp_path, three('after = ["b", "c"]', 'after = ["c"]'))
+
+
+def test_a_group_is_restarted_mutually_and_in_the_order_of_the_file(tmp_path: Path) -> None:
+    group = 'restart_with = "pipe"'
+    settings = load(tmp_path, three(group, group, group))
+    assert [worker.restart_with for worker in settings.workers] == [("b", "c"), ("a", "c"), ("a", "b")]
+
+
+def test_a_list_is_restarted_one_way(tmp_path: Path) -> None:
+    settings = load(tmp_path, three('restart_with = ["c", "b"]', 'restart_with = "alone"'))
+    assert [worker.restart_with for worker in settings.workers] == [("c", "b"), (), ()]
+
+
+def test_a_redundancy_group_of_one_is_a_warning_and_of_two_is_not(tmp_path: Path) -> None:
+    group = 'redundancy = "front"'
+    assert "workers.a.redundancy" in [problem.key for problem in warnings(tmp_path, three(group))]
+    assert "workers.a.redundancy" not in [problem.key for problem in warnings(tmp_path, three(group, group))]
+
+
+@pytest.mark.parametrize("action", ["reboot", "service-fail"])
+def test_an_action_without_anybodys_consent_is_a_problem(tmp_path: Path, action: str) -> None:
+    text = f'[escalation]\naction = "{action}"\nreboot_command = ["sh"]\n'
+    (found,) = problems(tmp_path, text + WORKER)
+    assert (found.key, "without anybody's consent" in found.message) == ("escalation.action", True)
+    load(tmp_path, text + 'ask = ["sh"]\n' + WORKER)
+    load(tmp_path, text + 'consent_file = "/run/stands"\n' + WORKER)
+
+
+def test_a_reboot_command_that_is_not_there_is_a_problem_where_it_is_needed(tmp_path: Path) -> None:
+    text = '[escalation]\nask = ["sh"]\nreboot_command = ["nonexistent-reboot"]\n'
+    load(tmp_path, text + WORKER)
+    (found,) = problems(tmp_path, text + 'action = "reboot"\n' + WORKER)
+    assert found.key == "escalation.reboot_command"
+
+
+def test_a_number_of_hangs_that_calls_for_nothing_is_a_warning(tmp_path: Path) -> None:
+    text = "[escalation]\nhangs = 3\n"
+    assert "escalation.hangs" in [problem.key for problem in warnings(tmp_path, text + WORKER)]
+    assert "escalation.hangs" not in [p.key for p in warnings(tmp_path, text + 'ask = ["sh"]\n' + WORKER)]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [('"cudaa"', "no built-in probe"), ('["/nonexistent/p"]', "not an exec")]
+)
+def test_a_probe_that_is_not_there_is_a_problem(tmp_path: Path, value: str, message: str) -> None:
+    (found,) = problems(tmp_path, WORKER + f"probe = {value}\n")
+    assert (found.key, message in found.message) == ("workers.a.probe", True), found

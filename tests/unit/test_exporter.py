@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeHeartbeat, FakeRuntime
 from watchdogd import abi
+from watchdogd.escalation import Stage
 from watchdogd.exporter import health
 from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
 from watchdogd.exporter.collector import Exposition
@@ -46,12 +47,15 @@ DOCUMENTED = {
     "watchdogd_worker_threads": ("gauge", {"worker"}),
     "watchdogd_accelerator_load_ratio": ("gauge", {"accelerator", "source"}),
     "watchdogd_accelerator_frozen": ("gauge", {"accelerator"}),
+    "watchdogd_accelerator_ghost_load": ("gauge", {"accelerator"}),
+    "watchdogd_accelerator_blocked": ("gauge", {"accelerator"}),
     "watchdogd_accelerator_info": ("gauge", {"accelerator", "uuid", "name"}),
     "watchdogd_source_up": ("gauge", {"source"}),
     "watchdogd_tick_duration_seconds": ("histogram", set()),
     "watchdogd_last_tick_timestamp_seconds": ("gauge", set()),
     "watchdogd_build_info": ("gauge", {"version"}),
     "watchdogd_wakeup_lateness_seconds": ("histogram", set()),
+    "watchdogd_escalation_stage": ("gauge", {"stage"}),
     "watchdogd_worker_held": ("gauge", {"worker"}),
     "watchdogd_would_have_killed_total": ("counter", {"worker"}),
 }
@@ -107,6 +111,7 @@ def everything(runtime: FakeRuntime) -> FakeHeartbeat:
     now_ns = time.monotonic_ns()
     runtime.accelerators = [{**ACCELERATOR, "sample_ns": now_ns, "uuid": "GPU-1"}]
     runtime.sources = [{**SOURCE, "sample_ns": now_ns}]
+    runtime.supervisor["escalation"] = {"stage": "asking"}
     runtime.publish()
     return beat
 
@@ -204,7 +209,8 @@ def test_counters_exist_from_the_start(beat: FakeHeartbeat, scraper: Scraper) ->
     hangs = scraper.samples("watchdogd_hangs_total")
     assert hangs == {key: {"sync": 7, "startup": 1}.get(key, 0) for key in HANG_KEYS}
     reasons = scraper.samples("watchdogd_worker_restarts_total")
-    assert reasons == {key: {"call": 2, "operator": 1}.get(key, 0) for key in [*(v.value for v in Verdict), "operator"]}
+    reasons_known = [*(verdict.value for verdict in Verdict), "operator", "restart_with"]
+    assert reasons == {key: {"call": 2, "operator": 1}.get(key, 0) for key in reasons_known}
     calls = scraper.samples("watchdogd_call_duration_seconds_count")
     assert calls == dict.fromkeys(abi.OPERATIONS[1:], 0)
 
@@ -431,3 +437,15 @@ def test_readiness_names_everything_that_is_not(tmp_path: Path) -> None:
 def test_a_supervisor_that_has_published_nothing_is_not_ready(runtime: FakeRuntime) -> None:
     runtime.tick()
     assert not health.readyz(str(runtime.directory), now())[0]
+
+
+def test_the_stage_of_the_escalation_is_one_of_all_and_absent_where_there_is_none(
+    runtime: FakeRuntime, scraper: Scraper
+) -> None:
+    runtime.publish()
+    assert scraper.samples("watchdogd_escalation_stage") == {}
+    runtime.supervisor["escalation"] = {"stage": "backoff"}
+    runtime.publish()
+    stages = scraper.samples("watchdogd_escalation_stage")
+    assert set(stages) == {stage.value for stage in Stage}
+    assert [stage for stage, value in stages.items() if value] == ["backoff"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.helpers.pulses import deadlines, ms
 from tests.histories.cast import Cast, Past, Player, Story, calls, started
 from watchdogd.fleet import CULPRIT_MARGIN_NS, Fleet
 from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, SupervisorSettings, Verdict, WorkerSettings
+from watchdogd.process import Process
 
 SETTINGS = SupervisorSettings(max_kills=2, max_kills_window_ns=10 * SECOND, hold_max_ns=SECOND)
 
@@ -137,9 +139,9 @@ def test_only_a_hang_can_be_another_ones_doing(stage: Stage, verdict: Verdict) -
 
 def test_the_cap_holds_every_kill_until_one_has_left_the_window(stage: Stage) -> None:
     finding = stage.finding(1202, Verdict.STICKY_ERROR)
-    stage.fleet.condemned(ms(100))
+    stage.fleet.condemned(stage.players["far"], ms(100))
     assert stage.hold("dla", 1202, finding) is None
-    stage.fleet.condemned(ms(200))
+    stage.fleet.condemned(stage.players["far"], ms(200))
     reason = stage.hold("dla", 1202, finding)
     assert reason is not None and reason.startswith("2 kills in 10 s")
     assert stage.hold("dla", 10_099, finding) is not None
@@ -148,8 +150,8 @@ def test_the_cap_holds_every_kill_until_one_has_left_the_window(stage: Stage) ->
 
 def test_a_kill_that_was_not_needed_does_not_count(stage: Stage) -> None:
     finding = stage.finding(1202, Verdict.STICKY_ERROR)
-    stage.fleet.condemned(ms(100))
-    stage.fleet.condemned(ms(200))
+    stage.fleet.condemned(stage.players["far"], ms(100))
+    stage.fleet.condemned(stage.players["far"], ms(200))
     stage.fleet.spared()
     assert stage.hold("dla", 1202, finding) is None
 
@@ -173,3 +175,66 @@ def test_the_record_names_the_suspect_first_and_how_sure_it_is(stage: Stage) -> 
     assert [suspect["worker"] for suspect in suspects] == ["dla", "gpu"]
     assert 0.5 < suspects[0]["confidence"] < 1
     assert "confidence" not in suspects[1]
+
+
+# --- redundancy groups ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(stage: Stage) -> Stage:
+    """``far``, hung, and ``dla`` are of one group; nothing couples them."""
+    for name in ("far", "dla"):
+        player = stage.players[name]
+        player.settings = replace(player.settings, redundancy="front", coupled_with=())
+    put(stage.players["far"], phase=Phase.RUNNING)
+    return stage
+
+
+def test_the_kill_of_what_is_left_of_a_group_waits_for_its_peer(pair: Stage) -> None:
+    put(pair.players["dla"], phase=Phase.STARTING, wanted=True)
+    assert pair.hold("far", 1050) == "dla of its redundancy group is not back yet"
+    put(pair.players["dla"], phase=Phase.RUNNING)
+    assert pair.hold("far", 1051) is None
+
+
+def test_it_does_not_wait_longer_than_the_longest_hold(pair: Stage) -> None:
+    put(pair.players["dla"], phase=Phase.STARTING, wanted=True)
+    finding = pair.finding(1050)
+    assert pair.hold("far", 2049, finding) is not None
+    assert pair.hold("far", 2050, finding) is None
+
+
+def test_two_of_a_group_are_not_killed_in_one_tick(pair: Stage) -> None:
+    pair.fleet.condemned(pair.players["dla"], ms(1050))
+    assert pair.hold("far", 1050) == "dla of its redundancy group is not back yet"
+    assert pair.hold("far", 1051) is None  # it was spared
+
+
+@pytest.mark.parametrize("verdict", [Verdict.STICKY_ERROR, Verdict.STARTUP])
+def test_what_cannot_serve_any_more_is_not_kept_for_its_peer(pair: Stage, verdict: Verdict) -> None:
+    put(pair.players["dla"], phase=Phase.STARTING, wanted=True)
+    assert pair.hold("far", 1050, pair.finding(1050, verdict)) is None
+
+
+def test_a_peer_that_will_not_come_back_delays_no_kill(pair: Stage) -> None:
+    put(pair.players["dla"], phase=Phase.QUARANTINED, wanted=True)
+    assert pair.hold("far", 1050) is None
+
+
+# --- nobody there ---------------------------------------------------------------------------------------------------
+
+
+def test_an_accelerator_is_vacant_when_all_who_could_keep_it_busy_are_gone(stage: Stage) -> None:
+    gpu, dla, far = (stage.players[name] for name in ("gpu", "dla", "far"))
+    there = Process(os.getpid())
+    try:
+        gpu.process = dla.process = far.process = there
+        assert not stage.fleet.vacant("gpu0")
+        gpu.process = far.process = None
+        assert not stage.fleet.vacant("gpu0")  # the DLA's worker is coupled with it
+        dla.process = None
+        assert stage.fleet.vacant("gpu0")
+        assert not stage.fleet.vacant("gpu7")  # it has never had a worker
+    finally:
+        gpu.process = dla.process = far.process = None
+        there.close()

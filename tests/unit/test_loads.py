@@ -164,3 +164,15 @@ def test_what_the_source_knows_of_the_device_is_told(source: Source) -> None:
     loads.add(source, LoadSample("gpu0", 0.2, "Orin", "u7"), False, 3, NOW)
     (item,) = loads.describe([], {})
     assert (item["device"], item["uuid"], item["sample_ns"]) == ("Orin", "u7", NOW)
+
+
+def test_load_with_nobody_there_is_told_as_a_ghost_until_somebody_is(source: Source) -> None:
+    loads, now = Loads(), NOW
+    for _ in range(11):
+        now += INTERVAL
+        loads.add(source, LoadSample("gpu0", 0.99), False, 0, now, vacant=True)
+    assert loads.watch([source], now)
+    assert loads.describe([], {})[0]["ghost"] is True
+    loads.add(source, LoadSample("gpu0", 0.99), False, 0, now, vacant=False)
+    assert loads.watch([source], now)
+    assert loads.describe([], {})[0]["ghost"] is False

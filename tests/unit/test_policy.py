@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, RestartSettings, Verdict, WorkerSettings
 from watchdogd.orders import (
     ALIVE,
+    ASKED_FOR,
     KILL,
     REPORT_ONLY,
     TERM,
@@ -19,6 +20,7 @@ from watchdogd.orders import (
     CloseIncident,
     Occasion,
     OpenIncident,
+    Probe,
     Signal,
     Spawn,
     Trigger,
@@ -66,6 +68,7 @@ EXPECTED: dict[tuple[Phase, Trigger], tuple[Phase, tuple[Action, ...]]] = {
     (P.PAUSED, T.RESUME): (P.RUNNING, ()),
     **{(phase, T.STOP): (P.TERMINATING, (ASK,)) for phase in ALIVE},
     **{(phase, T.RESTART): (P.TERMINATING, (ASK,)) for phase in ALIVE},
+    **{(phase, T.RESTART_WITH): (P.TERMINATING, (ASK,)) for phase in ALIVE - {P.PAUSED}},
     **{(phase, T.PAUSE): (P.PAUSED, ()) for phase in ALIVE - {P.PAUSED}},
     **{(phase, T.EXITED): (P.KILLING, (OpenIncident(NEW, CRASH), CLEAR)) for phase in ALIVE},
     (P.TERMINATING, T.TIMEOUT): (P.KILLING, (FORCE,)),
@@ -311,6 +314,91 @@ def test_observe_only_holds_for_a_verdict_while_starting() -> None:
     assert decide(after, T.READY, occasion(observe_only=True))[0].phase is P.OBSERVED
 
 
+# --- restarted in company ---------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_taken_along_costs_no_budget_and_is_not_waited_for() -> None:
+    asked, actions = decide(state_in(P.RUNNING, restarts=(NOW, NOW)), T.RESTART_WITH, occasion())
+    assert (asked.phase, asked.reason, actions) == (P.TERMINATING, "restart_with", (ASK,))
+    ended, _ = decide(asked, T.EXITED, occasion(CRASH))
+    after, actions = decide(ended, T.CLEARED, with_probe())
+    assert (after.phase, after.restarts, actions) == (P.STARTING, (NOW, NOW), (SPAWN,))
+
+
+def test_what_was_stopped_is_not_taken_along() -> None:
+    assert decide(state_in(P.STOPPED), T.RESTART_WITH, occasion()) == (state_in(P.STOPPED), ())
+
+
+# --- the probe before a start ---------------------------------------------------------------------------------------
+
+PROBED = replace(SETTINGS, probe=("probe",), probe_deadline_ns=4 * SECOND)
+
+
+def with_probe(**fields: object) -> Occasion:
+    return occasion(None, settings=PROBED, **fields)
+
+
+def test_a_worker_that_was_killed_is_started_again_after_a_probe_only() -> None:
+    after, actions = decide(state_in(P.KILLING), T.CLEARED, with_probe())
+    assert (after.phase, after.probing, actions) == (P.BACKOFF, True, (Probe(4),))
+    assert after.deadline_ns is not None and after.deadline_ns > NOW + 4 * SECOND
+
+
+def test_a_worker_that_an_operator_restarts_is_not_probed_for() -> None:
+    after, actions = decide(state_in(P.TERMINATING), T.CLEARED, with_probe())
+    assert (after.phase, actions) == (P.STARTING, (SPAWN,))
+
+
+def test_the_probe_comes_after_the_backoff() -> None:
+    after, actions = decide(state_in(P.KILLING, restarts=(NOW,)), T.CLEARED, with_probe())
+    assert (after.phase, after.probing, actions) == (P.BACKOFF, False, ())
+    later = with_probe(now_ns=after.deadline_ns)
+    assert decide(after, T.TIMEOUT, later)[1] == (Probe(4),)
+
+
+@pytest.mark.parametrize("usable", [True, None])
+def test_a_usable_or_unknown_accelerator_is_started_into(usable: bool | None) -> None:
+    probing = state_in(P.BACKOFF, probing=True, unusable=2)
+    after, actions = decide(probing, T.PROBED, with_probe(usable=usable))
+    assert (after.phase, actions, after.probing, after.unusable) == (P.STARTING, (SPAWN,), False, 0)
+
+
+def test_an_accelerator_that_is_not_usable_is_probed_again_less_and_less_often_and_costs_no_budget() -> None:
+    state, now, waits = state_in(P.BACKOFF, probing=True, restarts=(NOW,)), NOW, []
+    for _ in range(12):
+        state, actions = decide(state, T.PROBED, with_probe(now_ns=now, usable=False))
+        assert (state.phase, state.probing, actions, state.restarts) == (P.BACKOFF, False, (), (NOW,))
+        assert state.deadline_ns is not None
+        waits.append(state.deadline_ns - now)
+        now = state.deadline_ns
+        state, actions = decide(state, T.TIMEOUT, with_probe(now_ns=now))
+        assert (state.probing, actions) == (True, (Probe(4),))
+    assert waits[0] < waits[3] < waits[-1] <= SETTINGS.restart.backoff_max_ns
+
+
+def test_a_probe_of_which_nothing_is_ever_heard_blocks_nothing() -> None:
+    after, actions = decide(state_in(P.BACKOFF, probing=True), T.TIMEOUT, with_probe())
+    assert (after.phase, actions) == (P.STARTING, (SPAWN,))
+
+
+@pytest.mark.parametrize("asked", [T.START, T.RESTART])
+def test_an_operator_starts_it_whatever_the_probe_will_say(asked: Trigger) -> None:
+    started, actions = decide(state_in(P.BACKOFF, probing=True, unusable=3), asked, with_probe())
+    assert (started.phase, actions, started.unusable) == (P.STARTING, (SPAWN,), 0)
+    assert decide(started, T.PROBED, with_probe(usable=False)) == (started, ())
+
+
+def test_the_answer_to_a_probe_starts_nothing_that_was_stopped_meanwhile() -> None:
+    parked, _ = decide(state_in(P.BACKOFF, probing=True, unusable=3), T.STOP, with_probe())
+    assert (parked.phase, parked.probing, parked.unusable) == (P.STOPPED, False, 0)
+    assert decide(parked, T.PROBED, with_probe(usable=True)) == (parked, ())
+
+
+def test_the_answer_to_a_probe_means_nothing_to_a_backoff_that_waits() -> None:
+    waiting = state_in(P.BACKOFF)
+    assert decide(waiting, T.PROBED, with_probe(usable=True)) == (waiting, ())
+
+
 # --- no sequence of triggers ----------------------------------------------------------------------------------------
 
 
@@ -319,6 +407,7 @@ class Story:
     """Feeds triggers to ``decide`` and keeps what must stay true."""
 
     observe_only: bool = False
+    settings: WorkerSettings = SETTINGS
     state: WorkerState = field(default_factory=lambda: WorkerState("h"))
     now_ns: int = NOW
     opened: dict[IncidentId, Finding] = field(default_factory=dict)
@@ -332,7 +421,7 @@ class Story:
             verdict = verdict if trigger is T.VERDICT else V.CRASHED
             finding = Finding(verdict, self.now_ns, word=self.now_ns, offset=256)
         incident = IncidentId(f"{len(self.opened)}")
-        told = Occasion(self.now_ns, SETTINGS, GRACE, finding, held, self.observe_only, incident)
+        told = Occasion(self.now_ns, self.settings, GRACE, finding, held, self.observe_only, incident, usable=not held)
         before = self.state
         self.state, actions = decide(before, trigger, told)
         if trigger is T.STOP:
@@ -341,12 +430,16 @@ class Story:
             self.stop_asked = False
         for action in actions:
             self._check(action, before, trigger)
+            if isinstance(action, Spawn) and self.settings.probe and trigger in (T.CLEARED, T.TIMEOUT, T.PROBED):
+                assert before.reason in ASKED_FOR or before.probing  # never into an accelerator that nobody asked
+                assert trigger is not T.PROBED or not held
         spawned = sum(isinstance(action, Spawn) for action in actions)
         assert self.state.incarnation == before.incarnation + spawned
         assert self.standing == ({self.state.incident} if self.state.incident is not None else set())
         assert (self.state.deadline_ns is not None) == (self.state.phase in DEADLINED)
         if self.state.phase in (P.STOPPED, P.QUARANTINED, P.BACKOFF):
             assert (self.state.finding, self.state.spawned_ns, self.state.ready_ns) == (None, None, None)
+        assert self.state.phase is P.BACKOFF or not (self.state.probing or self.state.unusable)
 
     def _check(self, action: Action, before: WorkerState, trigger: Trigger) -> None:
         if isinstance(action, OpenIncident):
@@ -369,15 +462,21 @@ class Story:
 
 # Single triggers, and the runs of them that make up a life, so that sequences reach every phase.
 runs = st.sampled_from(
-    [*((trigger,) for trigger in T), (T.START, T.READY), (T.EXITED, T.CLEARED), (T.CLEARED, T.READY)]
+    [
+        *((trigger,) for trigger in T),
+        (T.START, T.READY),
+        (T.EXITED, T.CLEARED),
+        (T.CLEARED, T.READY),
+        (T.EXITED, T.CLEARED, T.PROBED),
+    ]
 )
 later = st.sampled_from([0, MILLISECOND, 100 * MILLISECOND, 3 * SECOND, 70 * SECOND])
 steps = st.tuples(runs, st.sampled_from(V), st.booleans(), later)
 Steps = list[tuple[tuple[Trigger, ...], Verdict, bool, int]]
 
 
-def told(sequence: Steps, observe_only: bool) -> Story:
-    story = Story(observe_only)
+def told(sequence: Steps, observe_only: bool, probe: bool = False) -> Story:
+    story = Story(observe_only, PROBED if probe else SETTINGS)
     for triggers, verdict, held, later_ns in sequence:
         for trigger in triggers:
             story.feed(trigger, verdict, held, later_ns)
@@ -385,10 +484,10 @@ def told(sequence: Steps, observe_only: bool) -> Story:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(steps, max_size=30), st.booleans())
-def test_no_sequence_of_triggers_breaks_what_must_stay_true(sequence: Steps, observe_only: bool) -> None:
+@given(st.lists(steps, max_size=30), st.booleans(), st.booleans())
+def test_no_sequence_of_triggers_breaks_what_must_stay_true(sequence: Steps, observe_only: bool, probe: bool) -> None:
     """No kill without its incident, no verdict acted on in observe-only, no start after a stop, no lost incident."""
-    told(sequence, observe_only)
+    told(sequence, observe_only, probe)
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,7 +13,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "watchdogd"
 PURE = (
     "model", "liveness", "freeze", "orders", "policy", "budget", "suspicion", "histogram", "pulse", "snapshot", "tally",
-    "memory", "abi",
+    "memory", "abi", "veto", "redundancy", "ghost", "order", "escalation",
+    "escalation_memory",
 )  # fmt: skip
 IMPURE = {"os", "time", "datetime", "socket", "subprocess", "logging", "threading", "random", "signal", "select"}
 

@@ -351,6 +351,7 @@ def troubled(runtime: FakeRuntime) -> Iterator[FakeRuntime]:
         {**ACCELERATOR, "sample_ns": time.monotonic_ns()},
         {**ACCELERATOR, "name": "dla0", "load_ratio": None, "device": None},
         {**ACCELERATOR, "name": "dla1", "frozen": True, "blocked_by": "model_x"},
+        {**ACCELERATOR, "name": "gpu9", "ghost": True},
     ]
     runtime.sources = [{**SOURCE, "name": "nvml", "up": False, "note": "driver not loaded"}]
     runtime.events["error"], runtime.events["dropped"] = "No space left on device", 8
@@ -373,6 +374,7 @@ def test_the_table_says_what_is_wrong_and_what_to_do(troubled: FakeRuntime) -> N
     assert any(line.startswith("gpu0  load 42%") for line in lines)
     assert any(line.startswith("dla0  load unknown") for line in lines)
     assert any(line.startswith("dla1") and "FROZEN" in line and "BLOCKED by model_x" in line for line in lines)
+    assert [line.split()[0] for line in lines if "GHOST LOAD" in line] == ["gpu9"]
     assert "source nvml: has never told anything; driver not loaded" in lines
     assert "  events cannot be recorded (No space left on device), 8 lost" in lines
 
@@ -521,3 +523,27 @@ def test_colour_marks_what_is_wrong_and_nothing_else(troubled: FakeRuntime) -> N
 )
 def test_a_span_is_short(value_ns: int | None, text: str) -> None:
     assert span(value_ns) == text
+
+
+# --- escalation -----------------------------------------------------------------------------------------------------
+
+ESCALATION = {
+    "stage": "awaiting", "since_ns": 1, "deadline_ns": None, "action": "reboot", "dry_run": False,
+    "causes": ["h: SIGKILL did not take"],
+    "last": {"action": "service-fail", "reason": "d is in quarantine", "time": "2025-01-02T03:04:05.000006Z"},
+}  # fmt: skip
+
+
+def test_an_escalation_under_way_and_the_last_one_are_in_the_table(runtime: FakeRuntime) -> None:
+    runtime.supervisor["escalation"] = ESCALATION
+    runtime.publish()
+    lines = table(view(runtime), 200, colour=False).splitlines()
+    assert "  escalation (reboot): awaiting: h: SIGKILL did not take; see `watchdogd events`" in lines
+    assert "  last escalation: service-fail at 2025-01-02T03:04:05.000006Z: d is in quarantine" in lines
+
+
+@pytest.mark.parametrize("told", [None, {**ESCALATION, "causes": [], "last": None}])
+def test_where_nothing_calls_for_an_escalation_none_is_shown(runtime: FakeRuntime, told: object) -> None:
+    runtime.supervisor["escalation"] = told
+    runtime.publish()
+    assert "escalation" not in table(view(runtime), 200, colour=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from watchdogd.config.scope import Problems, Scope, suggestion
 from watchdogd.config.values import host_and_port, type_name
 from watchdogd.model import (
     Deadlines,
+    EscalationSettings,
+    HooksSettings,
     MetricsSettings,
     RestartSettings,
     Settings,
@@ -71,9 +73,12 @@ def settings_of(tree: Tree, problems: Problems, *, environ: Mapping[str, str]) -
     readers = sources(single, path=search_path, problems=problems)
     checks.check_directories(single["supervisor"], problems)
     checks.check_journal(single["supervisor"], workers.values(), problems)
+    checks.check_hooks(single["hooks"], search_path, problems)
+    checks.check_escalation(single["escalation"], search_path, problems)
     checks.check_names(workers, problems)
     for scope in workers.values():
         checks.check_worker(scope, workers, search_path, problems)
+    checks.check_order(workers, problems)
     if not root.get("workers"):
         problems.note(("workers",), "has no worker", "add a table such as [workers.detector] with its command")
     if problems:
@@ -84,8 +89,10 @@ def settings_of(tree: Tree, problems: Problems, *, environ: Mapping[str, str]) -
         supervisor=supervisor,
         metrics=MetricsSettings(**single["metrics"].fields()),
         sources=readers,
-        workers=tuple(_worker_settings(name, scope, supervisor) for name, scope in workers.items()),
+        workers=tuple(_worker_settings(name, scope, supervisor, workers) for name, scope in workers.items()),
         files=tuple(tree.files),
+        hooks=HooksSettings(**single["hooks"].fields()),
+        escalation=EscalationSettings(**single["escalation"].fields()),
     )
     doubts.note(settings, workers, problems)
     return settings
@@ -101,15 +108,26 @@ def _workers(table: Any, defaults: Scope, problems: Problems) -> dict[str, Scope
     return {name: Scope(worker, ("workers", name), _WORKER_KEYS, problems, defaults) for name, worker in table.items()}
 
 
-def _worker_settings(name: str, scope: Scope, supervisor: SupervisorSettings) -> WorkerSettings:
+def _worker_settings(
+    name: str, scope: Scope, supervisor: SupervisorSettings, workers: Mapping[str, Scope]
+) -> WorkerSettings:
     deadlines = scope.fields("deadlines.")
     calls = (None, *(deadlines.pop(f"{call}_ns") for call in CALLS))
+    fields = {"stop_timeout_ns": supervisor.stop_timeout_ns} | scope.fields()
+    group = fields["restart_with"]
+    if isinstance(group, str):
+        fields["restart_with"] = tuple(other for other in _members(group, workers) if other != name)
     return WorkerSettings(
         name=name,
         deadlines=Deadlines(**deadlines, calls_ns=calls),
         restart=RestartSettings(**scope.fields("restart.")),
-        **({"stop_timeout_ns": supervisor.stop_timeout_ns} | scope.fields()),
+        **fields,
     )
+
+
+def _members(group: str, workers: Mapping[str, Scope]) -> Iterator[str]:
+    cells = ((name, scope.get("restart_with")) for name, scope in workers.items())
+    return (name for name, cell in cells if cell is not None and cell.value == group)
 
 
 def check_port(settings: Settings) -> Problem | None:

@@ -11,7 +11,7 @@ import pwd
 import shutil
 from collections.abc import Iterable, Mapping
 
-from watchdogd import duration, journald
+from watchdogd import duration, journald, order
 from watchdogd.config import cpus
 from watchdogd.config.schema import CALLS, NO_DEFAULT
 from watchdogd.config.scope import Cell, Problems, Scope, suggestion
@@ -39,6 +39,38 @@ def check_journal(supervisor: Scope, workers: Iterable[Scope], problems: Problem
             problems.note(cell.path, message, "install it (pip install 'watchdogd[systemd]'), or write another value")
 
 
+def check_hooks(hooks: Scope, path: str, problems: Problems) -> None:
+    check_program(hooks.get("on_verdict"), path, problems)
+    veto, longest, deadline = hooks.get("veto"), hooks.get("veto_max"), hooks.get("on_verdict_deadline")
+    if veto and veto.value and longest and deadline and longest.value < deadline.value:
+        short, least = duration.show(longest.value), duration.show(deadline.value)
+        blamed = longest if longest.given else deadline
+        message = f'veto_max "{short}" is over before on_verdict_deadline "{least}"'
+        problems.note(blamed.path, message, f'raise veto_max to "{least}" or more')
+
+
+def check_escalation(escalation: Scope, path: str, problems: Problems) -> None:
+    action, ask, file = (escalation.get(name) for name in ("action", "ask", "consent_file"))
+    check_program(ask, path, problems)
+    if action and action.value == "reboot":
+        check_program(escalation.get("reboot_command"), path, problems)
+    if action and action.value != "none" and ask and file and not ask.value and file.value is None:
+        message = f'"{action.value}" without anybody\'s consent may come while the vehicle drives'
+        problems.note(action.path, message, "write ask, or consent_file, or both")
+
+
+def check_program(command: Cell | None, path: str, problems: Problems) -> None:
+    """Of a command that we run ourselves, where we were started."""
+    if command is None or not command.value:
+        return
+    program = command.value[0]
+    if not ("/" not in program or os.path.isabs(program)):
+        problems.note(command.path, f'program "{program}" is a relative path', "write its whole path")
+    elif shutil.which(program, path=path) is None:
+        place = "an executable file" if "/" in program else f"on PATH ({path})"
+        problems.note(command.path, f'program "{program}" is not {place}', "install it, or write its whole path")
+
+
 def check_names(workers: Mapping[str, Scope], problems: Problems) -> None:
     seen: dict[str, str] = {}
     for name, scope in workers.items():
@@ -56,10 +88,13 @@ def check_worker(scope: Scope, workers: Mapping[str, Scope], path: str, problems
     _check_deadlines(scope, problems)
     _check_restart(scope, problems)
     _check_coupling(scope, workers, problems)
+    for key in ("after", "restart_with"):
+        _check_names_of_others(scope.get(key), scope, workers, problems)
     affinity = scope.get("cpu_affinity")
     if affinity and affinity.value:
         check_affinity(affinity, cpus.present(), cpus.usable(), problems)
     _check_account(scope, problems)
+    check_program(scope.get("probe"), path, problems)
     _check_command(scope, path, problems)
 
 
@@ -105,6 +140,24 @@ def _check_coupling(scope: Scope, workers: Mapping[str, Scope], problems: Proble
                 f'"{name}" is neither a worker nor an accelerator',
                 suggestion(name, known - {scope.path[-1]}),
             )
+
+
+def _check_names_of_others(named: Cell | None, scope: Scope, workers: Mapping[str, Scope], problems: Problems) -> None:
+    if named is None or isinstance(named.value, str):  # the latter: a group
+        return
+    for name in named.value:
+        if name == scope.path[-1]:
+            problems.note(named.path, f'"{name}" is this worker itself', "remove it")
+        elif name not in workers:
+            problems.note(named.path, f'"{name}" is not a worker', suggestion(name, {*workers} - {scope.path[-1]}))
+
+
+def check_order(workers: Mapping[str, Scope], problems: Problems) -> None:
+    cells = {name: scope.get("after") for name, scope in workers.items()}
+    round_ = order.cycle({name: cell.value for name, cell in cells.items() if cell is not None})
+    cell = None if round_ is None else cells[round_[0]]
+    if round_ is not None and cell is not None and len(round_) > 2:  # itself: said already
+        problems.note(cell.path, f"they wait for each other: {' after '.join(round_)}", "remove one of them")
 
 
 def check_affinity(affinity: Cell, present: frozenset[int], usable: frozenset[int], problems: Problems) -> None:

@@ -20,6 +20,12 @@ def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) ->
         _unwatched(worker, scopes[worker.name], problems)
         _uncoupled(worker, settings.workers, scopes[worker.name], problems)
     _hold(settings, problems)
+    _lonely(settings, scopes, problems)
+    if settings.escalation.hangs and not settings.escalation.enabled:
+        message = "calls for an escalation, and there is none: no action, nobody to ask"
+        problems.warn(("escalation", "hangs"), message, "write action, or ask")
+    if settings.hooks.veto and not settings.hooks.on_verdict:
+        problems.warn(("hooks", "veto"), "nobody is asked: there is no on_verdict", "write on_verdict, or remove it")
     grace_ns = settings.supervisor.kill_grace_ns
     if grace_ns < _SHORTEST_KILL_GRACE_NS:
         message = f'"{duration.show(grace_ns)}" may pass before the driver lets go of a worker that is killed'
@@ -45,6 +51,14 @@ def _uncoupled(worker: WorkerSettings, workers: tuple[WorkerSettings, ...], scop
     if other is not None:
         message = f'{worker.accelerator} may freeze {other.accelerator}, and then "{other.name}" may be killed for it'
         problems.warn((*scope.path, "coupled_with"), message, f'write coupled_with = ["{other.accelerator}"]')
+
+
+def _lonely(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) -> None:
+    groups = [worker.redundancy for worker in settings.workers]
+    for worker in settings.workers:
+        if worker.redundancy is not None and groups.count(worker.redundancy) == 1:
+            path = (*scopes[worker.name].path, "redundancy")
+            problems.warn(path, f'"{worker.redundancy}" has no other worker', "give it to another one, or remove it")
 
 
 def _hold(settings: Settings, problems: Problems) -> None:

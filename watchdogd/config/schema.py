@@ -105,6 +105,29 @@ _METRICS = _table(
     model.MetricsSettings,
     [("listen", values.LISTEN, 'where the exporter listens; `""`: no exporter; port 0: any free port')],
 )
+_HOOKS = _table(
+    model.HooksSettings,
+    [
+        ("on_verdict", values.COMMAND, "program told of each verdict, before the kill; `[]`: none"),
+        ("on_verdict_deadline", _DURATION, "verdict to its SIGKILL"),
+        ("veto", values.BOOLEAN, "let it delay the kill: exit status 75; the kill then waits for its answer"),
+        ("veto_max", _DURATION, "longest such delay, from the verdict on"),
+    ],
+)
+_ESCALATION = _table(
+    model.EscalationSettings,
+    [
+        ("action", choice_kind("none", "service-fail", "reboot"), "what is done in the end; see docs/ESCALATION.md"),
+        ("ask", values.COMMAND, "program that asks the vehicle for its safe state; exit status 0: it consents"),
+        ("consent_file", values.DIRECTORY, "file that must be there for consent, such as one that says it stands"),
+        ("consent_timeout", _DURATION, "longest wait for consent; without it nothing is done, and asked again later"),
+        ("hangs", integer_kind(0), "hangs on one accelerator within `window` that call for it; 0: none do"),
+        ("window", _DURATION, "the window of `hangs`"),
+        ("min_interval", _DURATION, "between two escalations, restarts and reboots in between or not"),
+        ("reboot_command", values.WORKER_COMMAND, "what reboots"),
+        ("dry_run", values.BOOLEAN, "ask nobody, do nothing, record what would be done"),
+    ],
+)
 _FROZEN_AFTER = ("frozen_after", _DURATION, "a load that did not change for so long, with work pending, is frozen")
 
 
@@ -170,6 +193,11 @@ _WORKER = [
                 values.STRINGS,
                 "accelerators or workers that a hang of this one can freeze, or the other way round",
             ),
+            (
+                "redundancy",
+                values.GROUP,
+                "group of workers that do the same work: no two are down together by our hand",
+            ),
         ],
     ),
     *_DEADLINES,
@@ -180,9 +208,21 @@ _WORKER = [
     *_table(
         model.WorkerSettings,
         [
+            (
+                "probe",
+                values.PROBE,
+                "what finds out, after a kill or a crash, if its accelerator is usable; `[]`: nothing",
+            ),
+            ("probe_deadline", _DURATION, "longest such probe; later it is not usable"),
             ("required", values.BOOLEAN, "whether `/readyz` needs it"),
             ("observe_only", values.BOOLEAN, "reach and record its verdicts, never signal it"),
             ("autostart", values.BOOLEAN, "start it with the supervisor"),
+            ("after", values.STRINGS, "workers to be ready before it is started with the supervisor, or late by then"),
+            (
+                "restart_with",
+                values.COMPANY,
+                "workers restarted one by one when it was, or a group that does so mutually",
+            ),
         ],
     ),
     Key(
@@ -219,6 +259,8 @@ TABLES: dict[str, dict[str, Key]] = {
     for table, keys in {
         "supervisor": _SUPERVISOR,
         "metrics": _METRICS,
+        "hooks": _HOOKS,
+        "escalation": _ESCALATION,
         "tegrastats": [
             Key(
                 "command",

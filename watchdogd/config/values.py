@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ _SCHEDULING = re.compile(r"other|batch|idle|(?:fifo|rr):(?:[1-9]|[1-9][0-9])")
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _SIZE = re.compile(r"([0-9]{1,9})(KiB|MiB|GiB)")
 _SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+CUDA_PROBE = (sys.executable, "-m", "watchdogd.worker.probe")
 MOST_CPUS = 8192  # the kernel's own limit (CONFIG_NR_CPUS)
 
 
@@ -251,12 +253,30 @@ def host_and_port(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def read_company(value: object) -> tuple[str, ...] | str:
+    if isinstance(value, str):
+        return str(GROUP.read(value))
+    return read_strings(value)
+
+
+def read_probe(value: object) -> tuple[str, ...]:
+    if value == "cuda":
+        return CUDA_PROBE
+    if isinstance(value, str):
+        raise Invalid(
+            f"{value!r} is no built-in probe", 'write "cuda", or a program of yours such as ["probe", "gpu0"]'
+        )
+    return read_command(value)
+
+
 BOOLEAN = Kind("true, false", read_boolean)
 AUTO = Kind('"auto", true, false', read_auto)
 SIZE = Kind("bytes or size", read_size)
 FRACTION = Kind("0 to 1, or false", read_fraction, none="false")
 STRINGS = Kind("strings", read_strings)
 COMMAND = Kind("strings", read_command)
+PROBE = Kind('`"cuda"` or strings', read_probe)
+COMPANY = Kind("group or strings", read_company)
 WORKER_COMMAND = Kind("strings", read_worker_command)
 TEXT = Kind("string", lambda value: text_of(value, "put it in quotes"))
 ENVIRONMENT = Kind("table of strings", read_environment)
@@ -265,6 +285,7 @@ DIRECTORY = Kind("absolute path", read_directory)
 LISTEN = Kind('"ADDRESS:PORT"', read_listen)
 ACCELERATOR_NAME = pattern_kind("an accelerator", ACCELERATOR, 'write "gpuN" or "dlaN", such as "gpu0" or "dla1"')
 SLICE = pattern_kind("a systemd slice", re.compile(r"([\w:.\\-]+\.slice)?"), 'write "NAME.slice", or "" for none')
+GROUP = pattern_kind("a group's name", WORKER_NAME, "use 1 to 48 of A-Z a-z 0-9 _ -")
 SCHEDULING = pattern_kind(
     "a scheduling policy",
     _SCHEDULING,

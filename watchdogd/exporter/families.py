@@ -16,14 +16,17 @@ from prometheus_client.metrics_core import Metric
 import watchdogd
 from watchdogd import abi
 from watchdogd.board import Published
+from watchdogd.escalation import Stage
 from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
 from watchdogd.exporter.history import Totals
 from watchdogd.exporter.text import Pairs, cumulated, histogram, plain
 from watchdogd.model import SECOND, Phase, Verdict
+from watchdogd.orders import ASKED_FOR
 from watchdogd.snapshot import HANG_KEYS, RECOVERY_BOUNDS_NS
 
 PHASES = tuple(phase.value for phase in Phase)
-REASONS = (*(verdict.value for verdict in Verdict), "operator")
+STAGES = tuple(stage.value for stage in Stage)
+REASONS = (*(verdict.value for verdict in Verdict), *sorted(ASKED_FOR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,12 @@ class Worker:
 def _rows(label: str, values: Iterable[tuple[str, float | None]]) -> Iterator[tuple[Pairs, float | None]]:
     """Samples that differ in one label."""
     return ((((label, of),), value) for of, value in values)
+
+
+def _by_any(accelerators: Sequence[Mapping[str, Any]], key: str) -> Iterator[tuple[str, float]]:
+    """1 where any of an accelerator's sources tells so: there may be two of them."""
+    for name in dict.fromkeys(accelerator["name"] for accelerator in accelerators):
+        yield name, any(accelerator[key] for accelerator in accelerators if accelerator["name"] == name)
 
 
 def build_info() -> Metric:
@@ -84,6 +93,10 @@ def of_supervisor(published: Published, now_ns: int, wall_seconds: float) -> Ite
     text = "0 if the last configuration asked to be loaded was refused, else 1."
     yield plain("config_last_reload_successful", "gauge", text, [((), reload.get("outcome") != "refused")])
 
+    escalation = published.body.get("supervisor", {}).get("escalation")
+    stages = ((stage, stage == escalation["stage"]) for stage in STAGES) if escalation else ()
+    yield plain("escalation_stage", "gauge", "1 for the stage the escalation is in.", _rows("stage", stages))
+
     sources = published.body.get("sources", [])
     for name, kind, text, value in (
         ("up", "gauge", "1 while a load source delivers samples in time.", lambda s: s["up"]),
@@ -103,9 +116,11 @@ def of_supervisor(published: Published, now_ns: int, wall_seconds: float) -> Ite
     )
     yield plain("accelerator_load_ratio", "gauge", text, loads)
     text = "1 while a load is constant although work is outstanding."
-    yield plain(
-        "accelerator_frozen", "gauge", text, _rows("accelerator", ((a["name"], a["frozen"]) for a in accelerators))
-    )
+    yield plain("accelerator_frozen", "gauge", text, _rows("accelerator", _by_any(accelerators, "frozen")))
+    text = "1 while an accelerator is busy although none of its workers is there."
+    yield plain("accelerator_ghost_load", "gauge", text, _rows("accelerator", _by_any(accelerators, "ghost")))
+    text = "1 while an accelerator is blocked: by an unkillable worker, or its probe says that it is not usable."
+    yield plain("accelerator_blocked", "gauge", text, _rows("accelerator", _by_any(accelerators, "blocked_by")))
     devices = (
         ((("accelerator", a["name"]), ("uuid", a["uuid"] or ""), ("name", a["device"] or "")), 1)
         for a in accelerators

@@ -1,0 +1,216 @@
+"""Workers that belong together: redundancy groups, order of start, restart in company."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from tests.helpers.running import Supervised, worker
+from watchdogd.control import Refused
+
+# --- redundancy -----------------------------------------------------------------------------------------------------
+
+
+def pair(body: str = "serve()", **keys: Any) -> dict[str, dict[str, Any]]:
+    return {name: worker(body, redundancy="front", **keys) for name in ("a", "b")}
+
+
+def test_one_of_a_group_is_not_restarted_while_the_other_does_not_serve() -> None:
+    with Supervised(pair()) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.wait_phase("b", "running", 1)
+        supervised.ask("stop", "b")
+        supervised.wait_phase("b", "stopped")
+        with pytest.raises(Refused, match="b of its redundancy group does not serve") as refused:
+            supervised.ask("restart", "a")
+        assert "watchdogd stop a" in refused.value.remedy
+        assert (supervised.phase("a"), supervised.worker("a")["incarnation"]) == ("running", 1)
+        supervised.ask("start", "b")
+        supervised.wait_phase("b", "running", 2)
+        supervised.ask("restart", "a")
+        supervised.wait_phase("a", "running", 2)
+        supervised.ask("restart", "b")
+        supervised.wait_phase("b", "running", 3)
+
+
+def test_of_two_restarts_asked_for_at_once_one_is_refused() -> None:
+    with Supervised(pair()) as supervised:
+        for name in ("a", "b"):
+            supervised.wait_phase(name, "running", 1)
+        supervised.process.send_signal(19)  # SIGSTOP: both wait in its socket, for one tick
+        asked = []
+        for name in ("a", "b"):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(str(supervised.runtime / "control.sock"))
+            client.sendall(json.dumps({"command": "restart", "worker": name}).encode() + b"\n")
+            asked.append(client)
+        supervised.process.send_signal(18)
+        answers = []
+        for client in asked:
+            client.settimeout(10)
+            answers.append(json.loads(client.recv(4096))["ok"])
+            client.close()
+        assert sorted(answers) == [False, True]
+
+
+def test_a_worker_that_does_not_serve_is_restarted_whoever_else_does_not() -> None:
+    with Supervised({**pair(), "a": worker("hang()", redundancy="front")}) as supervised:
+        supervised.wait_phase("b", "running")
+        supervised.ask("stop", "b")
+        supervised.wait_phase("b", "stopped")
+        supervised.ask("restart", "a")
+        supervised.wait_phase("a", "starting", 2)
+
+
+def test_two_of_a_group_that_hang_at_once_are_killed_one_after_the_other() -> None:
+    body = "serve_until('go')\nif INCARNATION == 1:\n    with worker.call('sync'): hang()\nserve()"
+    with Supervised(pair(body, deadlines={"sync": "100ms"})) as supervised:
+        for name in ("a", "b"):
+            supervised.wait_phase(name, "running", 1)
+        supervised.touch("go")
+        for name in ("a", "b"):
+            supervised.wait_phase(name, "running", 2)
+        kills = supervised.events("signal")
+        first, second = kills[0]["worker"], kills[1]["worker"]
+        ready = supervised.events("ready", first, incarnation=2)[0]
+        assert {first, second} == {"a", "b"}
+        assert ready["monotonic_ns"] < kills[1]["monotonic_ns"]
+        assert supervised.events("verdict", second)[0]["held"] == f"{first} of its redundancy group is not back yet"
+
+
+# --- after ----------------------------------------------------------------------------------------------------------
+
+
+def first(supervised: Supervised, kind: str, name: str, **fields: Any) -> int:
+    return int(supervised.wait_event(kind, name, **fields)["monotonic_ns"])
+
+
+def test_a_worker_is_started_when_those_it_comes_after_are_ready() -> None:
+    workers = {
+        "a": worker("serve()", after=["b"]),
+        "b": worker("wait_for('go')\nserve()", after=["c"]),
+        "c": worker("serve()"),
+    }
+    with Supervised(workers) as supervised:
+        supervised.wait_phase("b", "starting")
+        assert first(supervised, "ready", "c") <= first(supervised, "phase", "b", phase="starting")
+        assert (supervised.phase("a"), supervised.worker("a")["note"]) == ("stopped", "starts after b")
+        supervised.let_pass(0.3)
+        assert supervised.phase("a") == "stopped"
+        supervised.touch("go")
+        supervised.wait_phase("a", "running", 1)
+        assert first(supervised, "ready", "b") <= first(supervised, "phase", "a", phase="starting")
+        assert supervised.worker("a")["note"] == ""
+
+
+def test_nobody_waits_longer_than_the_startup_deadline_of_the_other() -> None:
+    workers = {"a": worker("serve()", after=["b"]), "b": worker("hang()", deadlines={"startup": "600ms"})}
+    with Supervised(workers) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        began = first(supervised, "phase", "b", phase="starting")
+        assert 500_000_000 <= first(supervised, "phase", "a", phase="starting") - began < 3_000_000_000
+
+
+def test_a_worker_that_is_not_started_is_not_waited_for() -> None:
+    workers = {"a": worker("serve()", after=["b"]), "b": worker("serve()", autostart=False)}
+    with Supervised(workers) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        assert supervised.phase("b") == "stopped"
+
+
+def test_an_operator_may_start_a_worker_that_waits() -> None:
+    workers = {"a": worker("serve()", after=["b"]), "b": worker("wait_for('go')\nserve()")}
+    with Supervised(workers) as supervised:
+        supervised.ask("start", "a")
+        supervised.wait_phase("a", "running", 1)
+        supervised.touch("go")
+        supervised.wait_phase("b", "running", 1)
+        supervised.let_pass(0.2)
+        assert supervised.worker("a")["incarnation"] == 1
+
+
+def test_a_supervisor_that_stops_starts_nobody_who_waits() -> None:
+    workers = {"a": worker("serve()", after=["b"]), "b": worker("hang()")}
+    with Supervised(workers) as supervised:
+        supervised.wait_phase("b", "starting")
+        assert supervised.stop() == 0
+        assert supervised.events("phase", "a") == []
+
+
+# --- restart_with ---------------------------------------------------------------------------------------------------
+
+HANG = "serve_until('go')\nif INCARNATION == 1:\n    with worker.call('sync'): hang()\nserve()"
+
+
+def test_those_restarted_with_a_hung_worker_follow_one_by_one_at_nobodys_cost() -> None:
+    workers = {
+        "a": worker(HANG, deadlines={"sync": "100ms"}, restart_with=["c", "b"]),
+        "b": worker("serve()"),
+        "c": worker("serve()"),
+        "d": worker("serve()"),
+    }
+    with Supervised(workers) as supervised:
+        for name in workers:
+            supervised.wait_phase(name, "running", 1)
+        supervised.touch("go")
+        for name in ("a", "c", "b"):
+            supervised.wait_phase(name, "running", 2)
+        supervised.let_pass(0.3)
+        assert [supervised.worker(name)["incarnation"] for name in "abcd"] == [2, 2, 2, 1]
+        assert supervised.worker("b")["restarts"] == {"restart_with": 1}
+        assert [supervised.worker(name)["budget_left"] for name in "abc"] == [4, 5, 5]
+        assert first(supervised, "ready", "a", incarnation=2) <= first(supervised, "signal", "c")
+        assert first(supervised, "ready", "c", incarnation=2) <= first(supervised, "signal", "b")
+        assert [event["signal"] for event in supervised.events("signal", "b")] == ["SIGTERM"]
+
+
+def test_a_group_is_restarted_once_round_and_not_again_and_again() -> None:
+    workers = {name: worker("serve()", restart_with="pipe") for name in ("a", "b")}
+    with Supervised(workers) as supervised:
+        for name in workers:
+            supervised.wait_phase(name, "running", 1)
+        supervised.ask("restart", "a")
+        supervised.wait_phase("b", "running", 2)
+        supervised.let_pass(0.5)
+        assert [supervised.worker(name)["incarnation"] for name in workers] == [2, 2]
+
+
+def test_what_is_stopped_or_paused_is_not_taken_along() -> None:
+    workers = {"a": worker("serve()", restart_with=["b", "c", "d"]), **{name: worker("serve()") for name in "bcd"}}
+    with Supervised(workers) as supervised:
+        for name in workers:
+            supervised.wait_phase(name, "running", 1)
+        supervised.ask("stop", "b")
+        supervised.ask("pause", "c")
+        supervised.wait_phase("b", "stopped")
+        supervised.wait_phase("c", "paused")
+        supervised.ask("restart", "a")
+        supervised.wait_phase("d", "running", 2)
+        assert (supervised.phase("b"), supervised.phase("c")) == ("stopped", "paused")
+        assert supervised.worker("c")["incarnation"] == 1
+
+
+def test_one_of_a_redundancy_group_is_taken_along_once_its_peer_serves() -> None:
+    workers = {
+        "a": worker("serve()", restart_with=["b"]),
+        "b": worker("serve()", redundancy="front"),
+        "peer": worker("serve()", redundancy="front"),
+    }
+    with Supervised(workers) as supervised:
+        for name in workers:
+            supervised.wait_phase(name, "running", 1)
+        supervised.ask("stop", "peer")
+        supervised.wait_phase("peer", "stopped")
+        supervised.ask("restart", "a")
+        supervised.wait_phase("a", "running", 2)
+        supervised.let_pass(0.3)
+        body = supervised.worker("b")
+        assert (body["incarnation"], body["note"]) == (
+            1, "is restarted with a once peer of its redundancy group serves",
+        )  # fmt: skip
+        supervised.ask("start", "peer")
+        supervised.wait_phase("b", "running", 2)
+        assert supervised.worker("b")["note"] == ""

@@ -1,0 +1,93 @@
+"""What calls for an escalation begins once, and is over once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from watchdogd.causes import Causes
+from watchdogd.model import SECOND, EscalationSettings, Finding, IncidentId, Phase, Verdict, WorkerSettings
+from watchdogd.orders import OpenIncident
+from watchdogd.watched import Watched
+
+NOW = 900 * SECOND
+SETTINGS = EscalationSettings("reboot", hangs=3, window_ns=60 * SECOND)
+
+
+def worker(name: str = "h", phase: Phase = Phase.RUNNING, accelerator: str | None = "gpu0", **keys: bool) -> Watched:
+    made = Watched(WorkerSettings(name, (name,), accelerator=accelerator, **keys))  # type: ignore[arg-type]
+    made.state = replace(made.state, phase=phase, since_ns=NOW - SECOND)
+    return made
+
+
+def opening(verdict: Verdict = Verdict.CALL, would_kill: bool = False) -> OpenIncident:
+    return OpenIncident(IncidentId("i7"), Finding(verdict, NOW), would_kill)
+
+
+def names(causes: Causes, *workers: Watched, at_ns: int = NOW) -> list[str]:
+    return [cause.name for cause in causes.now(workers, at_ns).values()]
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_only_an_unkillable_worker_or_one_in_quarantine_calls_for_it(phase: Phase) -> None:
+    expected = {Phase.UNKILLABLE: ["unkillable h"], Phase.QUARANTINED: ["quarantined h"]}
+    assert names(Causes(SETTINGS), worker(phase=phase)) == expected.get(phase, [])
+
+
+def test_the_quarantine_of_a_worker_that_is_not_required_does_not() -> None:
+    causes = Causes(SETTINGS)
+    assert names(causes, worker(phase=Phase.QUARANTINED, required=False)) == []
+    assert names(causes, worker(phase=Phase.UNKILLABLE, required=False)) == ["unkillable h"]
+
+
+def test_what_stands_is_the_same_cause_and_what_comes_back_is_another() -> None:
+    causes, stuck = Causes(SETTINGS), worker(phase=Phase.UNKILLABLE)
+    (first,) = causes.now([stuck], NOW).values()
+    assert list(causes.now([stuck], NOW + 9 * SECOND).values()) == [first]
+    assert causes.now([worker()], NOW) == {}
+    stuck.state = replace(stuck.state, since_ns=NOW)
+    (second,) = causes.now([stuck], NOW).values()
+    assert second != first
+
+
+def test_so_many_hangs_on_one_accelerator_call_for_it_and_count_from_anew() -> None:
+    causes, a, b = Causes(SETTINGS), worker("a"), worker("b")
+    causes.hung(a, opening(), NOW)
+    causes.hung(b, opening(), NOW + SECOND)
+    assert names(causes, a, b) == []
+    causes.hung(a, opening(), NOW + 2 * SECOND)
+    (cause,) = causes.now([a, b], NOW + 2 * SECOND).values()
+    assert (cause.name, cause.reason) == ("hangs gpu0", "3 hangs on gpu0 within 1 min, the last of a")
+    causes.hung(a, opening(), NOW + 3 * SECOND)
+    assert list(causes.now([a, b], NOW + 3 * SECOND).values()) == [cause]
+    assert names(causes, a, b, at_ns=NOW + 62 * SECOND) == []  # over
+    causes.hung(a, opening(), NOW + 62 * SECOND)
+    assert names(causes, a, b, at_ns=NOW + 62 * SECOND) == []  # what was a cause already is no part of another
+    causes.hung(a, opening(), NOW + 62 * SECOND + 1)
+    assert names(causes, a, b, at_ns=NOW + 62 * SECOND + 1) == ["hangs gpu0"]
+
+
+def test_hangs_on_different_accelerators_or_too_far_apart_do_not() -> None:
+    causes, a, b = Causes(SETTINGS), worker("a"), worker("b", accelerator="dla0")
+    for number, each in enumerate((a, b, a, b)):
+        causes.hung(each, opening(), NOW + number)
+    assert names(causes, a, b) == []
+    causes.hung(a, opening(), NOW + 61 * SECOND)
+    assert names(causes, a, b, at_ns=NOW + 61 * SECOND) == []
+
+
+def test_neither_a_crash_nor_what_is_only_observed_nor_a_worker_without_accelerator_counts() -> None:
+    causes, a, lost = Causes(SETTINGS), worker("a"), worker("lost", accelerator=None)
+    for number in range(9):
+        causes.hung(a, opening(Verdict.CRASHED), NOW + number)
+        causes.hung(a, opening(would_kill=True), NOW + number)
+        causes.hung(lost, opening(), NOW + number)
+    assert names(causes, a, lost) == []
+
+
+def test_without_a_number_no_hangs_call_for_it() -> None:
+    causes, a = Causes(replace(SETTINGS, hangs=0)), worker("a")
+    for number in range(9):
+        causes.hung(a, opening(), NOW + number)
+    assert names(causes, a) == []

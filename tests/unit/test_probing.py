@@ -1,0 +1,35 @@
+"""What a probe's end says of the accelerator, and which device is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from watchdogd.probing import judge
+from watchdogd.runs import Outcome
+from watchdogd.worker.probe import device
+
+
+@pytest.mark.parametrize(
+    ("outcome", "usable"),
+    [
+        (Outcome(0, ""), True),
+        (Outcome(1, ""), False),
+        (Outcome(None, "", late=True), False),
+        (Outcome(2, ""), None),
+        (Outcome(127, ""), None),
+        (Outcome(None, "killed by signal 11"), None),
+        (Outcome(None, "cannot start"), None),
+    ],
+)
+def test_only_its_own_word_and_no_answer_in_time_make_an_accelerator_unusable(
+    outcome: Outcome, usable: bool | None
+) -> None:
+    assert judge(outcome) is usable
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "visible", "ordinal"),
+    [("gpu0", None, 0), ("gpu3", None, 3), ("gpu3", "3", 0), ("dla1", None, 0), ("", None, 0)],
+)
+def test_the_device_that_is_asked(accelerator: str, visible: str | None, ordinal: int) -> None:
+    assert device(accelerator, visible) == ordinal
