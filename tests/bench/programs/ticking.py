@@ -41,6 +41,7 @@ def settings(directory: Path, workers: int) -> model.Settings:
             model.WorkerSettings(f"w{i}", ("true",), accelerator="gpu0", deadlines=deadlines, autostart=False)
             for i in range(workers)
         ),
+        files=("ticking.toml",),
     )
 
 
