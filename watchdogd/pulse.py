@@ -12,6 +12,8 @@ from watchdogd import abi
 
 _COLUMN = {name: abi.HOT_OFFSET // abi.WORD + index for name, index in abi.L.items()}
 
+_OUTER, _INNER, _STEP = (slice(_COLUMN[name], None, abi.LANE_WORDS) for name in ("outer", "inner", "step"))
+
 
 class Pulse(NamedTuple):  # made for every worker at every tick: a third of a frozen dataclass's time
     raw: bytes  # the header and ``lanes`` hot lines
@@ -24,6 +26,11 @@ class Pulse(NamedTuple):  # made for every worker at every tick: a third of a fr
         """One word of every hot line, by lane."""
         column: list[int] = memoryview(self.raw).cast("Q")[_COLUMN[name] :: abi.LANE_WORDS].tolist()
         return column
+
+    def in_flight(self) -> tuple[list[int], list[int], list[int]]:
+        """The columns ``outer``, ``inner`` and ``step``, cast once."""
+        words = memoryview(self.raw).cast("Q")
+        return words[_OUTER].tolist(), words[_INNER].tolist(), words[_STEP].tolist()
 
     def lane(self, lane: int, name: str) -> int:
         return word_at(self.raw, word_offset(lane, name))

@@ -34,13 +34,17 @@ def settings(directory: Path, workers: int) -> model.Settings:
     calls = tuple(DEADLINE_NS if code else None for code in range(len(abi.OPERATIONS)))
     deadlines = model.Deadlines(calls_ns=calls)
     return model.Settings(
-        model.SupervisorSettings(runtime_dir=str(directory / "run"), state_dir=str(directory / "state")),
+        # Not real-time: that ends who runs for a second without a pause, and here nothing pauses.
+        model.SupervisorSettings(
+            runtime_dir=str(directory / "run"), state_dir=str(directory / "state"), realtime_priority=0
+        ),
         model.MetricsSettings(listen=""),
         (),
         tuple(
             model.WorkerSettings(f"w{i}", ("true",), accelerator="gpu0", deadlines=deadlines, autostart=False)
             for i in range(workers)
         ),
+        files=("ticking.toml",),
     )
 
 
