@@ -13,7 +13,7 @@ from tests.helpers.pulses import deadlines, ms
 from tests.histories.cast import Cast, Past, Player, Story, calls, started
 from watchdogd.fleet import CULPRIT_MARGIN_NS, Fleet
 from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, SupervisorSettings, Verdict, WorkerSettings
-from watchdogd.process import Process
+from watchdogd.process import hold
 
 SETTINGS = SupervisorSettings(max_kills=2, max_kills_window_ns=10 * SECOND, hold_max_ns=SECOND)
 
@@ -226,7 +226,7 @@ def test_a_peer_that_will_not_come_back_delays_no_kill(pair: Stage) -> None:
 
 def test_an_accelerator_is_vacant_when_all_who_could_keep_it_busy_are_gone(stage: Stage) -> None:
     gpu, dla, far = (stage.players[name] for name in ("gpu", "dla", "far"))
-    there = Process(os.getpid())
+    there = hold(os.getpid())
     try:
         gpu.process = dla.process = far.process = there
         assert not stage.fleet.vacant("gpu0")
