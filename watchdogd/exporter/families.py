@@ -20,10 +20,11 @@ from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
 from watchdogd.exporter.history import Totals
 from watchdogd.exporter.text import Pairs, cumulated, histogram, plain
 from watchdogd.model import SECOND, Phase, Verdict
+from watchdogd.orders import ASKED_FOR
 from watchdogd.snapshot import HANG_KEYS, RECOVERY_BOUNDS_NS
 
 PHASES = tuple(phase.value for phase in Phase)
-REASONS = (*(verdict.value for verdict in Verdict), "operator")
+REASONS = (*(verdict.value for verdict in Verdict), *sorted(ASKED_FOR))
 
 
 @dataclass(frozen=True, slots=True)
