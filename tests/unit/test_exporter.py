@@ -209,7 +209,7 @@ def test_counters_exist_from_the_start(beat: FakeHeartbeat, scraper: Scraper) ->
     hangs = scraper.samples("watchdogd_hangs_total")
     assert hangs == {key: {"sync": 7, "startup": 1}.get(key, 0) for key in HANG_KEYS}
     reasons = scraper.samples("watchdogd_worker_restarts_total")
-    reasons_known = [*(verdict.value for verdict in Verdict), "operator", "restart_with"]
+    reasons_known = [*(verdict.value for verdict in Verdict), "operator", "restart_with", "supervisor"]
     assert reasons == {key: {"call": 2, "operator": 1}.get(key, 0) for key in reasons_known}
     calls = scraper.samples("watchdogd_call_duration_seconds_count")
     assert calls == dict.fromkeys(abi.OPERATIONS[1:], 0)
