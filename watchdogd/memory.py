@@ -64,13 +64,13 @@ def resume(
     """
     had_process = state.phase in _HAS_PROCESS
     if had_process and not has_begun:  # its start was ordered, and not carried out
-        return replace(state, phase=Phase.BACKOFF, deadline_ns=None), Trigger.START
+        return replace(state, phase=Phase.STOPPED, deadline_ns=None), Trigger.START
     if had_process and not keeps and state.wanted:  # it ends with its supervisor: no fault, and no restart, of its own
         state = replace(state, phase=Phase.TERMINATING, reason=SUPERVISOR, finding=None)
     if is_alive:
         return _resume_alive(state, now_ns)
     if state.phase is Phase.BACKOFF and state.deadline_ns is None:  # it waited for an answer that nobody gets any more
-        return state, Trigger.START
+        return replace(state, phase=Phase.STOPPED), Trigger.START
     return state, Trigger.EXITED if had_process else None
 
 

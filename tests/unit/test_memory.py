@@ -72,6 +72,11 @@ def test_a_number_that_is_a_boolean_is_no_number() -> None:
         recall({**told(STATE), "incarnation": True})
 
 
+def test_a_start_that_waited_for_an_answer_does_not_wait_for_ever() -> None:
+    state, trigger = resumed(replace(STATE, phase=Phase.BACKOFF), alive=False)
+    assert (state.phase, trigger) == (Phase.STOPPED, Trigger.START)
+
+
 # --- what is made of it ---------------------------------------------------------------------------------------------
 
 
@@ -102,7 +107,7 @@ def test_a_process_that_by_our_memory_was_gone_is_ended(phase: Phase) -> None:
 @pytest.mark.parametrize("phase", HAS_PROCESS)
 def test_a_start_that_was_ordered_and_not_begun_is_made_good(phase: Phase) -> None:
     state, trigger = resumed(replace(STATE, phase=phase), begun=False, alive=False)
-    assert (state.phase, state.deadline_ns, trigger) == (Phase.BACKOFF, None, Trigger.START)
+    assert (state.phase, state.deadline_ns, trigger) == (Phase.STOPPED, None, Trigger.START)
     assert state.restarts == STATE.restarts  # counted when it was ordered
 
 
