@@ -197,7 +197,8 @@ class Actor:
             self._happenings.append(Happening(watched, Trigger.EXITED, finding))
         elif trigger is Trigger.RELEASED:
             self._happenings.append(Happening(watched, Trigger.RELEASED))
-        self.hold(watched)
+        if watched.exit is None:  # else its pidfd is readable until it is reaped, and all is known
+            self.hold(watched)
 
     def _scope(self, worker: str, incarnation: int) -> tuple[str, str] | None:
         return (scope.unit_name(worker, incarnation, os.getpid()), self._slice) if self._slice else None

@@ -22,7 +22,7 @@ class Birth:
 def tell(path: str, cgroup: str | None, problem: str | None) -> None:
     """Of this process. Raises OSError, also if somebody has planted something there."""
     me = procfs.stat(os.getpid())
-    lines = f"{os.getpid()} {me.start_ticks if me else 0}\n{cgroup or ''}\n{problem or ''}\n"
+    lines = f"{os.getpid()} {me.start_ticks if me else 0}\n{cgroup or ''}\n{' '.join((problem or '').split())}\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     os.write(descriptor, lines.encode("utf-8", "surrogateescape"))
     os.close(descriptor)

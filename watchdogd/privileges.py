@@ -27,6 +27,8 @@ def become_subreaper() -> None:
 def become_realtime(priority: int) -> str:
     """SCHED_FIFO for this process alone: whatever it starts is scheduled normally. Returns what it has become."""
     if priority == 0:
+        if os.sched_getscheduler(0) == os.SCHED_FIFO | os.SCHED_RESET_ON_FORK:  # our own doing, before a reload
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         return "normal"
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))

@@ -11,16 +11,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NoReturn
 
+from watchdogd import privileges
 from watchdogd.loop import Loop
-from watchdogd.model import SECOND
+from watchdogd.model import SECOND, SupervisorSettings
 from watchdogd.notify import Notifier
 from watchdogd.process import Process
 from watchdogd.publication import Publication
+from watchdogd.runtime import Runtime
 from watchdogd.spawning import Launch, launch
 
 CHECK_NS = 10 * SECOND
+DIRECTORIES = "WATCHDOGD_RELOADED_DIRECTORIES"  # in the environment of the new image: runtime and state directory
 LONGEST_PROBLEM = 2000  # bytes that are kept of what the check says
 
 
@@ -96,7 +100,9 @@ class Reload:
             self._publication.reload("refused", problem)
             self._tell("reload refused", reason=problem)
 
-    def execute(self, publish: Callable[[], object], let_go: Callable[[], None], notifier: Notifier) -> None:
+    def execute(
+        self, runtime: Runtime, publish: Callable[[], object], let_go: Callable[[], None], notifier: Notifier
+    ) -> None:
         """Only returns if it cannot be done; then all goes on as before."""
         self._tell("reloading")
         self._publication.changed()  # with the number of that event
@@ -104,7 +110,7 @@ class Reload:
         notifier.reloading()
         let_go()
         try:
-            _execute_anew()
+            _execute_anew(f"{runtime.directory}\n{runtime.state_directory}")
         except OSError as error:
             self._checked(f"cannot execute {sys.executable}: {error.strerror}")
             notifier.ready()
@@ -117,16 +123,31 @@ class Reload:
         return set() if self._process is None else {self._process.pid}
 
 
-def _execute_anew() -> NoReturn:
+def kept_directories(settings: SupervisorSettings) -> tuple[SupervisorSettings, bool]:
+    """Those of the image before this one, which its workers are in; whether the configuration now names others."""
+    told = os.environ.pop(DIRECTORIES, "")
+    if not told:
+        return settings, False
+    runtime_dir, state_dir = told.split("\n")
+    kept = replace(settings, runtime_dir=runtime_dir, state_dir=state_dir)
+    named = (os.path.realpath(settings.runtime_dir), os.path.realpath(settings.state_dir))
+    return kept, named != (runtime_dir, state_dir)
+
+
+def _execute_anew(directories: str) -> NoReturn:
     """This process with its own command line, in the same pid. Raises OSError: then nothing has changed.
 
     Until the new image listens, another reload is ignored, as it reads the file later anyway; an end waits.
     """
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    cpus = os.sched_getaffinity(0)
+    if privileges.unpinned:  # what the new image starts from is what its workers get
+        os.sched_setaffinity(0, privileges.unpinned)
     try:
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, DIRECTORIES: directories})
     finally:
+        os.sched_setaffinity(0, cpus)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGHUP, handler)
 

@@ -51,11 +51,11 @@ class Runtime:
 
     def clear_leftovers(self, kept: frozenset[str]) -> Sweeper:
         """Begin to end what a dead supervisor's workers left, but those of ``kept`` heartbeats; remove the others."""
-        sweeper = Sweeper(lambda: leftovers(self.heartbeats, kept))
         names = frozenset(os.path.basename(path) for path in kept)
         _remove_all(self.heartbeats, names)
         _remove_all(self.births, names)
-        return sweeper
+        # From here on a heartbeat that is there is in use: kept, or of a worker that is started while the search runs.
+        return Sweeper(lambda: leftovers(self.heartbeats, os.path.exists))
 
     def heartbeat(self, worker: str, incarnation: int) -> str:
         return f"{self.heartbeats}/{worker}.{incarnation}"

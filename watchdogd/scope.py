@@ -41,6 +41,7 @@ def unit_name(worker: str, incarnation: int, supervisor: int) -> str:
 def enter(unit: str, slice_name: str) -> str:
     """Move this process into a new scope; its cgroup's directory. Raises NoScope."""
     from jeepney import DBusAddress, MessageType, new_method_call  # noqa: PLC0415
+    from jeepney.auth import AuthenticationError  # noqa: PLC0415
     from jeepney.io.blocking import open_dbus_connection  # noqa: PLC0415
 
     give_up = time.monotonic() + DEADLINE_SECONDS
@@ -56,7 +57,7 @@ def enter(unit: str, slice_name: str) -> str:
     try:
         with open_dbus_connection(bus="SYSTEM") as connection:
             reply = connection.send_and_get_reply(request, timeout=DEADLINE_SECONDS)
-    except (OSError, TimeoutError) as error:
+    except (OSError, AuthenticationError, RuntimeError) as error:  # RuntimeError: jeepney's, for an odd answer
         raise NoScope(f"no answer from systemd: {error}") from None
     if reply.header.message_type is MessageType.error:
         raise NoScope(f"systemd refused a scope: {' '.join(map(str, reply.body))}")

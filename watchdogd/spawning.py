@@ -64,7 +64,7 @@ def launch(request: Launch) -> Process:
     try:
         pid = os.fork()
         if pid == 0:
-            _become(request, parent, send, mask)
+            _become(request, parent, send)
     except OSError:
         os.close(receive)
         os.close(send)
@@ -80,11 +80,11 @@ def launch(request: Launch) -> Process:
         raise
 
 
-def _become(request: Launch, parent: int, errors: int, mask: set[int | signal.Signals]) -> NoReturn:
+def _become(request: Launch, parent: int, errors: int) -> NoReturn:
     """In the child: never returns, never runs the parent's handlers."""
     try:
         errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, 10)  # out of the way of 0 to 2
-        _prepare(request, parent, errors, mask)
+        _prepare(request, parent, errors)
         os.execvpe(request.command[0], request.command, dict(request.environment))
     except BaseException as error:  # noqa: BLE001 - whatever it is, this copy of the supervisor must not go on
         name = getattr(error, "filename", None)
@@ -94,11 +94,11 @@ def _become(request: Launch, parent: int, errors: int, mask: set[int | signal.Si
         os._exit(EXEC_FAILED)
 
 
-def _prepare(request: Launch, parent: int, errors: int, mask: set[int | signal.Signals]) -> None:
+def _prepare(request: Launch, parent: int, errors: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # also what we block over an exec of our own: they must hear it
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for target, source in enumerate((request.stdin, request.stdout, request.stderr)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from watchdogd.acting import Actor, Happening
 from watchdogd.adoption import Adoption
@@ -28,9 +29,12 @@ class Succession:
         self._meanwhile = [(each, adoption.take(each, now_ns)) for each in watched]
         for each in adoption.retired({each.settings.name for each in watched}):
             trigger = adoption.take(each, now_ns)
-            if each.process is not None:
+            if each.settings.name in adoption.adopted:
                 watched.append(each)
                 self._meanwhile.append((each, trigger))
+            elif each.reader is not None:  # what is left of it is cleared away with the rest
+                adoption.kept.discard(each.reader.path)
+                each.forget_incarnation()
         self._leftovers = runtime.clear_leftovers(frozenset(adoption.kept))
         self.until_ns: int | None = now_ns + round(LEFTOVERS_SECONDS * SECOND)
         if not adoption.adopted:
@@ -44,7 +48,8 @@ class Succession:
         for watched, trigger in self._meanwhile:
             actor.take_over(watched, trigger)
         for watched in self._adoption.changed:
-            if watched.is_retired:
+            if watched.is_retired:  # whatever befalls it before: it is not started again
+                watched.state = replace(watched.state, wanted=False)
                 happenings.append(Happening(watched, Trigger.STOP))
             elif watched.state.wanted:
                 happenings.append(Happening(watched, Trigger.RESTART))

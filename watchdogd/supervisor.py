@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from watchdogd import abi, events, exits, launching, liveness, policy, procfs, scope
@@ -28,7 +29,7 @@ from watchdogd.notify import Notifier
 from watchdogd.orders import ALIVE, Occasion, OpenIncident, Trigger
 from watchdogd.privileges import become_realtime, become_subreaper, lock_memory, pin
 from watchdogd.publication import Publication
-from watchdogd.reload import Reload, listening
+from watchdogd.reload import Reload, kept_directories, listening
 from watchdogd.responses import Responses
 from watchdogd.runtime import CannotStart, Runtime
 from watchdogd.succession import Succession, forget_retired
@@ -92,7 +93,7 @@ class Supervisor:
             self.board, self.watched, self.household, self.responses, settings, runtime, started_ns=started_ns,
             scheduling=scheduling, memory=memory, scopes=scopes,
         )  # fmt: skip
-        self._succession.begin(self.actor, self.loop, self._happenings, self.together.start, self._tell_problem)
+        self._succession.begin(self.actor, self.loop, self._happenings, self.together.start, self.tell_problem)
         self._reload = Reload(settings.files[0], self.loop, self.publication, self._tell)
         if self._adoption.predecessor == os.getpid():
             self._reload.done()
@@ -107,7 +108,10 @@ class Supervisor:
             self._tell("adopted", predecessor=adoption.predecessor, **told)
         self.responses.escalator.start(time.monotonic_ns())
         self.tick(0)
-        self._identities.look_up(self.settings.workers)
+        try:
+            self._identities.look_up(self.settings.workers)
+        except CannotStart as error:  # its restart would fail; those that run go on
+            self.tell_problem(str(error))
         gc.collect()
         gc.freeze()  # what lives for ever need not be looked at again
         self.notifier.ready()
@@ -145,7 +149,7 @@ class Supervisor:
         self.board.tick(now_ns, time.monotonic_ns() - now_ns, self._next_ns)
         self.notifier.feed(now_ns)
         if self._reload.is_due and not self.stopping and all(map(self.actor.has_said_who_it_is, self.watched)):
-            self._reload.execute(self._publish, self.household.let_go, self.notifier)
+            self._reload.execute(self.runtime, self._publish, self.household.let_go, self.notifier)
 
     def _when_next(self, now_ns: int) -> int:
         instants = [self._housekeeping_ns, *self.household.next_ns(), *self.responses.next_ns()]
@@ -302,7 +306,7 @@ class Supervisor:
         """Its own life is on record too: without it a gap in the record could be anything."""
         self.journal.emit(EventKind.SUPERVISOR, time.monotonic_ns(), change=change, pid=os.getpid(), **fields)
 
-    def _tell_problem(self, problem: str) -> None:
+    def tell_problem(self, problem: str) -> None:
         self._tell("problem", reason=problem)
 
     def _reap_orphans(self) -> None:
@@ -337,6 +341,11 @@ class Supervisor:
     def _publish(self) -> int | None:
         return self.publication.publish(self.stopping)
 
+    def abandon(self) -> None:
+        """After an error of ours, as if we had been killed: workers that are to outlive us do, for the next one."""
+        self._tell("ended", reason=self._reason)
+        self.household.close()
+
     def close(self) -> None:
         """Leave nothing behind: our children ended, the socket removed, the last events with the recorder."""
         self.commands.close()
@@ -350,11 +359,17 @@ class Supervisor:
 def main(settings: Settings) -> int:
     """Run until told to stop. Raises CannotStart, CannotNotify, ControlError, OSError before the first worker."""
     os.environ.pop(abi.ENVIRONMENT, None)  # a worker's, if it started us: our children are not its descendants
+    kept, is_other = kept_directories(settings.supervisor)
+    settings = replace(settings, supervisor=kept)
     notifier = Notifier()
     runtime = Runtime(settings.supervisor)
     supervisor = Supervisor(settings, runtime, notifier)
+    if is_other:
+        supervisor.tell_problem("runtime_dir and state_dir change by a restart only; the old ones are still used")
     try:
         supervisor.run()
-    finally:
-        supervisor.close()
+    except BaseException:
+        supervisor.abandon()
+        raise
+    supervisor.close()
     return supervisor.exit_status

@@ -81,23 +81,22 @@ def descendants(ancestor: int) -> list[procfs.Stat]:
     return [stat for stat in others if _descends(stat, ancestor, processes)]
 
 
-def leftovers(heartbeats: str, kept: frozenset[str] = frozenset()) -> list[procfs.Stat]:
+def leftovers(heartbeats: str, spared: Callable[[bytes], bool] = lambda _: False) -> list[procfs.Stat]:
     """Every process whose environment names a heartbeat in this directory: what a dead supervisor left.
 
-    But not those of the ``kept`` heartbeats, whose workers live on. Not ourselves nor those we descend from: a
+    But not those of heartbeats that are ``spared``, whose workers live on. Not ourselves nor those we descend from: a
     supervisor may be started from a shell that a worker started.
     """
     prefix = heartbeats.encode() + b"/"
     processes = all_processes()
     me = processes.get(os.getpid())
-    spared = {path.encode() for path in kept}
     marked = [stat for stat in processes.values() if stat.state not in "ZX" and _marked(stat.pid, prefix, spared)]
     return [stat for stat in marked if me is not None and stat is not me and not _descends(me, stat.pid, processes)]
 
 
-def _marked(pid: int, prefix: bytes, spared: set[bytes]) -> bool:
+def _marked(pid: int, prefix: bytes, spared: Callable[[bytes], bool]) -> bool:
     mark = marks(pid)
-    return mark is not None and mark.startswith(prefix) and mark not in spared
+    return mark is not None and mark.startswith(prefix) and not spared(mark)
 
 
 def _descends(stat: procfs.Stat, ancestor: int, processes: dict[int, procfs.Stat]) -> bool:

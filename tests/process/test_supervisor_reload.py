@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -135,3 +136,42 @@ def test_the_exporter_answers_after_a_reload_at_the_same_place() -> None:
 
         wait_until(lambda: "watchdogd.exporter" in children(running.process.pid))
         assert re.fullmatch(r"127\.0\.0\.1:\d+", address.read_text().strip())
+
+
+def test_what_is_started_after_a_reload_hears_its_sigterm_and_has_all_our_cpus() -> None:
+    first = {"command": ["sleep", "60"], "deadlines": {"startup": "1m"}}
+    tell = "worker.ready()\ntell('cpus', sorted(os.sched_getaffinity(0)))\nserve()"
+    cpus = sorted(os.sched_getaffinity(0))
+    with Supervised({"a": first}, supervisor={"cpu_affinity": cpus[:1]}) as running:
+        running.wait_phase("a", "starting", 1)
+        more = worker(tell)["command"]
+        running.config.write_text(running.config.read_text() + f"[workers.b]\ncommand = {json.dumps(more)}\n")
+        assert reload(running)[0] == 0
+        assert running.wait_file("cpus") == str(cpus)
+        running.wait_phase("b", "running")
+        running.ask("stop", "b")
+        running.wait_phase("b", "stopped")
+        assert [event["signal"] for event in running.events("signal", "b")] == ["SIGTERM"]
+
+
+def test_a_worker_that_is_quarantined_and_no_longer_configured_is_forgotten() -> None:
+    crash = {"command": ["false"], "restart": {"budget": 1}}
+    with Supervised({"b": SERVE, "a": crash}) as running:
+        running.wait_phase("a", "quarantined")
+        running.wait_phase("b", "running")
+        text = running.config.read_text()
+        running.config.write_text(text[: text.index("[workers.a]")])
+        assert reload(running)[0] == 0
+        wait_until(lambda: [item["name"] for item in running.snapshot()["workers"]] == ["b"])
+
+
+def test_other_directories_need_a_restart_and_no_worker_is_left_in_the_old_ones() -> None:
+    with Supervised({"a": SERVE}) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        changed(running, str(running.runtime), f"{running.runtime}-other")
+        os.kill(running.process.pid, signal.SIGHUP)
+        told = running.wait_event("supervisor", change="problem")
+        assert "by a restart only" in told["reason"]
+        assert running.worker("a")["pid"] == pid
+        assert not os.path.exists(f"{running.runtime}-other")
+        changed(running, f"{running.runtime}-other", str(running.runtime))

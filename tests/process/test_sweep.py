@@ -108,6 +108,13 @@ def test_leftovers_are_those_whose_environment_names_the_directory_and_no_longer
     assert others not in left
 
 
+def test_a_leftover_is_spared_while_its_heartbeat_is_in_use(pids: list[int]) -> None:
+    ours, other = spawn(pids), spawn(pids, mark=MARK.replace("a.1", "b.2"))
+    left = {stat.pid for stat in sweep.leftovers(str(Path(MARK).parent), lambda mark: mark == MARK.encode())}
+    assert other in left
+    assert ours not in left
+
+
 def test_descendants_are_found_without_any_mark(pids: list[int]) -> None:
     child = spawn(pids, "if os.fork(): os.wait(); os._exit(0)\nos.setsid(); os.environ.clear()", mark="")
     assert child in {stat.pid for stat in sweep.descendants(os.getpid())}
