@@ -133,16 +133,23 @@ def sweep(find: Callable[[], list[procfs.Stat]], cgroup: str | None = None) -> S
 
     ``cgroup``: the worker's own; what is in it dies by one write, whatever it did to hide.
     """
-    killed: set[int] = set()
+    killed: dict[int, procfs.Stat] = {}
     deadline = time.monotonic() + DEADLINE_SECONDS
     pause = FIRST_PAUSE_SECONDS
     while True:
-        left = find() if cgroup is None else _with_cgroup(find(), cgroup)
+        found = find() if cgroup is None else _with_cgroup(find(), cgroup)
+        # One that dies loses its environment before its descriptors: it is not found any more, and not gone yet.
+        left = {stat.pid: stat for stat in (*filter(_lives, killed.values()), *found)}
         if not left or time.monotonic() > deadline:
-            return Swept(tuple(sorted(killed)), tuple(sorted(stat.pid for stat in left)))
-        killed |= {stat.pid for stat in left if kill(stat)}
+            return Swept(tuple(sorted(killed)), tuple(sorted(left)))
+        killed |= {stat.pid: stat for stat in found if kill(stat)}
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _lives(stat: procfs.Stat) -> bool:
+    now = procfs.stat(stat.pid)
+    return now is not None and now.start_ticks == stat.start_ticks and now.state not in "ZX"
 
 
 def _with_cgroup(found: list[procfs.Stat], cgroup: str) -> list[procfs.Stat]:

@@ -153,6 +153,17 @@ def test_a_sweep_tells_whom_it_killed_and_that_nobody_is_left(pids: list[int]) -
     assert gone(daemon)
 
 
+def test_what_was_killed_and_is_no_longer_found_is_waited_for_until_it_is_gone(pids: list[int]) -> None:
+    """A dying process loses its environment, by which it is found, before it has let go of its descriptors."""
+    pid = spawn(pids)
+    stat = procfs.stat(pid)
+    assert stat is not None
+    found_once = [[stat]]
+    swept = sweep.sweep(lambda: found_once.pop() if found_once else [])
+    assert swept == sweep.Swept((pid,), ())
+    assert gone(pid)
+
+
 def test_a_sweep_that_fails_does_not_look_like_a_clean_one() -> None:
     def fail() -> list[procfs.Stat]:
         os._exit(1)
