@@ -151,6 +151,7 @@ def test_what_is_started_after_a_reload_hears_its_sigterm_and_has_all_our_cpus()
         running.wait_phase("b", "running")
         running.ask("stop", "b")
         running.wait_phase("b", "stopped")
+        running.wait_event("gone", "b")  # on record after the signals
         assert [event["signal"] for event in running.events("signal", "b")] == ["SIGTERM"]
 
 
