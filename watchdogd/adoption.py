@@ -63,13 +63,10 @@ class Adoption:
             return start
         name, incarnation = state.name, state.incarnation
         born = birth.read(self._runtime.birth(name, incarnation))
+        heartbeat = self._runtime.heartbeat(name, incarnation)
         if born is not None:
             watched.process = adopt(born.identity)
-            try:
-                watched.reader = HeartbeatReader(self._runtime.heartbeat(name, incarnation))
-            except HeartbeatError as error:
-                watched.reader = None
-                self.problems.append(f"{name}: {error.reason.value}")
+            self._read(watched, heartbeat)
         exited = None if watched.process is None else watched.process.exit_status()
         is_alive = watched.process is not None and exited is None
         watched.state, trigger = memory.resume(
@@ -81,8 +78,8 @@ class Adoption:
         )
         if trigger is Trigger.EXITED:
             watched.exit = exited or Exit()
-        if watched.process is not None and watched.reader is not None:
-            self.kept.add(watched.reader.path)
+        if watched.process is not None:  # with its heartbeat or without: what cannot be read condemns nobody
+            self.kept.add(heartbeat)
         if is_alive:
             self.adopted.append(name)
             watched.launched = str(told.get("launched"))
@@ -92,3 +89,13 @@ class Adoption:
             watched.held = "its supervisor was replaced"  # looked at again in the first tick
         watched.changed()
         return trigger
+
+    def _read(self, watched: Watched, heartbeat: str) -> None:
+        try:
+            watched.reader = HeartbeatReader(heartbeat)
+        except HeartbeatError as error:
+            watched.heartbeat_error = error.reason.value
+        except OSError as error:  # it may have taken it from itself
+            watched.heartbeat_error = str(error.strerror)
+        if watched.heartbeat_error is not None:
+            self.problems.append(f"{watched.settings.name}: heartbeat: {watched.heartbeat_error}")

@@ -54,8 +54,9 @@ class Runtime:
         names = frozenset(os.path.basename(path) for path in kept)
         _remove_all(self.heartbeats, names)
         _remove_all(self.births, names)
-        # From here on a heartbeat that is there is in use: kept, or of a worker that is started while the search runs.
-        return Sweeper(lambda: leftovers(self.heartbeats, os.path.exists))
+        paths = {path.encode() for path in kept}
+        # A heartbeat that is still there is in use, too: by a worker that is started while the search runs.
+        return Sweeper(lambda: leftovers(self.heartbeats, lambda mark: mark in paths or os.path.exists(mark)))
 
     def heartbeat(self, worker: str, incarnation: int) -> str:
         return f"{self.heartbeats}/{worker}.{incarnation}"

@@ -32,8 +32,8 @@ class Succession:
             if each.settings.name in adoption.adopted:
                 watched.append(each)
                 self._meanwhile.append((each, trigger))
-            elif each.reader is not None:  # what is left of it is cleared away with the rest
-                adoption.kept.discard(each.reader.path)
+            else:  # what is left of it is cleared away with the rest
+                adoption.kept.discard(runtime.heartbeat(each.settings.name, each.state.incarnation))
                 each.forget_incarnation()
         self._leftovers = runtime.clear_leftovers(frozenset(adoption.kept))
         self.until_ns: int | None = now_ns + round(LEFTOVERS_SECONDS * SECOND)

@@ -216,6 +216,15 @@ class Supervised:
         return path.read_text()
 
 
+def children(pid: int) -> dict[str, int]:
+    """Pids of its children by the last word of what they run."""
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        pids = [int(word) for word in file.read().split()]
+    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids if not gone(pid)}
+    helpers = ("watchdogd.recorder", "watchdogd.exporter")
+    return {name: pid for name in helpers for pid, line in lines.items() if name.encode() in line}
+
+
 def gone(pid: int) -> bool:
     """Ended, reaped or not."""
     try:

@@ -158,6 +158,22 @@ def test_a_birth_that_names_somebody_else_is_not_believed() -> None:
         assert gone(pid)  # by its environment; and we live
 
 
+def test_a_worker_whose_heartbeat_is_missing_is_adopted_shown_and_not_harmed() -> None:
+    with supervised(kept(), kept()) as running:
+        pids = [running.wait_phase(name, "running", 1)["pid"] for name in "ab"]
+        killed(running)
+        (running.runtime / "heartbeats" / "a.1").unlink()
+        running.start()
+        running.let_pass(0.6)
+        assert [running.worker(name)["pid"] for name in "ab"] == pids
+        assert running.worker("a")["heartbeat_error"] == "missing"
+        assert running.events("signal") == running.events("gone") == running.events("verdict", "b") == []
+        running.ask("restart", "a")
+        running.wait_phase("a", "running", 2)
+        assert gone(pids[0])
+        assert running.worker("a")["heartbeat_error"] is None
+
+
 def test_without_a_memory_that_can_be_believed_everything_starts_anew() -> None:
     with supervised(kept()) as running:
         pid = running.wait_phase("a", "running", 1)["pid"]

@@ -10,20 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.running import Supervised, gone, wait_until, worker
+from tests.helpers.running import Supervised, children, gone, wait_until, worker
 from tests.process.test_supervisor_kill import FAMILY, family
 from watchdogd import __version__
 
 SERVE = worker("serve()")
-
-
-def children(pid: int) -> dict[str, int]:
-    """Pids of its children by the last word of what they run."""
-    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-        pids = [int(word) for word in file.read().split()]
-    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids if not gone(pid)}
-    helpers = ("watchdogd.recorder", "watchdogd.exporter")
-    return {name: pid for name in helpers for pid, line in lines.items() if name.encode() in line}
 
 
 def test_a_second_supervisor_on_the_same_directory_refuses_and_names_the_first() -> None:

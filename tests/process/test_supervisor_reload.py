@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.running import ROOT, Supervised, gone, wait_until, worker
+from tests.helpers.running import ROOT, Supervised, children, gone, wait_until, worker
 
 SERVE = worker("serve()", deadlines={"startup": "20s", "sync": "300ms"})
 KEPT = {**SERVE, "on_supervisor_exit": "keep"}
@@ -132,8 +132,6 @@ def test_the_exporter_answers_after_a_reload_at_the_same_place() -> None:
         address = running.runtime / "exporter.address"
         wait_until(address.exists)
         assert reload(running)[0] == 0
-        from tests.process.test_supervisor_life import children  # noqa: PLC0415
-
         wait_until(lambda: "watchdogd.exporter" in children(running.process.pid))
         assert re.fullmatch(r"127\.0\.0\.1:\d+", address.read_text().strip())
 
@@ -151,6 +149,7 @@ def test_what_is_started_after_a_reload_hears_its_sigterm_and_has_all_our_cpus()
         running.wait_phase("b", "running")
         running.ask("stop", "b")
         running.wait_phase("b", "stopped")
+        running.wait_event("gone", "b")  # on record after the signals
         assert [event["signal"] for event in running.events("signal", "b")] == ["SIGTERM"]
 
 
