@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import watchdogd
-from watchdogd import control, exits, places
+from watchdogd import exits, places
 from watchdogd.exits import Failed
+from watchdogd.supervisor import control
 
 if TYPE_CHECKING:
-    from watchdogd.event_filter import EventFilter
     from watchdogd.model import Settings
+    from watchdogd.view.event_filter import EventFilter
 
 WATCH_SECONDS = 0.5
 CONTROL_SECONDS = 10.0
@@ -111,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _kind(text: str) -> str:
-    from watchdogd.events import EventKind  # noqa: PLC0415
+    from watchdogd.publish.events import EventKind  # noqa: PLC0415
 
     kinds = [kind.value for kind in EventKind]
     if text not in kinds:
@@ -133,11 +134,12 @@ def _duration(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     settings, warnings = places.load(options.config)
-    from watchdogd import notify, runtime, supervisor  # noqa: PLC0415
+    from watchdogd.publish import notify  # noqa: PLC0415
+    from watchdogd.supervisor import runtime, tick  # noqa: PLC0415
 
     print(_introduction(settings, warnings), file=sys.stderr, flush=True)
     try:
-        return supervisor.main(settings)
+        return tick.main(settings)
     except (runtime.CannotStart, notify.CannotNotify, control.ControlError) as error:
         raise Failed(str(error), exits.REFUSED) from None
 
@@ -180,7 +182,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, int]:
-    from watchdogd import board, status  # noqa: PLC0415
+    from watchdogd.publish import board  # noqa: PLC0415
+    from watchdogd.view import status  # noqa: PLC0415
 
     try:
         view = status.collect(runtime_dir, time.monotonic_ns(), options.worker)
@@ -192,8 +195,8 @@ def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, in
         import json  # noqa: PLC0415
 
         return json.dumps(status.to_json(view)) + "\n", view.exit_status
-    from watchdogd import status_detail  # noqa: PLC0415
-    from watchdogd.status_table import table  # noqa: PLC0415
+    from watchdogd.view import status_detail  # noqa: PLC0415
+    from watchdogd.view.status_table import table  # noqa: PLC0415
 
     detail = status_detail.collect(view, view.workers[0]) if view.only else None
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -208,7 +211,8 @@ def _columns() -> int:
 def _events(options: argparse.Namespace) -> int:
     import json  # noqa: PLC0415
 
-    from watchdogd import event_filter, events  # noqa: PLC0415
+    from watchdogd.publish import events  # noqa: PLC0415
+    from watchdogd.view import event_filter  # noqa: PLC0415
 
     path = os.path.join(places.state_dir(options.config), events.FILE_NAME)
     wanted = _wanted(options)
@@ -235,8 +239,9 @@ def _events(options: argparse.Namespace) -> int:
 
 
 def _wanted(options: argparse.Namespace) -> EventFilter:
-    from watchdogd import events, procfs  # noqa: PLC0415
-    from watchdogd.event_filter import EventFilter, Since  # noqa: PLC0415
+    from watchdogd.observe import procfs  # noqa: PLC0415
+    from watchdogd.publish import events  # noqa: PLC0415
+    from watchdogd.view.event_filter import EventFilter, Since  # noqa: PLC0415
 
     since = None
     if options.since is not None:
@@ -287,7 +292,7 @@ def _reload(options: argparse.Namespace) -> int:
 
 def _reloaded(runtime_dir: str) -> tuple[object, object, object, object]:
     """When the supervisor (its image) began, how many reloads it was asked for, and what has become of the last one."""
-    from watchdogd import board  # noqa: PLC0415
+    from watchdogd.publish import board  # noqa: PLC0415
 
     try:
         supervisor = board.read(os.path.join(runtime_dir, board.FILE_NAME)).body.get("supervisor", {})
@@ -301,7 +306,7 @@ def _check_config(options: argparse.Namespace) -> int:
     settings, warnings = places.load(options.config)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    from watchdogd.snapshot import deadlines_seconds  # noqa: PLC0415
+    from watchdogd.publish.snapshot import deadlines_seconds  # noqa: PLC0415
 
     print(f"{', '.join(settings.files)}: no problem found")
     for worker in settings.workers:

@@ -53,7 +53,8 @@ def _check_port(settings: Settings) -> None:
 
 
 def _runs(runtime_dir: str) -> bool:
-    from watchdogd import board, status  # noqa: PLC0415
+    from watchdogd.publish import board  # noqa: PLC0415
+    from watchdogd.view import status  # noqa: PLC0415
 
     try:
         published = board.read(os.path.join(runtime_dir, board.FILE_NAME))
@@ -94,7 +95,7 @@ def workers(config: str | None) -> list[str]:
 
 
 def _published(config: str | None) -> dict[str, Any]:
-    from watchdogd import board  # noqa: PLC0415
+    from watchdogd.publish import board  # noqa: PLC0415
 
     try:
         return board.read(os.path.join(runtime_dir(config), board.FILE_NAME)).body

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from tests.bench import rig, soak
 from tests.bench.report import Row, Scale
-from watchdogd import board, sweep
-from watchdogd.events import EventKind, read_file
+from watchdogd.act import sweep
+from watchdogd.publish import board
+from watchdogd.publish.events import EventKind, read_file
 
 HEALTHY = 4
 LONGEST_LIFE_SECONDS = 0.35
@@ -91,7 +92,7 @@ def _judge(running: rig.Rig, first: dict[str, int], counts: list[Path], truth: P
 
 
 def _steps(running: rig.Rig, name: str) -> int:
-    from watchdogd import status  # noqa: PLC0415 - not what is measured
+    from watchdogd.view import status  # noqa: PLC0415 - not what is measured
 
     told = status.to_json(status.collect(str(running.runtime), time.monotonic_ns(), name))
     return int(told["workers"][0]["steps"])

@@ -13,9 +13,9 @@ from pathlib import Path
 from tests.bench import rig
 from tests.bench.report import Row, Scale
 from tests.simulator.control import SimulatedDevice
-from watchdogd.heartbeat import HeartbeatReader
 from watchdogd.histogram import Histogram, add
 from watchdogd.model import MILLISECOND
+from watchdogd.observe.heartbeat import HeartbeatReader
 
 WORKERS = 8
 THREADS = 16

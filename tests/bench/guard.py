@@ -14,7 +14,8 @@ from typing import Any
 
 from tests.bench import rig
 from tests.bench.report import Row, Scale, median
-from watchdogd import abi, heartbeat
+from watchdogd import abi
+from watchdogd.observe import heartbeat
 
 PYTHON_RUNS = 5  # a process lays out its memory anew: what one run shows is not what the next does
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from tests.bench import rig
 from tests.bench.report import Row, Scale, median, quantile
-from watchdogd import abi, heartbeat
-from watchdogd.events import EventKind
+from watchdogd import abi
 from watchdogd.model import MILLISECOND
+from watchdogd.observe import heartbeat
+from watchdogd.publish.events import EventKind
 
 CALLS_MS = 500
 DEADLINES = {"startup": "10s", "sync": "50ms"}

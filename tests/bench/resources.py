@@ -29,7 +29,7 @@ def run(scale: Scale) -> list[Row]:
         processes = {
             "supervisor": psutil.Process(running.process.pid),
             "exporter": psutil.Process(running.child("watchdogd.exporter")),
-            "recorder": psutil.Process(running.child("watchdogd.recorder")),
+            "recorder": psutil.Process(running.child("watchdogd.publish.recorder")),
         }
         time.sleep(2)
         ticks, before, start = running.published().ticks, _cpu(processes), time.monotonic()

@@ -21,7 +21,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Any
 
-from watchdogd import board, events
+from watchdogd.publish import board, events
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).resolve().parent / "programs"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import rig
-from watchdogd.events import EventKind
+from watchdogd.publish.events import EventKind
 
 WORKERS = 6
 SETTLE_SECONDS = 10.0

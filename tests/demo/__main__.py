@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulator.control import SimulatedDevice
-from watchdogd import events, status, status_table
+from watchdogd.publish import events
+from watchdogd.view import status, status_table
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = ("detector", "segmenter", "lane_dla")

@@ -16,7 +16,8 @@ from tests.gpu.conftest import Machine
 from tests.gpu.results import Results
 from tests.helpers.running import Supervised, gone, wait_until
 from tests.helpers.worker_process import ROOT
-from watchdogd import abi, heartbeat
+from watchdogd import abi
+from watchdogd.observe import heartbeat
 
 MEMORY = """
 import sys, threading

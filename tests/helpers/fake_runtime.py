@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from watchdogd import abi, board, heartbeat, procfs, snapshot
-from watchdogd.pulse import word_offset
+from watchdogd import abi
+from watchdogd.observe import heartbeat, procfs
+from watchdogd.observe.pulse import word_offset
+from watchdogd.publish import board, snapshot
 
 MS = 1_000_000
 SECOND = 1_000_000_000

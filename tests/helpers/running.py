@@ -19,8 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from watchdogd import board, events, status, sweep
-from watchdogd.control import ask
+from watchdogd.act import sweep
+from watchdogd.publish import board, events
+from watchdogd.supervisor.control import ask
+from watchdogd.view import status
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 15.0
@@ -221,7 +223,7 @@ def children(pid: int) -> dict[str, int]:
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
         pids = [int(word) for word in file.read().split()]
     lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids if not gone(pid)}
-    helpers = ("watchdogd.recorder", "watchdogd.exporter")
+    helpers = ("watchdogd.publish.recorder", "watchdogd.exporter")
     return {name: pid for name in helpers for pid, line in lines.items() if name.encode() in line}
 
 

@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.helpers.pulses import ms, thread
-from watchdogd import abi, liveness, policy
-from watchdogd.fleet import Fleet
-from watchdogd.heartbeat import create
-from watchdogd.liveness import Pending, Threads
+from watchdogd import abi
+from watchdogd.decide import liveness, policy
+from watchdogd.decide.liveness import Pending, Threads
+from watchdogd.decide.orders import ALIVE, Action, Clear, CloseIncident, Occasion, OpenIncident, Signal, Spawn, Trigger
 from watchdogd.model import MILLISECOND, Exit, Finding, IncidentId, Phase, SupervisorSettings, WorkerSettings
-from watchdogd.orders import ALIVE, Action, Clear, CloseIncident, Occasion, OpenIncident, Signal, Spawn, Trigger
-from watchdogd.pulse import word_offset
-from watchdogd.watched import Watched
+from watchdogd.observe.heartbeat import create
+from watchdogd.observe.pulse import word_offset
+from watchdogd.supervisor.fleet import Fleet
+from watchdogd.supervisor.watched import Watched
 
 LATE_MARGIN_NS = 20 * MILLISECOND
 

@@ -23,8 +23,8 @@ from tests.histories.cast import (
     started,
     steps,
 )
+from watchdogd.decide.orders import Trigger
 from watchdogd.model import SECOND, Exit, Phase, RestartSettings, SupervisorSettings, WorkerSettings
-from watchdogd.orders import Trigger
 
 P, T = Phase, Trigger
 KILLED = Exit(signal=9)

@@ -23,7 +23,8 @@ import pytest
 import watchdogd
 from tests.helpers.fake_runtime import FakeRuntime
 from tests.helpers.running import Supervised, wait_until, worker
-from watchdogd import events, exits
+from watchdogd import exits
+from watchdogd.publish import events
 
 TIMEOUT = 20.0
 COMMAND = [sys.executable, "-m", "watchdogd"]

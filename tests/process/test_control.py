@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from watchdogd import control
-from watchdogd.control import ControlError, ControlServer, NotRunning, Refused, Request
+from watchdogd.supervisor import control
+from watchdogd.supervisor.control import ControlError, ControlServer, NotRunning, Refused, Request
 
 TIMEOUT = 10.0
 SECOND = 1_000_000_000
@@ -110,7 +110,7 @@ def test_the_socket_is_for_owner_and_group_alone(server: ControlServer) -> None:
 
 OTHER_USER = """
 import json, os, sys
-from watchdogd.control import Refused, ask
+from watchdogd.supervisor.control import Refused, ask
 os.setgroups([])
 os.setgid(int(sys.argv[3]))
 os.setuid(int(sys.argv[2]))  # only now: the interpreter may lie where that user cannot read it

@@ -17,10 +17,10 @@ import pytest
 
 from tests.helpers.machine import Tree, sample, settings, worker
 from tests.helpers.running import wait_until
-from watchdogd import journald
 from watchdogd.doctor import accelerators, files, rights, system
 from watchdogd.doctor.words import Outcome, State
 from watchdogd.model import SourceSettings, SupervisorSettings
+from watchdogd.publish import journald
 
 
 @pytest.fixture

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.running import ROOT, Supervised, wait_until, worker
-from watchdogd import abi, heartbeat, launching, procfs, sweep
+from watchdogd import abi
+from watchdogd.act import launching, sweep
+from watchdogd.decide.orders import WorkerState
 from watchdogd.model import MILLISECOND, SECOND, Deadlines, Phase, SupervisorSettings, WorkerSettings
-from watchdogd.orders import WorkerState
-from watchdogd.runtime import CannotStart, Runtime
-from watchdogd.watched import Watched
+from watchdogd.observe import heartbeat, procfs
+from watchdogd.supervisor.runtime import CannotStart, Runtime
+from watchdogd.supervisor.watched import Watched
 
 SYNC = abi.OPERATION["sync"]
 

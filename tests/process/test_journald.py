@@ -11,8 +11,8 @@ import pytest
 from tests.helpers.journal import Journald, journald
 from tests.helpers.running import Supervised, wait_until, worker
 from tests.process.test_recorder import Recorder, line, recorders, seqs
-from watchdogd.events import EventKind, encode
-from watchdogd.journald import MESSAGE_IDS
+from watchdogd.publish.events import EventKind, encode
+from watchdogd.publish.journald import MESSAGE_IDS
 
 __all__ = ["recorders"]  # a fixture
 

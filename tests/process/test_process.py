@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.running import ROOT, gone, wait_until
-from watchdogd import birth as births
+from watchdogd.act import birth as births
+from watchdogd.act.process import Process, adopt, hold
+from watchdogd.act.spawning import EXEC_FAILED, Launch, launch
 from watchdogd.model import Exit
-from watchdogd.process import Process, adopt, hold
-from watchdogd.procfs import Identity
-from watchdogd.spawning import EXEC_FAILED, Launch, launch
+from watchdogd.observe.procfs import Identity
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def test_a_signal_right_after_the_fork_is_not_lost_and_does_not_reach_the_parent
     """
     program = """
 import os, select, signal, socket
-from watchdogd.spawning import Launch, launch
+from watchdogd.act.spawning import Launch, launch
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 receive, send = socket.socketpair()
 send.setblocking(False)
@@ -153,7 +153,7 @@ assert not select.select([receive], [], [], 0)[0], "the parent took it for its o
 def test_a_child_dies_with_its_parent_unless_it_is_told_to_finish() -> None:
     program = """
 import os
-from watchdogd.spawning import Launch, launch
+from watchdogd.act.spawning import Launch, launch
 for die in (True, False):
     print(launch(Launch(("sleep", "60"), dict(os.environ), die_with_parent=die)).pid, flush=True)
 input()

@@ -28,7 +28,7 @@ def written_bytes(supervised: Supervised) -> int:
         pids = file.read().split()
     for pid in pids:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            if b"watchdogd.recorder" not in file.read().split(b"\0"):
+            if b"watchdogd.publish.recorder" not in file.read().split(b"\0"):
                 continue
         with open(f"/proc/{pid}/io", encoding="ascii") as file:
             return int(dict(line.split(": ") for line in file)["wchar"])

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.running import wait_until
-from watchdogd import events
+from watchdogd.publish import events
 
 TIMEOUT = 20.0
 
@@ -36,7 +36,7 @@ class Recorder:
         self, path: Path, max_bytes: int = 1 << 20, keep: int = 4, wrapper: Sequence[str] = (), echo: str = "none",
         bounds: Mapping[str, int] = {},
     ):  # fmt: skip
-        command = [*wrapper, sys.executable, "-m", "watchdogd.recorder", "--file", str(path)]
+        command = [*wrapper, sys.executable, "-m", "watchdogd.publish.recorder", "--file", str(path)]
         command += ["--max-bytes", str(max_bytes), "--keep", str(keep), "--echo", echo]
         command += ["--bounds", json.dumps(bounds)]
         pipe = subprocess.PIPE
@@ -136,8 +136,8 @@ def test_nothing_but_the_end_of_input_ends_it(path: Path, recorders: Callable[..
 
 SUPERVISOR = """
 import os, signal, subprocess, sys
-command = [sys.executable, "-m", "watchdogd.recorder", "--file", sys.argv[1], "--max-bytes", "100000", "--keep", "2"]
-command += ["--echo", "none", "--bounds", "{}"]
+command = [sys.executable, "-m", "watchdogd.publish.recorder", "--file", sys.argv[1], "--max-bytes", "100000"]
+command += ["--keep", "2", "--echo", "none", "--bounds", "{}"]
 recorder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 recorder.stdout.readline()  # it runs
 print(recorder.pid, flush=True)
@@ -356,6 +356,6 @@ def test_it_is_small(path: Path, recorders: Callable[..., Recorder]) -> None:
 
 
 def test_wrong_arguments_are_a_usage_error() -> None:
-    command = [sys.executable, "-m", "watchdogd.recorder", "--file", "x"]
+    command = [sys.executable, "-m", "watchdogd.publish.recorder", "--file", "x"]
     wrong = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=False)
     assert (wrong.returncode, wrong.stderr[:6]) == (2, b"usage:")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_nvgpu import devfreq_tree
-from watchdogd.sources.lines import parse
+from watchdogd.observe.sources.lines import parse
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests/fixtures"
@@ -28,7 +28,7 @@ TIMEOUT = 20  # seconds; everything here takes a fraction of one
 LONG = "3600"  # an --interval that no test waits for: what ends before it has been told to
 
 TEGRASTATS, NVML, NVGPU = (
-    [sys.executable, "-m", f"watchdogd.sources.{name}"] for name in ("tegrastats", "nvml", "nvgpu")
+    [sys.executable, "-m", f"watchdogd.observe.sources.{name}"] for name in ("tegrastats", "nvml", "nvgpu")
 )
 
 
@@ -277,6 +277,6 @@ def test_nvml_without_a_driver_says_what_to_do(tmp_path: Path) -> None:
 
 def test_nvml_without_its_bindings_says_what_to_install() -> None:
     # -S: without site-packages, so without pynvml wherever it is installed
-    status, out, err = run([sys.executable, "-S", "-m", "watchdogd.sources.nvml", "--once"])
+    status, out, err = run([sys.executable, "-S", "-m", "watchdogd.observe.sources.nvml", "--once"])
     assert (status, out, len(err.splitlines())) == (69, "", 1)
     assert "pip install 'watchdogd[nvml]'" in err

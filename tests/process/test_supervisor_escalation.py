@@ -10,8 +10,9 @@ import pytest
 
 from tests.helpers.running import Supervised, wait_until, worker
 from tests.process.conftest import Freezer
-from watchdogd import escalation_memory, exits
-from watchdogd.escalating import FILE_NAME
+from watchdogd import exits
+from watchdogd.act.escalating import FILE_NAME
+from watchdogd.decide import escalation_memory
 
 CRASHES = worker("worker.ready(); wait_for('go'); os._exit(3)", restart={"budget": 1})
 REBOOT = ["sh", "-c", 'echo x >> "$HERE/rebooted"']

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.running import Supervised, worker
-from watchdogd.control import Refused
+from watchdogd.supervisor.control import Refused
 
 # --- redundancy -----------------------------------------------------------------------------------------------------
 

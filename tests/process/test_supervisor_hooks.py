@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.running import Supervised, gone, wait_until, worker
-from watchdogd.verdict_hook import MOST_RUNNING
+from watchdogd.act.verdict_hook import MOST_RUNNING
 
 MS = 1_000_000
 DEADLINES = {"sync": "100ms"}

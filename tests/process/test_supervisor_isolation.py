@@ -10,7 +10,8 @@ import shutil
 import pytest
 
 from tests.helpers.running import Supervised, wait_until, worker
-from watchdogd import abi, sweep
+from watchdogd import abi
+from watchdogd.act import sweep
 
 REPORT = """import json
 report = {

@@ -139,7 +139,7 @@ def test_a_stale_socket_and_heartbeat_do_not_stop_the_next_start() -> None:
         supervised.ask("restart", "a")
 
 
-@pytest.mark.parametrize("helper", ["watchdogd.recorder", "watchdogd.exporter"])
+@pytest.mark.parametrize("helper", ["watchdogd.publish.recorder", "watchdogd.exporter"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_helper_that_dies_or_stands_still_changes_nothing_for_the_workers(helper: str, how: signal.Signals) -> None:
     hanging = worker("if INCARNATION == 1:\n    serve_until('go')\n    with worker.call('sync'): hang()\nserve()",

@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 from tests.helpers.running import Supervised, gone, wait_until, worker
-from watchdogd.control import NotRunning, Refused, ask
+from watchdogd.supervisor.control import NotRunning, Refused, ask
 
 NOBODY = 65534
 CALL = """serve_until('go')

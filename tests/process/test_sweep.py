@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.running import gone, wait_until
-from watchdogd import abi, procfs, sweep
+from watchdogd import abi
+from watchdogd.act import sweep
+from watchdogd.observe import procfs
 
 MARK = "/dev/shm/watchdogd-test-sweep/heartbeats/a.1"
 TELL = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"

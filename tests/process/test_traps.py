@@ -88,14 +88,17 @@ def test_every_trap_has_the_tests_that_the_table_names(trap: str) -> None:
 
 
 # Where wall time is for people: records, incident ids, the exporter's timestamps.
-FOR_PEOPLE = {"acting", "escalating", "events", "journal", "supervisor", "status_table", "cli"}
+FOR_PEOPLE = {
+    "cli.py", "supervisor/tick.py", "view/status_table.py", "exporter/families.py",
+    "act/acting.py", "act/escalating.py", "publish/events.py", "publish/journal.py",
+}  # fmt: skip
 WALL_CLOCKS = {"time", "time_ns", "gmtime", "localtime", "strftime", "CLOCK_REALTIME", "now", "utcnow", "today"}
 
 
 def test_no_deadline_is_measured_by_the_wall_clock() -> None:
     package = Path(watchdogd.__file__).parent
-    for path in package.glob("*.py"):
-        if path.stem in FOR_PEOPLE:
+    for path in package.rglob("*.py"):
+        if str(path.relative_to(package)) in FOR_PEOPLE:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

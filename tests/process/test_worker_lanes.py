@@ -13,7 +13,8 @@ import pytest
 
 from tests.helpers.heartbeat_file import HeartbeatFile
 from tests.helpers.worker_process import run_worker, wait_until
-from watchdogd import abi, procfs
+from watchdogd import abi
+from watchdogd.observe import procfs
 
 pytestmark = pytest.mark.parametrize("implementation", ["native", "python"])
 

@@ -23,7 +23,7 @@ import yaml
 from tests.helpers.running import ROOT, Supervised, wait_until, worker
 from tests.prometheus.server import RULES, Prometheus
 from tests.simulator.control import SimulatedDevice
-from watchdogd.snapshot import HANG_KEYS
+from watchdogd.publish.snapshot import HANG_KEYS
 
 INTERVAL = "500ms"
 SHORTER: tuple[tuple[str, str, str], ...] = (("for", r"^.*$", "1500ms"), ("expr", r"\[\d+[mh]\]", "[6s]"))

@@ -15,7 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from watchdogd import board, events, status, sweep
+from watchdogd.act import sweep
+from watchdogd.publish import board, events
+from watchdogd.view import status
 
 UNIT = "gpu-watchdogd.service"
 CONFIG = Path("/etc/gpu-watchdogd/watchdogd.toml")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd import board
-from watchdogd.board import Board, BoardError
+from watchdogd.publish import board
+from watchdogd.publish.board import Board, BoardError
 
 BOOT_ID = 0xFEDCBA98765432100123456789ABCDEF
 

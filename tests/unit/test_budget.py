@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd import budget
+from watchdogd.decide import budget
 from watchdogd.model import MILLISECOND, SECOND, RestartSettings
 
 SETTINGS = RestartSettings(100 * MILLISECOND, 10 * SECOND, budget=9, window_ns=60 * SECOND)

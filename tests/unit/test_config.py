@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchdogd import abi, config, journald
+from watchdogd import abi, config
 from watchdogd.config import checks as config_checks
 from watchdogd.config import cpus as config_cpus
 from watchdogd.config import files as config_files
@@ -27,6 +27,7 @@ from watchdogd.config.schema import TABLES, markdown
 from watchdogd.config.scope import Cell, Problems, Scope
 from watchdogd.config.values import read_cpus
 from watchdogd.model import SECOND, Settings, SourceSettings, SupervisorSettings, WorkerSettings
+from watchdogd.publish import journald
 
 ROOT = Path(__file__).parents[2]
 WORKER = '[workers.a]\ncommand = ["python3"]\n'
@@ -66,6 +67,11 @@ def worker(settings: Settings, name: str = "a") -> WorkerSettings:
 
 def source(settings: Settings, name: str) -> SourceSettings | None:
     return next((source for source in settings.sources if source.name == name), None)
+
+
+def ours(source: str, interval: str) -> tuple[str, ...]:
+    """The command of a load source of our own."""
+    return (sys.executable, "-m", f"watchdogd.observe.sources.{source}", "--interval", interval)
 
 
 def program(folder: Path, name: str, mode: int = 0o755) -> Path:
@@ -149,18 +155,12 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("tegrastats", "command", '["t", "--interval=125"]', "interval_ns", SECOND // 8),
     ("tegrastats", "command", '["t"]', "interval_ns", SECOND),
     ("tegrastats", "frozen_after", '"5s"', "frozen_after_ns", 5 * SECOND),
-    ("nvml", "enabled", "true", "command", (sys.executable, "-m", "watchdogd.sources.nvml", "--interval", "0.5")),
+    ("nvml", "enabled", "true", "command", ours("nvml", "0.5")),
     ("nvml", "interval", '"250us"', "interval_ns", 250_000),
-    (
-        "nvml",
-        "interval",
-        '"250us"',
-        "command",
-        (sys.executable, "-m", "watchdogd.sources.nvml", "--interval", "0.00025"),
-    ),
+    ("nvml", "interval", '"250us"', "command", ours("nvml", "0.00025")),
     ("nvml", "frozen_after", '"4s"', "frozen_after_ns", 4 * SECOND),
     ("nvml", "command", '["fake", "nvml"]', "command", ("fake", "nvml")),
-    ("nvgpu", "enabled", "true", "command", (sys.executable, "-m", "watchdogd.sources.nvgpu", "--interval", "0.5")),
+    ("nvgpu", "enabled", "true", "command", ours("nvgpu", "0.5")),
     ("nvgpu", "interval", '"1s"', "interval_ns", SECOND),
     ("nvgpu", "frozen_after", '"4s"', "frozen_after_ns", 4 * SECOND),
     ("nvgpu", "command", '["fake"]', "command", ("fake",)),

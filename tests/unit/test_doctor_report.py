@@ -16,7 +16,7 @@ from watchdogd.model import Settings, SourceSettings, SupervisorSettings
 ABOUT = {"model": "NVIDIA Jetson AGX Orin", "kernel": "Linux 5.15.148-tegra", "architecture": "aarch64"}
 LONG = "a text that goes on and on, with commas, until it is far too long for any terminal of eighty columns " * 3
 BY_NAME = {check.name: check for check in CHECKS}
-NVML = SourceSettings("nvml", ("python3", "-m", "watchdogd.sources.nvml"))
+NVML = SourceSettings("nvml", ("python3", "-m", "watchdogd.observe.sources.nvml"))
 
 
 def result(outcome: Outcome, *needed_by: str, name: str = "dla") -> Result:

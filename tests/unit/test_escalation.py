@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchdogd.escalation import (
+from watchdogd.decide.escalation import (
     BACKOFF_MAX_NS,
     BACKOFF_NS,
     NOTE_NS,
@@ -26,7 +26,7 @@ from watchdogd.escalation import (
     Trigger,
     decide,
 )
-from watchdogd.escalation_memory import QUIET_BOOTS, Memory
+from watchdogd.decide.escalation_memory import QUIET_BOOTS, Memory
 from watchdogd.model import SECOND, EscalationSettings
 
 S, T = Stage, Trigger

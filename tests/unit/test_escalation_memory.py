@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from watchdogd.escalation_memory import LONGEST_REASON, MOST_SEEN, QUIET_BOOTS, Memory, decode
+from watchdogd.act.runs import MOST_INPUT
+from watchdogd.decide.escalation_memory import LONGEST_REASON, MOST_SEEN, QUIET_BOOTS, Memory, decode
 from watchdogd.model import SECOND
-from watchdogd.runs import MOST_INPUT
 
 MEMORY = Memory().notice((("hangs gpu0", 7),), "b1", 9).act("reboot", "3 hangs", "at noon", "b1", 11)
 

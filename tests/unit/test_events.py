@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd import events
-from watchdogd.event_filter import EventFilter, NothingSuch, Since, check
-from watchdogd.events import EventKind
+from watchdogd.publish import events
+from watchdogd.publish.events import EventKind
+from watchdogd.view.event_filter import EventFilter, NothingSuch, Since, check
 
 BOOT_ID = 0x0123456789ABCDEF0123456789ABCDEF
 PAST = 0  # a deadline that has passed: one look and no waiting

@@ -20,14 +20,14 @@ from prometheus_client.registry import Collector
 
 from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeHeartbeat, FakeRuntime
 from watchdogd import abi
-from watchdogd.escalation import Stage
+from watchdogd.decide.escalation import Stage
 from watchdogd.exporter import health
 from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
 from watchdogd.exporter.collector import Exposition
 from watchdogd.exporter.text import render
 from watchdogd.histogram import EDGES_NS
 from watchdogd.model import Phase, Verdict
-from watchdogd.snapshot import HANG_KEYS
+from watchdogd.publish.snapshot import HANG_KEYS
 
 DOCUMENTED = {
     "watchdogd_worker_phase": ("gauge", {"worker", "phase"}),

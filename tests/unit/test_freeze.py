@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from watchdogd.freeze import LoadPoint, is_frozen, next_point
+from watchdogd.decide.freeze import LoadPoint, is_frozen, next_point
 from watchdogd.model import MILLISECOND, SECOND
 
 FROZEN_AFTER = 3 * SECOND

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from watchdogd.ghost import GhostPoint, is_ghost, next_point
+from watchdogd.decide.ghost import GhostPoint, is_ghost, next_point
 from watchdogd.model import MILLISECOND, SECOND
 
 NOW = 400 * SECOND

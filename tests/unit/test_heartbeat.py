@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.fake_runtime import MS, FakeHeartbeat
-from watchdogd import abi, heartbeat
-from watchdogd.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
-from watchdogd.pulse import Pulse, word_offset
+from watchdogd import abi
+from watchdogd.observe import heartbeat
+from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
+from watchdogd.observe.pulse import Pulse, word_offset
 
 BOOT_ID = 0xFEDCBA98765432100123456789ABCDEF
 SPAWNED_NS = 5_000_000_000

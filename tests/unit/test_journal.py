@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from watchdogd.events import EventKind
-from watchdogd.journal import BURST, MOST_QUEUED, TELL_SUPPRESSED_NS, Journal
 from watchdogd.model import SECOND
-from watchdogd.throttle import Throttle
+from watchdogd.publish.events import EventKind
+from watchdogd.publish.journal import BURST, MOST_QUEUED, TELL_SUPPRESSED_NS, Journal
+from watchdogd.publish.throttle import Throttle
 
 WIDE = "x" * 6000  # a line longer than PIPE_BUF may be written in part
 PAGE = 4096

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from watchdogd import journald
-from watchdogd.events import EventKind
-from watchdogd.journald import MESSAGE_IDS, entry, is_journal, priority, resolve
+from watchdogd.publish import journald
+from watchdogd.publish.events import EventKind
+from watchdogd.publish.journald import MESSAGE_IDS, entry, is_journal, priority, resolve
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "JOURNAL.md").read_text(encoding="utf-8")
 VERDICT = {

@@ -8,9 +8,9 @@ import pwd
 
 import pytest
 
-from watchdogd import launching
+from watchdogd.act import launching
 from watchdogd.model import WorkerSettings
-from watchdogd.runtime import CannotStart
+from watchdogd.supervisor.runtime import CannotStart
 
 ME = pwd.getpwuid(os.getuid())
 

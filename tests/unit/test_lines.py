@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdogd.model import LoadSample
-from watchdogd.sources.lines import MAX_LINE, BadLine, LineBuffer, parse
+from watchdogd.observe.sources.lines import MAX_LINE, BadLine, LineBuffer, parse
 
 SOURCES = ("tegrastats", "nvml", "nvgpu")
 
@@ -134,7 +134,7 @@ def test_whatever_the_line_it_is_read_or_refused(source: str, line: str) -> None
 
 
 def test_the_supervisor_imports_no_reader_s_library_with_it() -> None:
-    program = "import sys, watchdogd.sources.lines; print(*{'pynvml', 'ctypes', 'argparse'} & set(sys.modules))"
+    program = "import sys, watchdogd.observe.sources.lines; print(*{'pynvml', 'ctypes', 'argparse'} & set(sys.modules))"
     # -S: a site's own start-up may import what it likes
     ran = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, timeout=20, check=True)
     assert ran.stdout.split() == []

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.pulses import SPAWNED, call, deadlines, ms, pulse, thread
-from watchdogd import abi, liveness
-from watchdogd.liveness import Look, Patience, Pending, Wait, image_is_gone, judge, look, look_starting, prepare
+from watchdogd import abi
+from watchdogd.decide import liveness
+from watchdogd.decide.liveness import Look, Patience, Pending, Wait, image_is_gone, judge, look, look_starting, prepare
 from watchdogd.model import MILLISECOND, SECOND, Exit, Finding, Verdict
-from watchdogd.pulse import Pulse
+from watchdogd.observe.pulse import Pulse
 
 MARGIN = 20 * MILLISECOND
 

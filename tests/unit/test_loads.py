@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from watchdogd.children import Child
-from watchdogd.loads import REPLACE_NS, Loads, Source
+from watchdogd.act.children import Child
+from watchdogd.act.process import Process
 from watchdogd.model import MILLISECOND, SECOND, LoadSample, SourceSettings
-from watchdogd.process import Process
+from watchdogd.observe.loads import REPLACE_NS, Loads, Source
 
 NOW = 300 * SECOND
 INTERVAL = 200 * MILLISECOND

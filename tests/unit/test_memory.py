@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd.memory import recall, remember, resume
+from watchdogd.decide.memory import recall, remember, resume
+from watchdogd.decide.orders import Trigger, WorkerState
 from watchdogd.model import Finding, IncidentId, Phase, Verdict
-from watchdogd.orders import Trigger, WorkerState
 
 NOW = 1_000
 FINDING = Finding(Verdict.CALL, detected_ns=90, operation="sync", entered_ns=10, deadline_ns=80, word=1, offset=256)

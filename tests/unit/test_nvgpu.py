@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from watchdogd.model import LoadSample
-from watchdogd.sources.child import Unavailable
-from watchdogd.sources.nvgpu import find, reader
+from watchdogd.observe.sources.child import Unavailable
+from watchdogd.observe.sources.nvgpu import find, reader
 
 
 def devfreq_tree(root: Path, device: str, node_name: bytes, load: str | None) -> Path:

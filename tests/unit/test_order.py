@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.pulses import deadlines
+from watchdogd.decide.order import company, cycle, is_up
+from watchdogd.decide.orders import WorkerState
 from watchdogd.model import SECOND, Phase, WorkerSettings
-from watchdogd.order import company, cycle, is_up
-from watchdogd.orders import WorkerState
 
 NOW = 80 * SECOND
 SETTINGS = WorkerSettings("b", ("b",), deadlines=deadlines(startup=5_000))

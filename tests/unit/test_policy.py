@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, RestartSettings, Verdict, WorkerSettings
-from watchdogd.orders import (
+from watchdogd.decide.orders import (
     ALIVE,
     ASKED_FOR,
     KILL,
@@ -26,7 +25,8 @@ from watchdogd.orders import (
     Trigger,
     WorkerState,
 )
-from watchdogd.policy import TABLE, applies, decide
+from watchdogd.decide.policy import TABLE, applies, decide
+from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, RestartSettings, Verdict, WorkerSettings
 
 P, T, V = Phase, Trigger, Verdict
 NOW = 5_000 * SECOND

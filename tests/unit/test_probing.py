@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from watchdogd.probing import judge
-from watchdogd.runs import Outcome
+from watchdogd.act.probing import judge
+from watchdogd.act.runs import Outcome
 from watchdogd.worker.probe import device
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from watchdogd.decide.orders import WorkerState
+from watchdogd.decide.redundancy import Member, absent, returning, serves
 from watchdogd.model import Finding, Phase, Verdict, WorkerSettings
-from watchdogd.orders import WorkerState
-from watchdogd.redundancy import Member, absent, returning, serves
 
 HANG = Finding(Verdict.CALL, 7)
 

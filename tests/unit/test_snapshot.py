@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from tests.helpers.pulses import deadlines
-from watchdogd import abi, snapshot
+from watchdogd import abi
+from watchdogd.publish import snapshot
 
 PARTS = ({"version": "7"}, [{"name": "gpu0"}], [{"name": "nvml"}], {"written": 3})
 

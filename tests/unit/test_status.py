@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeRuntime
-from watchdogd import abi, events, procfs, status_detail
+from watchdogd import abi
 from watchdogd.model import Phase
-from watchdogd.span import span
-from watchdogd.status import StatusView, UnknownWorker, collect, to_json
-from watchdogd.status_table import table
+from watchdogd.observe import procfs
+from watchdogd.publish import events
+from watchdogd.view import status_detail
+from watchdogd.view.span import span
+from watchdogd.view.status import StatusView, UnknownWorker, collect, to_json
+from watchdogd.view.status_table import table
 
 OLD = 1  # a pid whose process is older than any tick of a test
 INCIDENT = {

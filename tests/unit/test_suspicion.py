@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdogd import abi
+from watchdogd.decide.suspicion import ENOUGH_HISTORY, Stuck, coupled, rank, stuck
 from watchdogd.histogram import Histogram
 from watchdogd.model import MILLISECOND, SECOND, WorkerSettings
-from watchdogd.suspicion import ENOUGH_HISTORY, Stuck, coupled, rank, stuck
 
 NOW = 900 * SECOND
 NONE = Histogram()

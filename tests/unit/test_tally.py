@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from watchdogd import snapshot
+from watchdogd.decide.orders import NOT_RECOVERED, CloseIncident, OpenIncident
 from watchdogd.model import SECOND, Finding, IncidentId, Verdict
-from watchdogd.orders import NOT_RECOVERED, CloseIncident, OpenIncident
-from watchdogd.tally import Tally
+from watchdogd.publish import snapshot
+from watchdogd.publish.tally import Tally
 
 ONE, TWO = IncidentId("one"), IncidentId("two")
 HANG = Finding(Verdict.CALL, 5 * SECOND, "sync", 4 * SECOND, 5 * SECOND)

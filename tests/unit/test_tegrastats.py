@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdogd.model import LoadSample
-from watchdogd.sources.tegrastats import MAX_LINE, NotTegrastats, as_json, loads, parse_line
+from watchdogd.observe.sources.tegrastats import MAX_LINE, NotTegrastats, as_json, loads, parse_line
 
 Sample = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from watchdogd.model import SECOND
-from watchdogd.throttle import BURSTS_PER_FILE, FILE_SECONDS, SHARE, Throttle
+from watchdogd.publish.throttle import BURSTS_PER_FILE, FILE_SECONDS, SHARE, Throttle
 
 FILE = 8 << 20
 RATE, BURST = FILE // FILE_SECONDS, FILE // BURSTS_PER_FILE

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from watchdogd.decide.veto import hold
 from watchdogd.model import MILLISECOND, SECOND, HooksSettings
-from watchdogd.veto import hold
 
 NOW = 70 * SECOND
 SETTINGS = HooksSettings(("hook",), 200 * MILLISECOND, veto=True, veto_max_ns=3 * SECOND)

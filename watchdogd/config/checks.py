@@ -11,11 +11,13 @@ import pwd
 import shutil
 from collections.abc import Iterable, Mapping
 
-from watchdogd import duration, journald, order
+from watchdogd import duration
 from watchdogd.config import cpus
 from watchdogd.config.schema import CALLS, NO_DEFAULT
 from watchdogd.config.scope import Cell, Problems, Scope, suggestion
 from watchdogd.config.values import ACCELERATOR, WORKER_NAME
+from watchdogd.decide import order
+from watchdogd.publish import journald
 
 
 def check_directories(supervisor: Scope, problems: Problems) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from watchdogd import abi, duration
 from watchdogd.config.scope import Problems, Scope
+from watchdogd.decide.suspicion import coupled
 from watchdogd.model import SECOND, Settings, WorkerSettings
-from watchdogd.suspicion import coupled
 
 _SHORTEST_KILL_GRACE_NS = SECOND  # measured: a process with 4000 hung blocks on an H200 is gone 0.72 s after SIGKILL
 

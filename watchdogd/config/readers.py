@@ -15,8 +15,8 @@ from watchdogd import duration
 from watchdogd.config.schema import NO_DEFAULT
 from watchdogd.config.scope import Cell, Problems, Scope
 from watchdogd.model import MILLISECOND, SECOND, SourceSettings
-from watchdogd.sources import nvgpu
-from watchdogd.sources.child import Unavailable
+from watchdogd.observe.sources import nvgpu
+from watchdogd.observe.sources.child import Unavailable
 
 _NVML_DEVICE = "dev/nvidiactl"
 _NVML_LIBRARIES = ("usr/lib/*/libnvidia-ml.so.1", "usr/lib64/libnvidia-ml.so.1", "usr/lib/wsl/lib/libnvidia-ml.so.1")
@@ -106,7 +106,7 @@ def _reader(name: str, scope: Scope, wanted: Callable[[], bool], problems: Probl
     words = command.value
     if words is NO_DEFAULT:
         seconds = f"{interval.value / SECOND:.9f}".rstrip("0").rstrip(".")
-        words = (sys.executable, "-m", f"watchdogd.sources.{name}", "--interval", seconds)
+        words = (sys.executable, "-m", f"watchdogd.observe.sources.{name}", "--interval", seconds)
     return SourceSettings(name, words, interval.value, frozen_after.value)
 
 

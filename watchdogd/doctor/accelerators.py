@@ -15,13 +15,13 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 
+from watchdogd.act.spawning import Launch, launch
 from watchdogd.cuda_bindings import holds_gil
 from watchdogd.doctor.words import Machine, Outcome, degraded, missing, ok, unknown
 from watchdogd.model import LoadSample
-from watchdogd.sources import nvgpu, tegrastats
-from watchdogd.sources.child import Unavailable
-from watchdogd.sources.lines import LineBuffer
-from watchdogd.spawning import Launch, launch
+from watchdogd.observe.sources import nvgpu, tegrastats
+from watchdogd.observe.sources.child import Unavailable
+from watchdogd.observe.sources.lines import LineBuffer
 
 NO_DRIVER = "install NVIDIA's driver (on Jetson: JetPack); start a container with docker run --gpus all, on Jetson"
 NO_DRIVER += " --runtime nvidia"
@@ -190,7 +190,7 @@ def _first_line(command: list[str], machine: Machine) -> tuple[tegrastats.Tegras
 
 
 def nvml(_machine: Machine) -> Outcome:
-    from watchdogd.sources.nvml import Gpus  # noqa: PLC0415 - it loads the driver's library: in this child alone
+    from watchdogd.observe.sources.nvml import Gpus  # noqa: PLC0415 - it loads the driver's library: in this child alone
 
     try:
         samples = Gpus().read()

@@ -16,8 +16,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from watchdogd import journald
 from watchdogd.doctor.words import Machine, Outcome, degraded, missing, ok, unknown
+from watchdogd.publish import journald
 
 BUS = "run/dbus/system_bus_socket"
 BUS_SECONDS = 0.8

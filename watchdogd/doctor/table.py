@@ -49,7 +49,7 @@ def _nvgpu(settings: Settings) -> Sequence[str]:
 
 def _built_in(settings: Settings, name: str) -> Sequence[str]:
     """A reader of somebody's own needs whatever it needs."""
-    ours = f"watchdogd.sources.{name}"
+    ours = f"watchdogd.observe.sources.{name}"
     return [f"[{name}]" for source in settings.sources if source.name == name and ours in source.command]
 
 

@@ -16,11 +16,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from watchdogd import board, status
 from watchdogd.exporter import families
 from watchdogd.exporter.history import Histories, processes
 from watchdogd.exporter.server import Page, shared
 from watchdogd.exporter.text import render
+from watchdogd.publish import board
+from watchdogd.view import status
 
 
 class Exposition(Collector):

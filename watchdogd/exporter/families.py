@@ -15,14 +15,14 @@ from prometheus_client.metrics_core import Metric
 
 import watchdogd
 from watchdogd import abi
-from watchdogd.board import Published
-from watchdogd.escalation import Stage
+from watchdogd.decide.escalation import Stage
+from watchdogd.decide.orders import ASKED_FOR
 from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
 from watchdogd.exporter.history import Totals
 from watchdogd.exporter.text import Pairs, cumulated, histogram, plain
 from watchdogd.model import SECOND, Phase, Verdict
-from watchdogd.orders import ASKED_FOR
-from watchdogd.snapshot import HANG_KEYS, RECOVERY_BOUNDS_NS
+from watchdogd.publish.board import Published
+from watchdogd.publish.snapshot import HANG_KEYS, RECOVERY_BOUNDS_NS
 
 PHASES = tuple(phase.value for phase in Phase)
 STAGES = tuple(stage.value for stage in Stage)

@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from watchdogd import board, status
+from watchdogd.publish import board
+from watchdogd.view import status
 
 Answer = tuple[bool, dict[str, Any]]
 Judge = Callable[[str, int], Answer]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from watchdogd import abi
-from watchdogd.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.histogram import Histogram, add
 from watchdogd.model import SECOND
-from watchdogd.pulse import Pulse
+from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
+from watchdogd.observe.pulse import Pulse
 
 NAMES = ("step", *abi.OPERATIONS[1:])
 

@@ -13,13 +13,14 @@ import socket
 import time
 from importlib import resources
 
-from watchdogd import board, status
 from watchdogd.exporter import sections
 from watchdogd.exporter.collector import Exposition
 from watchdogd.exporter.html import Html, element, join
 from watchdogd.exporter.recent import Rates, Recent
 from watchdogd.exporter.server import Page
 from watchdogd.exporter.tail import Tail
+from watchdogd.publish import board
+from watchdogd.view import status
 
 _STYLE = resources.files(__package__).joinpath("style.css").read_text("utf-8")
 _SCRIPT = resources.files(__package__).joinpath("live.js").read_text("utf-8")

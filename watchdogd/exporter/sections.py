@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from watchdogd import abi, events
+from watchdogd import abi
 from watchdogd.exporter import drawing
 from watchdogd.exporter.health import unready
 from watchdogd.exporter.html import Html, element, join
@@ -18,10 +18,11 @@ from watchdogd.exporter.recent import SAMPLES, Recent
 from watchdogd.exporter.tail import tone
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
-from watchdogd.pulse import Pulse
-from watchdogd.span import span
-from watchdogd.status import MAY_TAKE_WORK, StatusView, WorkerView, age, calls_in_flight
-from watchdogd.status_table import notes, silence
+from watchdogd.observe.pulse import Pulse
+from watchdogd.publish import events
+from watchdogd.view.span import span
+from watchdogd.view.status import MAY_TAKE_WORK, StatusView, WorkerView, age, calls_in_flight
+from watchdogd.view.status_table import notes, silence
 
 _GOOD, _ODD, _BAD = "good", "odd", "bad"
 _MARK = {_GOOD: "✓", _ODD: "!", _BAD: "✕"}

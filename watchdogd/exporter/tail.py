@@ -11,7 +11,7 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from watchdogd import events
+from watchdogd.publish import events
 
 TAIL_BYTES = 32 * 1024
 MOST = 14

@@ -17,12 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from watchdogd import abi, heartbeat, model, orders, policy
-from watchdogd.notify import Notifier
-from watchdogd.pulse import word_offset
-from watchdogd.runtime import Runtime
-from watchdogd.supervisor import Supervisor
-from watchdogd.watched import Watched
+from watchdogd import abi, model
+from watchdogd.decide import orders, policy
+from watchdogd.observe import heartbeat
+from watchdogd.observe.pulse import word_offset
+from watchdogd.publish.notify import Notifier
+from watchdogd.supervisor.runtime import Runtime
+from watchdogd.supervisor.tick import Supervisor
+from watchdogd.supervisor.watched import Watched
 
 LANES = 64
 _LANES = [lane for lane in range(abi.LANES) if not abi.is_locked(lane)][:LANES]  # those that native workers claim

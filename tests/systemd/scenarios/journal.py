@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from tests.systemd.service import CONFIG, UNIT, Service, run, wait_until
-from watchdogd.events import EventKind
-from watchdogd.journald import MESSAGE_IDS
+from watchdogd.publish.events import EventKind
+from watchdogd.publish.journald import MESSAGE_IDS
 
 HANG_ONCE = "worker.ready()\nif INCARNATION == 1:\n    with worker.call('sync'):\n        hang()\nserve()"
 

@@ -1,0 +1,265 @@
+"""Doing what policy ordered, and putting it on record: spawn, signal, clear away, in that order of cause and effect.
+
+Invariant: an order's record is in the journal before the order is carried out; what an order leads to (an exit, a
+word that moved) comes back as a ``Happening``, never as a decision made here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from watchdogd.act import birth, launching, scope
+from watchdogd.act.spawning import launch
+from watchdogd.decide import liveness, orders
+from watchdogd.decide.orders import Trigger
+from watchdogd.model import SECOND, Exit, Finding, Phase, Verdict
+from watchdogd.observe.heartbeat import create
+from watchdogd.publish import events
+from watchdogd.publish.board import Board
+from watchdogd.publish.events import EventKind
+from watchdogd.publish.journal import Journal
+from watchdogd.supervisor.fleet import Fleet
+from watchdogd.supervisor.loop import Loop
+from watchdogd.supervisor.runtime import CannotStart, Runtime
+from watchdogd.supervisor.watched import Watched
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One trigger on its way to ``decide``."""
+
+    watched: Watched
+    trigger: Trigger
+    finding: Finding | None = None
+    held: str | None = None
+    usable: bool | None = None  # with PROBED
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChanged:
+    """For the record."""
+
+    before: orders.WorkerState
+    after: orders.WorkerState
+    trigger: Trigger
+
+
+Order = orders.Action | PhaseChanged
+
+
+class Actor:
+    def __init__(
+        self, runtime: Runtime, board: Board, loop: Loop, journal: Journal, fleet: Fleet, boot_id: int,
+        happenings: deque[Happening], identities: launching.Identities, slice_name: str | None,
+    ) -> None:  # fmt: skip
+        self._runtime = runtime
+        self._board = board
+        self._loop = loop
+        self._journal = journal
+        self._fleet = fleet
+        self._boot_id = boot_id
+        self._happenings = happenings
+        self._identities = identities
+        self._slice = slice_name
+
+    def perform(self, watched: Watched, order: Order, published_ns: int | None, now_ns: int) -> None:
+        if isinstance(order, orders.OpenIncident):
+            self._record_verdict(watched, order, published_ns)
+        elif isinstance(order, PhaseChanged):
+            self._record_phase(watched, order, now_ns)
+        elif isinstance(order, orders.Signal):
+            self._signal(watched, order)
+        elif isinstance(order, orders.Spawn):
+            self._spawn(watched, order.incarnation, now_ns)
+        elif isinstance(order, orders.Clear):
+            self.begin_sweep(watched, now_ns)
+        elif isinstance(order, orders.CloseIncident):
+            watched.closed(order)
+
+    # --- records ---
+
+    def count_incident(self, watched: Watched, action: orders.OpenIncident) -> None:
+        """Before the snapshot is published that shows it."""
+        finding = action.finding
+        watched.opened(action, events.rfc3339(time.time_ns()))
+        if finding.deadline_ns is not None:
+            self._board.count("detection_lateness", finding.detected_ns - finding.deadline_ns)
+
+    def _record_verdict(self, watched: Watched, action: orders.OpenIncident, published_ns: int | None) -> None:
+        finding, armed_ns = action.finding, watched.state.armed_ns
+        # Told where it matters: its deadline counts from then, since a ready or a resume came after the entry.
+        armed_later = armed_ns is not None and finding.entered_ns is not None and armed_ns > finding.entered_ns
+        self._journal.emit(
+            EventKind.VERDICT, finding.detected_ns, worker=watched.settings.name,
+            incarnation=watched.state.incarnation, incident=action.incident, verdict=finding.verdict.value,
+            operation=finding.operation, stage=finding.stage, entered_ns=finding.entered_ns,
+            armed_ns=armed_ns if armed_later and finding.deadline_ns is not None else None,
+            deadline_ns=finding.deadline_ns, detected_ns=finding.detected_ns, published_ns=published_ns,
+            pid=finding.pid, tid=finding.tid, detail=finding.detail, would_have_killed=action.would_kill,
+            held=watched.held, suspects=self._fleet.suspects(watched, finding.detected_ns),
+        )  # fmt: skip
+
+    def record_report_only(self, watched: Watched, verdict: Verdict, detail: str, now_ns: int) -> None:
+        self._journal.emit_limited(
+            EventKind.VERDICT, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            verdict=verdict.value, detected_ns=now_ns, detail=detail,
+        )  # fmt: skip
+
+    def record_near_miss(self, watched: Watched, pending: liveness.Pending, incident: str | None, now_ns: int) -> None:
+        """A call or step that was past its soft level is over. ``incident``: of the verdict on it, if there was one."""
+        watched.tally.near_miss()
+        watched.changed()
+        late = "returned after its verdict, before its kill"
+        self._journal.emit_limited(
+            EventKind.NEAR_MISS, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            incident=incident, operation=pending.operation or pending.verdict.value, entered_ns=pending.entered_ns,
+            deadline_ns=pending.deadline_ns, reason="returned after its soft level" if incident is None else late,
+        )  # fmt: skip
+
+    def record_ready(self, watched: Watched, incident: str | None, now_ns: int) -> None:
+        ready_ns = watched.state.ready_ns
+        recovery_ns = None if ready_ns is None else watched.tally.recovered(ready_ns)
+        born = self._born(watched)
+        if born is not None and born.problem is not None:
+            watched.note = f"no systemd scope of its own: {born.problem}"
+        self._journal.emit(
+            EventKind.READY, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            incident=incident, pid=watched.process.pid if watched.process else None, ready_ns=ready_ns,
+            recovery_seconds=None if recovery_ns is None else recovery_ns / SECOND,
+        )  # fmt: skip
+
+    def _record_phase(self, watched: Watched, change: PhaseChanged, now_ns: int) -> None:
+        self._journal.emit(
+            EventKind.PHASE, now_ns, worker=watched.settings.name, incarnation=change.after.incarnation,
+            incident=change.after.incident or change.before.incident, previous=change.before.phase.value,
+            phase=change.after.phase.value, reason=change.trigger.value,
+        )  # fmt: skip
+
+    # --- deeds ---
+
+    def _signal(self, watched: Watched, action: orders.Signal) -> None:
+        number = signal.SIGKILL if action.kind == orders.KILL else signal.SIGTERM
+        if action.confirm is not None and not watched.still(action.confirm):
+            self._fleet.spared()
+            self._happenings.append(Happening(watched, Trigger.RETURNED))
+            return
+        refusal = watched.signal(number)
+        watched.note = "" if refusal is None else f"{number.name} was refused: {refusal.strerror}"
+        watched.changed()
+        self._journal.emit(
+            EventKind.SIGNAL, time.monotonic_ns(), worker=watched.settings.name,
+            incarnation=watched.state.incarnation, incident=watched.state.incident, signal=number.name,
+            pid=watched.process.pid if watched.process else None, refused=refusal.strerror if refusal else None,
+        )  # fmt: skip
+
+    def _spawn(self, watched: Watched, incarnation: int, now_ns: int) -> None:
+        settings = watched.settings
+        watched.note = ""
+        if incarnation > 1:
+            watched.tally.restart(watched.state.reason)
+        output = None
+        try:
+            # The last one's heartbeat stays for those who read its final counts; the one before that goes.
+            self._runtime.remove_incarnation(settings.name, incarnation - 2)
+            ids = self._identities.of(settings)
+            # The file is the intent: if we die between here and the fork, there is a name left and no worker.
+            watched.reader = create(
+                self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
+                spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()),
+            )  # fmt: skip
+            output = launching.open_output(settings, self._runtime.logs)
+            request = launching.request(
+                settings, watched.reader.path, self._runtime.birth(settings.name, incarnation), output, os.environ, ids,
+                self._scope(settings.name, incarnation),
+            )  # fmt: skip
+            watched.process = launch(request)
+            watched.launched = launching.fingerprint(settings)
+            watched.reader.write_spawned_pid(watched.process.pid)
+        except (OSError, ImportError, CannotStart) as error:
+            watched.exit = Exit(code=127)
+            watched.note = f"cannot start: {error}"
+            finding = Finding(Verdict.CRASHED, detected_ns=now_ns, detail=watched.note)
+            self._happenings.append(Happening(watched, Trigger.EXITED, finding))
+            return
+        finally:
+            if output is not None:
+                os.close(output)
+        self.hold(watched)
+        watched.examination.look = liveness.Look(now_ns)
+        watched.changed()
+
+    def take_over(self, watched: Watched, trigger: Trigger | None) -> None:
+        """From the supervisor before this one."""
+        if trigger is Trigger.EXITED and watched.exit is not None:
+            finding = liveness.ended(watched.exit, time.monotonic_ns())
+            self._happenings.append(Happening(watched, Trigger.EXITED, finding))
+        elif trigger is Trigger.RELEASED:
+            self._happenings.append(Happening(watched, Trigger.RELEASED))
+        if watched.exit is None:  # else its pidfd is readable until it is reaped, and all is known
+            self.hold(watched)
+
+    def _scope(self, worker: str, incarnation: int) -> tuple[str, str] | None:
+        return (scope.unit_name(worker, incarnation, os.getpid()), self._slice) if self._slice else None
+
+    def has_said_who_it_is(self, watched: Watched) -> bool:
+        """Its process, if it is being started: until then nobody else could take it over."""
+        return watched.state.phase is not Phase.STARTING or self._born(watched) is not None
+
+    def _born(self, watched: Watched) -> birth.Birth | None:
+        return birth.read(self._runtime.birth(watched.settings.name, watched.state.incarnation))
+
+    def hold(self, watched: Watched) -> None:
+        """Be told of its end."""
+        if watched.process is not None and watched.process.pidfd >= 0:
+            self._loop.listen(watched.process.pidfd, lambda now: self._on_exit(watched, now))
+
+    def _on_exit(self, watched: Watched, now_ns: int) -> None:
+        if watched.process is None or watched.exit is not None:
+            return
+        status = watched.process.exit_status()
+        if status is None:
+            return
+        self._loop.forget(watched.process.pidfd)  # it stays readable for ever
+        watched.exit = status
+        watched.read()
+        error = watched.process.launch_error()
+        watched.note = error or watched.note
+        finding = watched.sticky_error(now_ns) or liveness.ended(status, now_ns)
+        detail = "; ".join(dict.fromkeys(filter(None, (finding.detail, error, str(status)))))
+        ended = Finding(finding.verdict, now_ns, entered_ns=finding.entered_ns, detail=detail)
+        self._happenings.append(Happening(watched, Trigger.EXITED, ended))
+
+    def begin_sweep(self, watched: Watched, now_ns: int) -> None:
+        born = self._born(watched)
+        watched.begin_sweep(None if born is None else born.cgroup, now_ns)
+        if watched.clearing.sweeper is None:
+            if watched.process is None:  # there was never anything to clear
+                self._cleared(watched, 0, now_ns)
+        elif not self._loop.listens_to(watched.clearing.sweeper.descriptor):
+            self._loop.listen(watched.clearing.sweeper.descriptor, lambda now: self.check_sweep(watched, now))
+
+    def check_sweep(self, watched: Watched, now_ns: int) -> None:
+        """Take a sweep's result, or give the sweep up after its deadline."""
+        if watched.clearing.sweeper is None:
+            return
+        descriptor = watched.clearing.sweeper.descriptor
+        swept = watched.end_sweep(now_ns)
+        if watched.clearing.sweeper is None:
+            self._loop.forget(descriptor)
+        # With the worker itself still there, only its descendants are gone; its exit starts the next sweep.
+        if swept is not None and not swept.left and watched.exit is not None:
+            self._cleared(watched, len(swept.killed), now_ns)
+
+    def _cleared(self, watched: Watched, descendants: int, now_ns: int) -> None:
+        watched.gone_ns = now_ns
+        self._journal.emit(
+            EventKind.GONE, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            incident=watched.state.incident, pid=watched.process.pid if watched.process else None,
+            exit=str(watched.exit), descendants_killed=descendants,
+        )  # fmt: skip
+        watched.forget_incarnation()
+        self._happenings.append(Happening(watched, Trigger.CLEARED))

@@ -1,0 +1,156 @@
+"""A child process launched without waiting for it.
+
+Invariant: ``launch`` returns right after the fork; whether the exec worked is told by a pipe that the loop may read
+later. What is the supervisor's alone (``privileges``) ends in the child, before the program begins.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from watchdogd.act import birth, scope
+from watchdogd.act.process import Process, hold
+from watchdogd.supervisor import privileges
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+SCHEDULERS = {
+    "other": os.SCHED_OTHER,
+    "batch": os.SCHED_BATCH,
+    "idle": os.SCHED_IDLE,
+    "fifo": os.SCHED_FIFO,
+    "rr": os.SCHED_RR,
+}
+EXEC_FAILED = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to run and how. Descriptors are the parent's; all others are closed in the child."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    stdin: int | None = None  # None = /dev/null
+    stdout: int | None = None
+    stderr: int | None = None  # None = the parent's own
+    directory: str | None = None
+    ids: tuple[int, int, tuple[int, ...]] | None = None  # uid, gid, supplementary groups
+    affinity: tuple[int, ...] = ()
+    nice: int | None = None
+    scheduling: tuple[str, int] | None = None  # name of SCHEDULERS, priority
+    oom_score_adj: int | None = None
+    die_with_parent: bool = True
+    birth: str | None = None  # file in which the child says who it is (``birth``)
+    scope: tuple[str, str] | None = None  # systemd scope to enter, and the slice it is in
+
+
+def launch(request: Launch) -> Process:
+    """Start a child in a session and process group of its own. Raises OSError if there can be no new process.
+
+    A plain fork: the supervisor has one thread, so nothing else can hold a lock in the child, and unlike ``subprocess``
+    this does not wait for the exec, which may sleep on a slow disk. Signals stay blocked until the child has let go of
+    the parent's handlers and wake-up descriptor: one sent to the child must not look like one sent to the parent.
+    """
+    receive, send = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    parent = os.getpid()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become(request, parent, send)
+    except OSError:
+        os.close(receive)
+        os.close(send)
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.close(send)
+    try:
+        return hold(pid, receive)
+    except OSError:  # no descriptor left: a child that cannot be held must not be
+        os.close(receive)
+        os.kill(pid, signal.SIGKILL)
+        raise
+
+
+def _become(request: Launch, parent: int, errors: int) -> NoReturn:
+    """In the child: never returns, never runs the parent's handlers."""
+    try:
+        errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, 10)  # out of the way of 0 to 2
+        _prepare(request, parent, errors)
+        os.execvpe(request.command[0], request.command, dict(request.environment))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, this copy of the supervisor must not go on
+        name = getattr(error, "filename", None)
+        text = f"{request.command[0]}: {error}" if name is None else f"{error}"
+        os.write(errors, text.encode("utf-8", "replace")[:4000])
+    finally:
+        os._exit(EXEC_FAILED)
+
+
+def _prepare(request: Launch, parent: int, errors: int) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # also what we block over an exec of our own: they must hear it
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for target, source in enumerate((request.stdin, request.stdout, request.stderr)):
+        if source is None and target == 2:
+            continue
+        os.dup2(null if source is None else source, target, inheritable=True)
+    if request.birth is not None:
+        birth.tell(request.birth, *_enter_scope(request))
+    os.closerange(3, errors)
+    os.closerange(errors + 1, 2**20)
+    _limit(request)
+    if request.ids is not None:
+        uid, gid, groups = request.ids
+        os.setgroups(groups)
+        os.setgid(gid)
+        os.setuid(uid)
+    if request.directory is not None:
+        os.chdir(request.directory)
+    if request.die_with_parent:
+        # After setuid, which would clear it. A parent that died before this line is noticed by the next.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # After the birth was told: the next supervisor has seen it, or we see that ours is dead. Never two, never none.
+    if os.getppid() != parent:
+        os._exit(EXEC_FAILED)
+
+
+def _enter_scope(request: Launch) -> tuple[str | None, str | None]:
+    """The cgroup's directory, or why there is none."""
+    if request.scope is None:
+        return None, None
+    unit, slice_name = request.scope
+    try:
+        return scope.enter(unit, slice_name), None
+    except scope.NoScope as error:
+        return None, str(error)
+
+
+def _limit(request: Launch) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+    resource.setrlimit(resource.RLIMIT_RTTIME, (hard, hard))  # the supervisor's own bound is not the worker's
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        protected = int(file.read()) < 0  # as the supervisor is; its children shall not be, unless they are told to
+    if protected or request.oom_score_adj is not None:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(request.oom_score_adj or 0))
+    if request.affinity or privileges.unpinned:
+        os.sched_setaffinity(0, request.affinity or privileges.unpinned)
+    if request.nice is not None:
+        os.setpriority(os.PRIO_PROCESS, 0, request.nice)
+    if request.scheduling is not None:
+        name, priority = request.scheduling
+        os.sched_setscheduler(0, SCHEDULERS[name], os.sched_param(priority))
+    else:
+        resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))  # the right to be real-time is the supervisor's alone

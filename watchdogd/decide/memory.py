@@ -1,0 +1,95 @@
+"""What one supervisor leaves for the next: its memory of a worker, and what is to be made of it.
+
+Invariant: pure. Memory that is not whole is none (``ValueError``); a worker that lives is never started a second time,
+and a kill that was decided is still only carried out on the word it was decided for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from watchdogd.decide.orders import ALIVE, SUPERVISOR, Trigger, WorkerState
+from watchdogd.model import Finding, IncidentId, Phase, Verdict
+
+_HAS_PROCESS = ALIVE | {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
+
+
+def remember(state: WorkerState) -> dict[str, Any]:
+    """What the snapshot does not tell of it anyway."""
+    return {
+        "wanted": state.wanted,
+        "reason": state.reason,
+        "incident": state.incident,
+        "finding": None if state.finding is None else asdict(state.finding),
+        "deadline_ns": state.deadline_ns,
+        "armed_ns": state.armed_ns,
+        "restarts": state.restarts,
+        "quarantined": state.quarantined,
+    }
+
+
+def recall(told: Mapping[str, Any]) -> WorkerState:
+    """From a worker's object of the snapshot. Raises ValueError."""
+    try:
+        remembered = told["remembered"]
+        finding, incident = remembered["finding"], remembered["incident"]
+        return WorkerState(
+            name=_is(str, told["name"]),
+            phase=Phase(told["phase"]),
+            since_ns=_is(int, told["phase_since_ns"]),
+            deadline_ns=_maybe(int, remembered["deadline_ns"]),
+            incarnation=_is(int, told["incarnation"]),
+            wanted=_is(bool, remembered["wanted"]),
+            spawned_ns=_maybe(int, told["spawned_ns"]),
+            ready_ns=_maybe(int, told["ready_ns"]),
+            armed_ns=_maybe(int, remembered["armed_ns"]),
+            finding=None if finding is None else Finding(**{**finding, "verdict": Verdict(finding["verdict"])}),
+            incident=None if incident is None else IncidentId(_is(str, incident)),
+            reason=_is(str, remembered["reason"]),
+            restarts=tuple(_is(int, instant) for instant in remembered["restarts"]),
+            quarantined=_is(bool, remembered["quarantined"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"not the memory of a worker: {error!r}") from None
+
+
+def resume(
+    state: WorkerState, *, has_begun: bool, is_alive: bool, keeps: bool, now_ns: int
+) -> tuple[WorkerState, Trigger | None]:
+    """How to go on with it, and what has happened meanwhile.
+
+    ``has_begun``: its process was there at all; ``is_alive``: it still is; ``keeps``: it was to outlive its supervisor.
+    """
+    had_process = state.phase in _HAS_PROCESS
+    if had_process and not has_begun:  # its start was ordered, and not carried out
+        return replace(state, phase=Phase.STOPPED, deadline_ns=None), Trigger.START
+    if had_process and not keeps and state.wanted:  # it ends with its supervisor: no fault, and no restart, of its own
+        state = replace(state, phase=Phase.TERMINATING, reason=SUPERVISOR, finding=None)
+    if is_alive:
+        return _resume_alive(state, now_ns)
+    if state.phase is Phase.BACKOFF and state.deadline_ns is None:  # it waited for an answer that nobody gets any more
+        return replace(state, phase=Phase.STOPPED), Trigger.START
+    return state, Trigger.EXITED if had_process else None
+
+
+def _resume_alive(state: WorkerState, now_ns: int) -> tuple[WorkerState, Trigger | None]:
+    if state.phase is Phase.KILLING and state.finding is not None:  # read once more, and then killed
+        phase = Phase.STARTING if state.ready_ns is None else Phase.RUNNING
+        return replace(state, phase=phase, deadline_ns=None), Trigger.RELEASED
+    if state.phase in (Phase.UNKILLABLE, *ALIVE):
+        return state, None
+    # Its patience is over: it was told to end, or was gone by our memory, so that it cannot go on.
+    deadline_ns = state.deadline_ns if state.phase is Phase.TERMINATING else now_ns
+    return replace(state, phase=Phase.TERMINATING, deadline_ns=deadline_ns or now_ns), None
+
+
+def _is(kind: type[Any], value: Any) -> Any:
+    if type(value) is not kind:  # exactly: a bool is an int
+        raise ValueError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _maybe(kind: type[Any], value: Any) -> Any:
+    return None if value is None else _is(kind, value)

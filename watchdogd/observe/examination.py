@@ -1,0 +1,142 @@
+"""What is remembered of one worker's pulse between two looks: what is slow, what was granted time, what was reported.
+
+Invariant: a word is judged by its own patience alone, read again first; one whose owner was found gone is nobody's for
+good.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from watchdogd import abi
+from watchdogd.decide import liveness
+from watchdogd.decide.liveness import Look, Patience, Pending, Rules, Threads, Wait
+from watchdogd.decide.orders import WorkerState
+from watchdogd.model import MILLISECOND, Finding, Phase, Verdict
+from watchdogd.observe.heartbeat import HeartbeatReader
+from watchdogd.observe.pulse import Pulse, word_at
+
+BASELINE_EVERY_NS = 50 * MILLISECOND  # a worker that is always slow is sampled this often at most
+
+Fact = tuple[int, int]  # (offset, word) of the heartbeat
+ThreadsOf = Callable[[Pending], tuple[Threads | None, bool]]  # as ``owners.threads``
+
+
+class Examination:
+    def __init__(self, rules: Rules, threads_of: ThreadsOf) -> None:
+        self.look = Look(0)
+        self.waiting_ns: int | None = None  # look again then: a verdict waits for it
+        self.orphaned: set[Fact] = set()  # calls whose thread or process is gone
+        self.reported: dict[Fact, str] = {}  # facts that are a verdict already, with their incidents
+        self.soft_exceeded = 0
+        self._rules = rules
+        self._threads_of = threads_of
+        self._patience: dict[Fact, Patience] = {}
+        self._baseline_ns = 0
+        self._stalls: deque[tuple[int, int]] = deque(maxlen=64)  # (when, how long) the supervisor woke late
+
+    def forget(self) -> None:
+        """The incarnation is gone."""
+        self._patience.clear()
+        self.orphaned.clear()
+        self.reported.clear()
+
+    def stalled(self, late_ns: int, late_margin_ns: int, now_ns: int) -> None:
+        """We woke so late: if that was more than the margin, whatever is in flight was held up as well."""
+        if late_ns > late_margin_ns:
+            self._stalls.append((now_ns, late_ns))
+
+    def examine(self, pulse: Pulse | None, state: WorkerState, now_ns: int) -> list[Pending]:
+        """What is slow or overdue now. Returns what was slow and has returned since."""
+        self.waiting_ns = None
+        spawned_ns = state.spawned_ns or 0
+        armed_ns = state.armed_ns or spawned_ns
+        if pulse is None:
+            self.look = Look(now_ns + self._rules.shortest_ns)
+            return []  # what cannot be read has not returned
+        if state.phase is Phase.STARTING:
+            self.look = liveness.look_starting(pulse, self._rules, armed_ns, now_ns)
+        else:
+            self.look = liveness.look(pulse, self._rules, spawned_ns, armed_ns, now_ns)
+        if not (self.look.overdue or self.look.slow or self._patience):
+            return []
+        if self.orphaned:
+            self._leave_out_orphaned()
+        seen = (*self.look.overdue, *self.look.slow)
+        keys = {pending.key for pending in seen}
+        over = [kept.pending for key, kept in self._patience.items() if key not in keys]
+        for pending in over:
+            del self._patience[pending.key]
+        for pending in seen:
+            kept = self._patience.get(pending.key)
+            if kept is None or kept.pending.deadline_ns != pending.deadline_ns:  # new, or armed again by a resume
+                self._patience[pending.key] = Patience(pending, now_ns, self._baseline(pending, now_ns))
+                self.reported.pop(pending.key, None)
+                self.soft_exceeded += pending.verdict is not Verdict.STARTUP
+        return [pending for pending in over if pending.verdict is not Verdict.STARTUP and _moved(pulse, pending)]
+
+    def _leave_out_orphaned(self) -> None:
+        """Words whose thread or process was found gone are nobody's, even if its pid is somebody's again."""
+        self.orphaned &= {pending.key for pending in self.look.overdue}
+        left = tuple(pending for pending in self.look.overdue if pending.key not in self.orphaned)
+        self.look = self.look._replace(overdue=left)
+
+    def _baseline(self, pending: Pending, now_ns: int) -> Threads | None:
+        if pending.verdict is Verdict.STARTUP or now_ns - self._baseline_ns < BASELINE_EVERY_NS:
+            return None
+        self._baseline_ns = now_ns
+        return self._threads_of(pending)[0]
+
+    def judge(
+        self, reader: HeartbeatReader, late_margin_ns: int, now_ns: int, *, observed: bool
+    ) -> tuple[Finding, Pending, Threads | None] | None:
+        """The first overdue item that is a verdict now, its word read again, with the evidence.
+
+        ``observed``: nothing will end what was reported, so it is left out, and others may be overdue beside it.
+        """
+        for pending in self.look.overdue:
+            if observed and pending.key in self.reported:
+                continue
+            if reader.word(pending.offset) != pending.word:
+                continue
+            threads, gone = (None, False) if pending.verdict is Verdict.STARTUP else self._threads_of(pending)
+            if gone:  # its thread or process is no more: a crash, if anything, and told by its exit
+                self.orphaned.add(pending.key)
+                continue
+            patience = self._patience[pending.key]
+            # All of them since its deadline began to count, those before its deadline too.
+            stall_ns = sum(stall for at_ns, stall in self._stalls if at_ns > pending.since_ns)
+            judged = liveness.judge(patience, threads, stall_ns, late_margin_ns, now_ns)
+            if isinstance(judged, Finding):
+                self.waiting_ns = now_ns if observed else self.waiting_ns
+                return judged, pending, threads
+            self._wait(pending, patience, judged, threads, stall_ns > late_margin_ns, now_ns)
+        return None
+
+    def _wait(
+        self, pending: Pending, patience: Patience, wait: Wait, threads: Threads | None, late: bool, now_ns: int
+    ) -> None:
+        first = patience.overdue_ns is None
+        self._patience[pending.key] = replace(
+            patience,
+            rearmed=patience.rearmed or late,
+            overdue_ns=now_ns if first else patience.overdue_ns,
+            overdue_threads=threads if first else patience.overdue_threads,
+            until_ns=wait.until_ns,
+        )
+        self.waiting_ns = wait.until_ns if self.waiting_ns is None else min(self.waiting_ns, wait.until_ns)
+
+
+def _moved(pulse: Pulse, pending: Pending) -> bool:
+    """Else the word stands, and only its deadline has: armed again by a resume, or the owner is gone."""
+    return word_at(pulse.raw, pending.offset) != pending.word
+
+
+def fact(finding: Finding) -> Fact | None:
+    """What ``reported`` knows it by. A sticky error is stamped anew by every call that fails."""
+    if finding.offset is None or finding.word is None:
+        return None
+    sticky = finding.verdict is Verdict.STICKY_ERROR
+    return finding.offset, finding.word & abi.ERROR_MASK if sticky else finding.word

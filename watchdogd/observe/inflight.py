@@ -1,0 +1,60 @@
+"""The calls a worker is in, for those who compare workers: who is busy, and who should have returned by now.
+
+Invariant: a word whose owner was found gone is no call in flight, and neither is one that cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from watchdogd import abi
+from watchdogd.decide.liveness import FUTURE_TOLERANCE_NS
+from watchdogd.decide.suspicion import Stuck, stuck
+from watchdogd.histogram import Histogram
+from watchdogd.model import WorkerSettings
+from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
+from watchdogd.observe.pulse import Pulse, word_offset
+
+
+def activity(pulse: Pulse, orphaned: Collection[tuple[int, int]]) -> tuple[bool, int]:
+    """Whether a call is in flight, and how many have completed: for the frozen-load rule."""
+    return bool(_owned(pulse, "outer", orphaned)), sum(pulse.column("calls"))
+
+
+def most_stuck(
+    settings: WorkerSettings, reader: HeartbeatReader, pulse: Pulse, orphaned: Collection[tuple[int, int]],
+    spawned_ns: int, now_ns: int,
+) -> Stuck | None:  # fmt: skip
+    """The call that most should have returned by now, against the worker's own history; None if it is in none."""
+    believed = [word for word in _owned(pulse, "outer", orphaned) if _believable(word, spawned_ns, now_ns)]
+    calls = [(word, abi.OPERATIONS[word & abi.CODE_MASK]) for word in believed]
+    calls = calls or [(word & ~abi.CODE_MASK, "step") for word in _owned(pulse, "step", orphaned)]
+    if not calls:
+        return None
+    try:
+        history = reader.histograms(pulse)
+    except HeartbeatError:
+        history = {}
+    deadlines = settings.deadlines
+    found = [
+        stuck(
+            settings,
+            operation,
+            word & ~abi.CODE_MASK,
+            deadlines.step_ns if operation == "step" else deadlines.calls_ns[abi.OPERATION[operation]],
+            history.get(operation, Histogram()),
+            now_ns,
+        )
+        for word, operation in calls
+    ]
+    return min(found, key=lambda item: (not item.outside, item.expected_ns))
+
+
+def _owned(pulse: Pulse, column: str, orphaned: Collection[tuple[int, int]]) -> list[int]:
+    words = enumerate(pulse.column(column))
+    return [word for lane, word in words if word and (word_offset(lane, column), word) not in orphaned]
+
+
+def _believable(word: int, spawned_ns: int, now_ns: int) -> bool:
+    known = 0 < word & abi.CODE_MASK < len(abi.OPERATIONS)
+    return known and spawned_ns & ~abi.CODE_MASK <= word <= now_ns + FUTURE_TOLERANCE_NS

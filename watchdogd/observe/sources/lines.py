@@ -1,0 +1,70 @@
+"""From a source's bytes to load samples: what the supervisor does with the pipe of a load reader.
+
+Invariant: whatever comes through the pipe, memory is bounded and the only error is `BadLine`.
+"""
+
+from __future__ import annotations
+
+import json
+
+from watchdogd.model import LoadSample
+from watchdogd.observe.sources import tegrastats
+
+MAX_LINE = 65536  # bytes
+
+
+class BadLine(ValueError):
+    """The line is not one that this source prints."""
+
+
+class LineBuffer:
+    """Cuts a stream into lines. A line over ``MAX_LINE`` bytes is dropped, and counted in `dropped`."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._rest = b""
+        self._skipping = False  # inside a line that was dropped
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that ``data`` completes, without their ends."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        if self._skipping:
+            if not lines:
+                return []
+            del lines[0]
+        self._skipping = len(rest) > MAX_LINE
+        self._rest = b"" if self._skipping else rest
+        kept = [line for line in lines if len(line) <= MAX_LINE]
+        self.dropped += len(lines) - len(kept) + self._skipping
+        return [line.decode("utf-8", errors="replace") for line in kept]
+
+
+def parse(source_name: str, line: str) -> tuple[LoadSample, ...]:
+    """The samples that a line of ``tegrastats``, ``nvml`` or ``nvgpu`` tells. Raises `BadLine`."""
+    if source_name != "tegrastats":
+        return (_sample(line),)
+    try:
+        return tegrastats.loads(tegrastats.parse_line(line))
+    except tegrastats.NotTegrastats as error:
+        raise BadLine(str(error)) from error
+
+
+def _sample(line: str) -> LoadSample:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:  # thousands of brackets exhaust json's recursion
+        raise BadLine(f"not JSON ({type(error).__name__})") from error
+    if not isinstance(fields, dict):
+        raise BadLine("not a JSON object")
+    accelerator, load_ratio = fields.get("accelerator"), fields.get("load_ratio", "")
+    if not isinstance(accelerator, str) or not accelerator:
+        raise BadLine("no accelerator")
+    if load_ratio is not None:
+        # bool is an int to Python; NaN fails the comparison.
+        if isinstance(load_ratio, bool) or not isinstance(load_ratio, int | float) or not 0 <= load_ratio <= 1:
+            raise BadLine("load_ratio is neither null nor a number from 0 to 1")
+        load_ratio = float(load_ratio)
+    for key in ("name", "uuid"):
+        if not isinstance(fields.get(key), str | None):
+            raise BadLine(f"{key} is neither null nor a string")
+    return LoadSample(accelerator, load_ratio, fields.get("name"), fields.get("uuid"))

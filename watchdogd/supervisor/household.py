@@ -1,0 +1,180 @@
+"""The supervisor's own children at work: the recorder, the exporter, the load readers.
+
+Invariant: none of them gates the tick; what one of them is missing is told in the snapshot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from watchdogd.act import launching
+from watchdogd.act.children import Child, start_due
+from watchdogd.model import Settings, SourceSettings
+from watchdogd.observe.loads import Loads, Source
+from watchdogd.publish import journald
+from watchdogd.publish.events import EventKind
+from watchdogd.publish.journal import Journal
+from watchdogd.supervisor.loop import Loop
+from watchdogd.supervisor.runtime import Runtime
+
+END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
+
+# Of an accelerator's workers: any call in flight, calls completed, and whether none of them is there any more.
+Activity = Callable[[str], tuple[bool, int, bool]]
+
+
+class Household:
+    def __init__(self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, activity: Activity) -> None:
+        self._loop = loop
+        self._journal = journal
+        self._activity = activity
+        self.loads = Loads()
+        self.sources = [_source(source) for source in settings.sources if source.command]
+        self._recorder = _recorder(settings, runtime)
+        self._children = [self._recorder, *(source.child for source in self.sources)]
+        if settings.metrics.listen:
+            self._children.append(_exporter(settings, runtime))
+        self._report = ""
+        self._recorded: dict[str, Any] = {}
+        self._suppressed = 0  # as published
+        self.dirty = True  # something here is not published yet
+
+    def next_ns(self) -> list[int]:
+        """When a child is to be started again."""
+        return [child.next_start_ns for child in self._children if child.next_start_ns is not None]
+
+    def pids(self) -> set[int]:
+        return {child.process.pid for child in self._children if child.process is not None}
+
+    def start_due(self, now_ns: int) -> None:
+        start_due(self._children, now_ns, self._started)
+
+    def watch(self, now_ns: int) -> None:
+        """Which sources are fresh, which load is frozen."""
+        for source in self.sources:
+            if source.watch(now_ns):
+                self.dirty = True
+                reason = source.child.note or ("samples arrive" if source.up else "silent")
+                self._told(source.settings.name, source.up, reason, now_ns)
+        self.dirty = self.loads.watch(self.sources, now_ns) or self.dirty
+        suppressed = self._journal.suppressed
+        self.dirty = self.dirty or suppressed != self._suppressed
+        self._suppressed = suppressed
+        self._journal.tell_suppressed(now_ns)
+        self._journal.flush()
+
+    def record_state(self) -> dict[str, Any]:
+        return {
+            "written": self._recorded.get("written", 0),
+            "dropped": self._recorded.get("dropped", 0) + self._journal.dropped,
+            "suppressed": self._journal.suppressed,
+            "error": self._recorded.get("error"),
+            "next_seq": self._journal.next_seq,
+        }
+
+    def _started(self, child: Child) -> None:
+        if child.stdout is not None:
+            self._loop.listen(child.stdout, lambda now_ns: self._output(child, now_ns))
+        if child.process is not None:
+            self._loop.listen(child.process.pidfd, lambda now_ns: self._ended(child, now_ns))
+        if child is self._recorder:
+            self._journal.attach(child.stdin)
+        for source in self.sources:
+            if source.child is child:
+                source.started(time.monotonic_ns())
+
+    def _output(self, child: Child, now_ns: int) -> None:
+        descriptor = child.stdout
+        data = child.read()
+        if child.stdout is None:
+            self._loop.forget(descriptor)
+        if child is self._recorder:
+            self._take_report(data)
+        for source in self.sources:
+            if source.child is child:
+                for sample in source.feed(data, now_ns):
+                    pending, completed, vacant = self._activity(sample.accelerator)
+                    self.loads.add(source, sample, pending, completed, now_ns, vacant)
+                    self.dirty = True
+
+    def _take_report(self, data: bytes) -> None:
+        *reports, self._report = (self._report + data.decode("utf-8", "replace")).split("\n")
+        for report in reports:
+            with contextlib.suppress(ValueError):  # the torn line of a recorder that died
+                told = json.loads(report)
+                self.dirty = self.dirty or told != self._recorded
+                self._recorded = told
+
+    def _ended(self, child: Child, now_ns: int) -> None:
+        if child.process is None or child.process.exit_status() is None:
+            return
+        self._loop.forget(child.process.pidfd)
+        self._loop.forget(child.stdout)
+        status = child.check(now_ns)
+        if child is self._recorder:
+            self._journal.attach(None)
+        self.dirty = True
+        self._told(child.name, False, child.note or str(status), now_ns)
+
+    def _told(self, name: str, up: bool, reason: str, now_ns: int) -> None:
+        self._journal.emit_limited(EventKind.SOURCE, now_ns, worker=None, source=name, up=up, reason=reason)
+
+    def let_go(self) -> None:
+        """Before this process executes itself: who would not end by the end of a pipe is killed, nobody waited for."""
+        self._journal.flush()
+        for child in self._children:
+            if child is not self._recorder:
+                child.kill()
+
+    def close(self) -> None:
+        """End them all; the recorder last, by the end of its input, once it has the last event."""
+        deadline = time.monotonic() + END_SECONDS
+        for child in self._children:
+            if child is not self._recorder:
+                child.kill()
+        poller = select.poll()
+        if self._recorder.stdin is not None:
+            poller.register(self._recorder.stdin, select.POLLOUT)
+            while self._journal.backlog and (rest := deadline - time.monotonic()) > 0:
+                poller.poll(rest * 1000)
+                self._journal.flush()
+            poller.unregister(self._recorder.stdin)
+            self._journal.attach(None)
+            self._recorder.close_stdin()
+        for child in self._children:
+            if child.process is not None:
+                poller.register(child.process.pidfd, select.POLLIN)
+                poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+                poller.unregister(child.process.pidfd)
+            child.forget()
+
+
+def _source(settings: SourceSettings) -> Source:
+    return Source(settings, Child(settings.name, settings.command, os.environ, stdin=False, stdout=True))
+
+
+def _recorder(settings: Settings, runtime: Runtime) -> Child:
+    logs = {
+        launching.log_path(worker, runtime.logs): worker.output_max_bytes
+        for worker in settings.workers
+        if worker.output == "file"
+    }
+    command = (
+        sys.executable, "-m", "watchdogd.publish.recorder", "--file", runtime.events, "--keep", "4",
+        "--max-bytes", str(settings.supervisor.events_max_bytes), "--bounds", json.dumps(logs),
+        "--echo", journald.resolve(settings.supervisor.log_format, os.environ),
+    )  # fmt: skip
+    # Not killed with us: it ends by the end of its input, so that it writes what a dying supervisor said last.
+    return Child("recorder", command, os.environ, stdin=True, stdout=True, die_with_parent=False)
+
+
+def _exporter(settings: Settings, runtime: Runtime) -> Child:
+    command = (sys.executable, "-m", "watchdogd.exporter", "--runtime-dir", runtime.directory)
+    return Child("exporter", (*command, "--listen", settings.metrics.listen), os.environ, stdin=True, stdout=False)

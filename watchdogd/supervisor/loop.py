@@ -1,0 +1,66 @@
+"""The one place that waits: descriptors, signals and the timer.
+
+Invariant: a wait ends at the instant asked for, to the microsecond, whatever else happens; signal handlers only queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+from watchdogd.supervisor.timer import Timer
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+LONGEST_WAIT_SECONDS = 5.0  # the timer always fires sooner; this only bounds what a broken one would make endless
+
+Handler = Callable[[int], None]  # gets the time now
+
+
+class Loop:
+    def __init__(self, on_signals: Callable[[set[int]], None]) -> None:
+        self._handlers: dict[int, Handler] = {}
+        self._epoll = select.epoll()
+        self._timer = Timer()
+        self._on_signals = on_signals
+        self._receive, self._send = socket.socketpair()
+        self._receive.setblocking(False)
+        self._send.setblocking(False)
+        signal.set_wakeup_fd(self._send.fileno(), warn_on_full_buffer=False)
+        for number in CAUGHT:
+            signal.signal(number, lambda *_: None)  # the number is queued in the socket
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self.listen(self._timer.descriptor, lambda _now_ns: self._timer.drain())
+        self.listen(self._receive.fileno(), self._take_signals)
+
+    def listen(self, descriptor: int, handler: Handler) -> None:
+        """Call ``handler`` whenever the descriptor is readable or hung up."""
+        self._handlers[descriptor] = handler
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def forget(self, descriptor: int | None) -> None:
+        """Stop listening; before or after the descriptor was closed."""
+        if descriptor is not None and self._handlers.pop(descriptor, None) is not None:
+            with contextlib.suppress(OSError):  # closed already, which unregistered it
+                self._epoll.unregister(descriptor)
+
+    def listens_to(self, descriptor: int) -> bool:
+        return descriptor in self._handlers
+
+    def wait(self, until_ns: int) -> int:
+        """Handle what comes until ``until_ns`` at the latest. Returns how late the wake-up was for that instant; 0 if
+        something else came first."""
+        self._timer.arm(until_ns)
+        ready = self._epoll.poll(LONGEST_WAIT_SECONDS)
+        now_ns = time.monotonic_ns()
+        for descriptor, _ in ready:
+            handler = self._handlers.get(descriptor)
+            if handler is not None:  # one before it may have ended it
+                handler(now_ns)
+        return max(0, now_ns - until_ns)
+
+    def _take_signals(self, _now_ns: int) -> None:
+        self._on_signals(set(self._receive.recv(4096)))

@@ -1,0 +1,122 @@
+"""The directories of one supervisor: made, locked against a second one, cleared of what a dead one left.
+
+Invariant: nothing is removed, and nothing signalled, before the lock is held.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+from watchdogd.act.sweep import Sweeper, SweepFailed, descendants, leftovers
+from watchdogd.model import SupervisorSettings
+from watchdogd.observe.procfs import Stat
+
+SWEEP_SECONDS = 3.0
+
+
+class CannotStart(Exception):
+    """The message says why, and what to do."""
+
+
+class Runtime:
+    """Paths below the runtime and state directories. Raises CannotStart."""
+
+    def __init__(self, settings: SupervisorSettings) -> None:
+        # One directory, one name: leftovers are known by the paths in their environment.
+        self.directory = os.path.realpath(settings.runtime_dir)
+        self.state_directory = os.path.realpath(settings.state_dir)
+        self.heartbeats = f"{self.directory}/heartbeats"
+        self.births = f"{self.directory}/births"
+        self.board = f"{self.directory}/board"
+        self.socket = f"{self.directory}/control.sock"
+        self.events = f"{self.state_directory}/events.jsonl"
+        self.logs = f"{self.state_directory}/log"
+        for path, mode in (
+            (self.directory, 0o751),  # workers of other users pass through to their heartbeat
+            (self.heartbeats, 0o751),
+            (self.births, 0o700),
+            (self.state_directory, 0o750),
+            (self.logs, 0o750),
+        ):
+            try:
+                os.makedirs(path, mode, exist_ok=True)
+            except OSError as error:
+                raise CannotStart(
+                    f"cannot make {path}: {error.strerror}; make it, or change it in [supervisor]"
+                ) from None
+        self._locks = [_take_lock(directory) for directory in (self.directory, self.state_directory)]
+
+    def clear_leftovers(self, kept: frozenset[str]) -> Sweeper:
+        """Begin to end what a dead supervisor's workers left, but those of ``kept`` heartbeats; remove the others."""
+        names = frozenset(os.path.basename(path) for path in kept)
+        _remove_all(self.heartbeats, names)
+        _remove_all(self.births, names)
+        paths = {path.encode() for path in kept}
+        # A heartbeat that is still there is in use, too: by a worker that is started while the search runs.
+        return Sweeper(lambda: leftovers(self.heartbeats, lambda mark: mark in paths or os.path.exists(mark)))
+
+    def heartbeat(self, worker: str, incarnation: int) -> str:
+        return f"{self.heartbeats}/{worker}.{incarnation}"
+
+    def birth(self, worker: str, incarnation: int) -> str:
+        """Where a worker's process says which one it is; only we can write there."""
+        return f"{self.births}/{worker}.{incarnation}"
+
+    def remove_incarnation(self, worker: str, incarnation: int) -> None:
+        for path in (self.heartbeat(worker, incarnation), self.birth(worker, incarnation)):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def close(self) -> None:
+        """Also ends orphans of workers that have shed their environment: only descent still shows whose they are."""
+        with suppress(ChildProcessError):  # the usual case: nobody is left
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            supervisor = os.getpid()
+            _sweep(lambda: descendants(supervisor))
+        _remove_all(self.heartbeats)
+        _remove_all(self.births)
+        for lock in self._locks:
+            os.close(lock)
+
+
+def _remove_all(directory: str, kept: frozenset[str] = frozenset()) -> None:
+    for name in os.listdir(directory):
+        if name in kept:
+            continue
+        try:
+            os.unlink(f"{directory}/{name}")
+        except OSError as error:
+            raise CannotStart(
+                f"cannot remove {directory}/{name}: {error.strerror}; it is not ours, remove it"
+            ) from None
+
+
+def _take_lock(directory: str) -> int:
+    path = f"{directory}/supervisor.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise CannotStart(f"cannot open {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise CannotStart(
+            f"another supervisor (pid {holder}) uses {directory}; stop it, or give this one directories of its own"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _sweep(find: Callable[[], list[Stat]]) -> None:
+    """Waits, but not for ever: for the end of a supervisor only."""
+    sweeper = Sweeper(find)
+    sweeper.wait(SWEEP_SECONDS)
+    with suppress(SweepFailed):
+        if sweeper.result() is None:
+            sweeper.abandon()

@@ -1,0 +1,306 @@
+"""One worker's effects: reads its heartbeat, holds and signals its process, and tells what is known of it.
+
+Decides nothing: what is overdue is ``liveness``'s word, what to do about it ``policy``'s. Invariant: nothing here
+waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from watchdogd import abi
+from watchdogd.act.clearing import AGAIN_NS, RETRY_NS, Clearing
+from watchdogd.act.process import Process
+from watchdogd.act.sweep import Swept
+from watchdogd.decide import budget, liveness, memory
+from watchdogd.decide.liveness import Pending, Threads
+from watchdogd.decide.orders import ALIVE, CloseIncident, OpenIncident, WorkerState
+from watchdogd.decide.suspicion import Stuck
+from watchdogd.model import MILLISECOND, Exit, Finding, Phase, Verdict, WorkerSettings
+from watchdogd.observe import inflight, owners
+from watchdogd.observe.examination import Examination, fact
+from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
+from watchdogd.observe.pulse import Pulse
+from watchdogd.publish import snapshot
+from watchdogd.publish.tally import Tally
+
+HELD_CHECK_NS = 5 * MILLISECOND
+LONGEST_NOTE = 500  # characters: the snapshot has room for so much of every worker
+_UNREADABLE = frozenset(reason.value for reason in Unreadable)
+
+
+class Watched:
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self.rules = liveness.prepare(settings.deadlines, settings.soft)
+        self.state = WorkerState(settings.name)
+        self.reader: HeartbeatReader | None = None
+        self.process: Process | None = None
+        self.exit: Exit | None = None
+        self.pulse: Pulse | None = None
+        self.examination = Examination(self.rules, self._threads)
+        self.clearing = Clearing()
+        self.tally = Tally()
+        self.launched = ""  # fingerprint of the settings that its process was started with
+        self.is_retired = False  # no longer in the configuration: to be forgotten once it has ended
+        self.gone_ns: int | None = None  # when its last incarnation was gone because of a verdict
+        # what is told about it
+        self.heartbeat_error: str | None = None
+        self.uninstrumented = False
+        self.note = ""
+        self.held: str | None = None
+        self.last_error: int | None = None
+        self._startup_unseen = False
+        self._budget_left = settings.restart.budget
+        self._fragment: str | None = None
+
+    # --- observe ---
+
+    def read(self) -> str | None:
+        """Take its pulse. Returns the reason when it has just become unreadable."""
+        self.pulse = None
+        if self.reader is None:
+            return None
+        try:
+            self.pulse = self.reader.read()
+        except HeartbeatError as error:
+            told, self.heartbeat_error = self.heartbeat_error, error.reason.value
+            if told != self.heartbeat_error:
+                self.changed()
+                return self.heartbeat_error
+            return None
+        if self.heartbeat_error in _UNREADABLE:  # impossible words are for ``examine`` to take back
+            self.heartbeat_error = None
+            self.changed()
+        self._notice_error_word(self.pulse)
+        return None
+
+    def examine(self, now_ns: int) -> list[Pending]:
+        """What of its pulse is slow or overdue now. Returns what was slow and has returned since."""
+        soft_exceeded = self.examination.soft_exceeded
+        returned = self.examination.examine(self.pulse, self.state, now_ns)
+        if self.examination.soft_exceeded != soft_exceeded:
+            self.changed()
+        if self.pulse is not None and self.state.phase is not Phase.STARTING:
+            error = self.examination.look.error
+            if error != self.heartbeat_error:
+                self.heartbeat_error = error
+                self.changed()
+        self._notice_unseen_startup(now_ns)
+        return returned
+
+    def _notice_unseen_startup(self, now_ns: int) -> None:
+        """Past its startup deadline, and whether it is ready cannot be read: shown, and condemns nobody."""
+        startup_ns = self.settings.deadlines.startup_ns
+        begun_ns = self.state.armed_ns or self.state.spawned_ns or 0
+        unreadable = self.pulse is None and self.state.phase is Phase.STARTING
+        unseen = unreadable and startup_ns is not None and now_ns >= begun_ns + startup_ns
+        if unseen != self._startup_unseen:
+            self._startup_unseen = unseen
+            self.changed()
+
+    def _notice_error_word(self, pulse: Pulse) -> None:
+        code = pulse.header("last_error") & abi.ERROR_MASK or None
+        if code != self.last_error:
+            self.last_error = code
+            self.changed()
+
+    @property
+    def _root(self) -> int:
+        return self.process.pid if self.process is not None else 0
+
+    def _threads(self, pending: Pending) -> tuple[Threads | None, bool]:
+        return (None, False) if self.pulse is None else owners.threads(self.pulse, pending, self._root)
+
+    def verdict(self, late_ns: int, late_margin_ns: int, now_ns: int) -> Finding | None:
+        """The first overdue item that is a verdict now; one that is only observed is found once."""
+        observed = self.state.phase is Phase.OBSERVED
+        self.examination.stalled(late_ns, late_margin_ns, now_ns)
+        if self.reader is None:
+            return None
+        judged = self.examination.judge(self.reader, late_margin_ns, now_ns, observed=observed)
+        if judged is not None:
+            return self._described(*judged)
+        sticky = self.sticky_error(now_ns)
+        known = observed and sticky is not None and fact(sticky) in self.examination.reported
+        return None if known else sticky
+
+    def _described(self, finding: Finding, pending: Pending, threads: Threads | None) -> Finding:
+        if self.pulse is None or self.reader is None:
+            return finding
+        pid, tid = owners.owner(self.pulse, pending, self._root)
+        code = 0
+        if pending.lane is not None and tid != 0:  # a process lane's word says something else
+            code = self.pulse.lane(pending.lane, "stage") & abi.CODE_MASK
+        sample = (threads or {}).get(tid)
+        detail = f"thread state {sample.state}" if sample is not None else ""
+        if pending.verdict is Verdict.STARTUP:
+            attached = self.pulse.header("attached_pid") != 0
+            detail = "attached, but not ready" if attached else "never attached to its heartbeat"
+        stage = self.reader.stage_name(code) if code else None
+        return replace(finding, stage=stage, pid=pid or None, tid=tid or None, detail=detail)
+
+    def sticky_error(self, now_ns: int) -> Finding | None:
+        if self.last_error is None or self.pulse is None or self.reader is None:
+            return None
+        finding = liveness.sticky_error(self.pulse, self.state.spawned_ns or 0, now_ns)
+        return finding if finding is not None and self.still(finding) else None
+
+    def still(self, finding: Finding) -> bool:
+        """Whether the fact a finding rests on reads the same right now."""
+        if finding.offset is None:
+            return True
+        word = None if self.reader is None else self.reader.word(finding.offset)
+        if finding.verdict is Verdict.STARTUP:  # attaching meanwhile is not being ready
+            return word is not None and word & abi.CODE_MASK != abi.STATE["ready"]
+        if finding.verdict is Verdict.STICKY_ERROR:  # every call that fails stamps it anew
+            return word is not None and word & abi.ERROR_MASK == (finding.word or 0) & abi.ERROR_MASK
+        return word is not None and word == finding.word
+
+    def ready_ns(self) -> int | None:
+        """When it became ready, by its own stamp."""
+        return None if self.pulse is None else self.pulse.header("state") & ~abi.CODE_MASK
+
+    def due_ns(self, now_ns: int) -> Iterator[int]:
+        """When to look at it again, for each reason there is."""
+        if self.state.phase in ALIVE and self.state.phase is not Phase.PAUSED:
+            yield self.examination.look.next_check_ns
+            if self.examination.waiting_ns is not None:
+                yield self.examination.waiting_ns
+            if self.held is not None:
+                yield now_ns + HELD_CHECK_NS
+        elif self.state.deadline_ns is not None:
+            yield self.state.deadline_ns
+        if self.clearing.again_ns is not None:
+            yield self.clearing.again_ns
+
+    def notice_uninstrumented(self) -> bool:
+        """Whether it has just been found that its calls are not stamped."""
+        if self.pulse is None or self.state.ready_ns is None:
+            return False
+        found = liveness.uninstrumented(self.pulse, self.rules)
+        if found == self.uninstrumented:
+            return False
+        self.uninstrumented = found
+        self.changed()
+        return found
+
+    def activity(self) -> tuple[bool, int]:
+        """As ``inflight.activity``; nothing while its heartbeat cannot be read."""
+        return (False, 0) if self.pulse is None else inflight.activity(self.pulse, self.examination.orphaned)
+
+    def stuck(self, now_ns: int) -> Stuck | None:
+        """As ``inflight.most_stuck``."""
+        if self.pulse is None or self.reader is None:
+            return None
+        orphaned, spawned_ns = self.examination.orphaned, self.state.spawned_ns or 0
+        return inflight.most_stuck(self.settings, self.reader, self.pulse, orphaned, spawned_ns, now_ns)
+
+    # --- act ---
+
+    def signal(self, number: int) -> OSError | None:
+        return None if self.process is None else self.process.signal(number)
+
+    def begin_sweep(self, cgroup: str | None, now_ns: int) -> None:
+        if self.process is not None:
+            self.clearing.begin(self.process, "" if self.reader is None else self.reader.path, cgroup, now_ns)
+            self.changed()
+
+    def end_sweep(self, now_ns: int) -> Swept | None:
+        """Its result, if it is there."""
+        unkillable = self.state.phase is Phase.UNKILLABLE
+        swept = self.clearing.end(RETRY_NS if unkillable else AGAIN_NS, now_ns)
+        self.changed()
+        return swept
+
+    def forget_incarnation(self) -> None:
+        """It is gone: let go of everything that was its."""
+        if self.process is not None:
+            self.process.reap()
+            self.process = None
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+        self.pulse = None
+        self.examination.forget()
+        self.clearing.forget()
+        self.exit = None
+        self.held = None
+        self.note = ""
+        self.heartbeat_error = None
+        self.uninstrumented = False
+        self._startup_unseen = False
+        self.changed()
+
+    # --- what is told ---
+
+    def opened(self, opening: OpenIncident, time: str) -> None:
+        """From here on its fact is known to be a verdict. ``time``: for people."""
+        self.tally.opened(opening, time)
+        known = fact(opening.finding)
+        if known is not None:
+            self.examination.reported[known] = opening.incident
+        self.changed()
+
+    def closed(self, closing: CloseIncident) -> None:
+        self.tally.closed(closing)
+        self.changed()
+
+    def count_budget(self, now_ns: int) -> None:
+        """In quarantine nothing is left, however long ago the restarts were."""
+        left = 0 if self.state.quarantined else budget.left(self.state.restarts, now_ns, self.settings.restart)
+        if left != self._budget_left:
+            self._budget_left = left
+            self.changed()
+
+    def changed(self) -> None:
+        self._fragment = None
+
+    @property
+    def is_changed(self) -> bool:
+        return self._fragment is None
+
+    def fragment(self) -> str:
+        """Its part of the snapshot; encoded again only after a change."""
+        if self._fragment is None:
+            self._fragment = snapshot.fragment(self._describe())
+        return self._fragment
+
+    def _note(self) -> str:
+        note = self.note or self.clearing.trouble
+        if not note and self._startup_unseen and self.state.phase is Phase.STARTING:
+            return "past its startup deadline, but whether it is ready cannot be read from its heartbeat"
+        if not note and self.state.quarantined and self.state.phase is Phase.STOPPED:
+            return f"stopped in quarantine; it starts again after: watchdogd reset {self.settings.name}"
+        return note[:LONGEST_NOTE]
+
+    def _describe(self) -> dict[str, Any]:
+        state, settings = self.state, self.settings
+        return {
+            "name": settings.name,
+            "phase": state.phase.value,
+            "phase_since_ns": state.since_ns,
+            "required": settings.required,
+            "observe_only": settings.observe_only,
+            "accelerator": settings.accelerator,
+            "note": self._note(),
+            "pid": self.process.pid if self.process else None,
+            "incarnation": state.incarnation,
+            "heartbeat": self.reader.path if self.reader else None,
+            "spawned_ns": state.spawned_ns,
+            "ready_ns": state.ready_ns,
+            "budget_left": self._budget_left,
+            "next_start_ns": state.deadline_ns if state.phase is Phase.BACKOFF and not state.probing else None,
+            "deadlines": snapshot.deadlines_seconds(settings.deadlines),
+            "soft": settings.soft,
+            "soft_exceeded": self.examination.soft_exceeded,
+            "uninstrumented": self.uninstrumented,
+            "heartbeat_error": self.heartbeat_error,
+            "last_error": self.last_error,
+            "held": self.held,
+            "launched": self.launched,
+            "remembered": memory.remember(state),
+            **self.tally.describe(),
+        }

@@ -1,0 +1,282 @@
+"""Status: one reading of the board and of the workers' heartbeats, and its JSON.
+
+Nothing is asked of the supervisor, so that the answer also comes when it is stuck or dead. Invariant: what cannot be
+read is ``None``, never 0; no worker's heartbeat can make the collector fail; and without a supervisor nothing of a
+worker grows older than the last tick.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from watchdogd import abi, exits
+from watchdogd.histogram import Histogram
+from watchdogd.model import SECOND, Phase
+from watchdogd.observe import procfs
+from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
+from watchdogd.observe.pulse import Pulse
+from watchdogd.publish import board
+from watchdogd.view.span import span
+
+SCHEMA = 1
+STUCK_AFTER_NS = 2 * SECOND  # past the moment at which the supervisor itself wanted to tick next
+MAY_TAKE_WORK = {Phase.RUNNING, Phase.OBSERVED}
+AS_IT_SHOULD = {*MAY_TAKE_WORK, Phase.STARTING}
+
+
+class UnknownWorker(Exception):
+    """The message names the workers that there are."""
+
+
+class Trouble(Enum):
+    """What keeps a supervisor from watching."""
+
+    STUCK = "stuck"  # its process is there and does not tick
+    ENDED = "ended"
+    EARLIER_BOOT = "earlier boot"  # ended too, and its times cannot be compared with now
+
+
+HAS_ENDED = {Trouble.ENDED, Trouble.EARLIER_BOOT}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call in flight."""
+
+    operation: str
+    age_ns: int
+    deadline_ns: int | None  # the length configured; None = never overdue
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    body: Mapping[str, Any]  # as in ``snapshot.py``
+    call: Call | None
+    sync: Histogram
+    steps: int | None
+    heartbeat_error: str | None
+
+    @property
+    def name(self) -> str:
+        return str(self.body["name"])
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self.body["phase"])
+
+    @property
+    def as_it_should(self) -> bool:
+        return self.phase in AS_IT_SHOULD and self.body["held"] is None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusView:
+    now_ns: int
+    as_of_ns: int  # up to when workers age: now, or the last tick of a supervisor that has ended
+    published: board.Published
+    trouble: Trouble | None
+    fault: str | None  # what is wrong with the supervisor itself
+    workers: tuple[WorkerView, ...]
+    only: str | None  # the worker that was asked for
+
+    @property
+    def supervisor(self) -> Mapping[str, Any]:
+        supervisor: Mapping[str, Any] = self.published.body.get("supervisor", {})
+        return supervisor
+
+    @property
+    def accelerators(self) -> list[dict[str, Any]]:
+        return list(self.published.body.get("accelerators", ()))
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        return list(self.published.body.get("sources", ()))
+
+    @property
+    def last_tick_age_ns(self) -> int | None:
+        return self.since(self.published.last_tick_ns or None)
+
+    @property
+    def ended(self) -> bool:
+        return self.trouble in HAS_ENDED
+
+    def since(self, then_ns: int | None) -> int | None:
+        """Age of a sample or a tick now; unknown for the clock of an earlier boot."""
+        return None if self.trouble is Trouble.EARLIER_BOOT else age(self.now_ns, then_ns)
+
+    def lateness_ns(self, fraction: float) -> int | None:
+        """Quantile of the supervisor's own lateness; never above the largest, as a bucket's upper bound may be."""
+        quantile = self.published.histograms["wakeup_lateness"].quantile_ns(fraction)
+        return None if quantile is None else min(quantile, self.published.max_lateness_ns)
+
+    @property
+    def exit_status(self) -> int:
+        if self.trouble is not None:
+            return exits.NOT_RUNNING
+        judged = [worker for worker in self.workers if self.only or worker.body["required"]]
+        return exits.FINE if all(worker.as_it_should for worker in judged) else exits.NOT_AS_IT_SHOULD
+
+
+def age(now_ns: int, then_ns: int | None) -> int | None:
+    """Never negative: what was written after ``now`` was taken is fresh."""
+    return None if then_ns is None else max(0, now_ns - then_ns)
+
+
+# --- collecting -----------------------------------------------------------------------------------------------------
+
+
+def collect(runtime_dir: str, now_ns: int, worker: str | None = None) -> StatusView:
+    """Read what there is. Raises BoardError, and UnknownWorker for a ``worker`` that is not in the configuration."""
+    published = board.read(os.path.join(runtime_dir, board.FILE_NAME))
+    bodies = published.body.get("workers", [])
+    if worker is not None:
+        names = [body["name"] for body in bodies]
+        if worker not in names:
+            raise UnknownWorker(f"no worker is called {worker!r}; there are: {', '.join(names) or 'none'}")
+        bodies = [body for body in bodies if body["name"] == worker]
+    trouble, why = _judge(published, now_ns)
+    as_of_ns = _last_seen_ns(published) if trouble in HAS_ENDED else now_ns
+    views = tuple(_worker(body, as_of_ns) for body in bodies)
+    return StatusView(now_ns, as_of_ns, published, trouble, why, views, worker)
+
+
+def fault(published: board.Published, now_ns: int) -> str | None:
+    """Why the supervisor cannot be relied on now; None if it can."""
+    return _judge(published, now_ns)[1]
+
+
+def _last_seen_ns(published: board.Published) -> int:
+    return max(published.last_tick_ns, int(published.body.get("supervisor", {}).get("started_ns", 0)))
+
+
+def _judge(published: board.Published, now_ns: int) -> tuple[Trouble, str] | tuple[None, None]:
+    if published.boot_id != procfs.boot_id():
+        return Trouble.EARLIER_BOOT, "NOT RUNNING - what follows is from before the last boot"
+    last_seen_ns = _last_seen_ns(published)
+    last_tick = f"last tick {span(age(now_ns, last_seen_ns))} ago"
+    stat = procfs.stat(published.pid)
+    lived_ns = 0
+    if stat is not None:
+        ticks_per_second = os.sysconf("SC_CLK_TCK")
+        lived_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - stat.start_ticks * SECOND // ticks_per_second
+    # A process younger than the last tick is somebody else with the same pid.
+    if stat is None or stat.state in "ZX" or lived_ns + SECOND < now_ns - last_seen_ns:
+        how = "was stopped" if published.body.get("supervisor", {}).get("stopping") else "is gone"
+        return Trouble.ENDED, f"NOT RUNNING - pid {published.pid} {how}, {last_tick}"
+    if now_ns > max(published.next_tick_ns, last_seen_ns) + STUCK_AFTER_NS:
+        return Trouble.STUCK, f"STUCK - pid {published.pid} is alive (state {stat.state}), {last_tick}"
+    return None, None
+
+
+def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
+    path, error = body["heartbeat"], body["heartbeat_error"]
+    if path is None:
+        return WorkerView(body, None, Histogram(), None, error)
+    try:
+        reader = HeartbeatReader(path)
+        try:
+            pulse = reader.read()
+            sync = reader.histograms(pulse)["sync"]
+        finally:
+            reader.close()
+    except (HeartbeatError, OSError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else str(failure)
+        return WorkerView(body, None, Histogram(), None, error or reason)
+    call = None
+    if body["pid"] is not None:
+        ages = calls_in_flight(pulse, now_ns)
+        if ages:
+            operation = max(ages, key=ages.__getitem__)
+            seconds = body["deadlines"].get(operation)
+            call = Call(operation, ages[operation], None if seconds is None else round(seconds * SECOND))
+    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error)
+
+
+def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
+    """Age in ns of the oldest call in flight, by operation; a word that cannot be a call's is left out."""
+    ages: dict[str, int] = {}
+    spawned_ns = pulse.header("spawned_ns") & ~abi.CODE_MASK
+    for word in pulse.column("outer") + pulse.column("inner"):
+        code, entered_ns = word & abi.CODE_MASK, word & ~abi.CODE_MASK
+        if 0 < code < len(abi.OPERATIONS) and spawned_ns <= entered_ns <= now_ns + SECOND:
+            operation = abi.OPERATIONS[code]
+            ages[operation] = max(ages.get(operation, 0), now_ns - entered_ns)
+    return ages
+
+
+# --- for machines ---------------------------------------------------------------------------------------------------
+
+
+def seconds(value_ns: int | None) -> float | None:
+    return None if value_ns is None else round(value_ns / SECOND, 6)
+
+
+def to_json(view: StatusView) -> dict[str, Any]:
+    """The documented object of ``watchdogd status --json``.
+
+    A call's ``deadline_seconds`` is the length configured for its operation, whether it is armed or not: what is armed
+    follows from ``phase`` (all in ``running`` and ``observed``, ``startup`` alone in ``starting``, nothing elsewhere).
+    Without a supervisor, ages of calls and its uptime end with its last tick.
+    """
+    return {
+        "schema": SCHEMA,
+        "supervisor": {
+            "pid": view.published.pid,
+            "uptime_seconds": seconds(age(view.as_of_ns, view.supervisor.get("started_ns"))),
+            "last_tick_age_seconds": seconds(view.last_tick_age_ns),
+            "scheduling": view.supervisor.get("scheduling"),
+            "memory": view.supervisor.get("memory"),
+            "lateness_seconds": {
+                "p50": seconds(view.lateness_ns(0.5)),
+                "p99": seconds(view.lateness_ns(0.99)),
+                "max": seconds(view.lateness_ns(1.0)),
+            },
+        },
+        "workers": [_worker_json(worker) for worker in view.workers],
+        "accelerators": [
+            {
+                "name": accelerator["name"],
+                "load_ratio": accelerator["load_ratio"],
+                "frozen": accelerator["frozen"],
+                "source": accelerator["source"],
+                "age_seconds": seconds(view.since(accelerator["sample_ns"])),
+            }
+            for accelerator in view.accelerators
+        ],
+        "sources": [
+            {
+                "name": source["name"],
+                "up": source["up"],
+                "age_seconds": seconds(view.since(source["sample_ns"])),
+            }
+            for source in view.sources
+        ],
+    }
+
+
+def _worker_json(worker: WorkerView) -> dict[str, Any]:
+    call = worker.call
+    return {
+        **{key: worker.body[key] for key in ("name", "phase", "pid", "incarnation")},
+        "restarts": sum(worker.body["restarts"].values()),
+        "budget_left": worker.body["budget_left"],
+        "accelerator": worker.body["accelerator"],
+        "call": call
+        and {
+            "operation": call.operation,
+            "age_seconds": seconds(call.age_ns),
+            "deadline_seconds": seconds(call.deadline_ns),
+        },
+        "sync_seconds": {
+            "p50": seconds(worker.sync.quantile_ns(0.5)),
+            "p99": seconds(worker.sync.quantile_ns(0.99)),
+            "count": worker.sync.count,
+        },
+        "steps": worker.steps,
+        "last_incident": worker.body["last_incident"],
+    }

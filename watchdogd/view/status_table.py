@@ -1,0 +1,234 @@
+"""Status as a person reads it at 3 a.m.: what is wrong comes first and says what to do next.
+
+Invariant: pure; equal views give equal text. Nothing is cut: what a line has no room for goes on in the next, and a
+single word that is longer than the terminal (an id, to be copied) is left to it whole. No text of a worker, a device or
+a kernel reaches the terminal with control characters in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from watchdogd.model import SECOND, Phase
+from watchdogd.view.span import span
+from watchdogd.view.status import MAY_TAKE_WORK, StatusView, Trouble, WorkerView, age
+
+if TYPE_CHECKING:
+    from watchdogd.view.status_detail import Detail
+
+_RED, _YELLOW, _PLAIN = "\033[1;31m", "\033[33m", ""
+_HEAD = ("WORKER", "PHASE", "PID", "INC", "UP", "RESTARTS", "CALL / DEADLINE", "SYNC p50 / p99", "STEPS")
+_FIRST_TO_YIELD = ("STEPS", "SYNC p50 / p99", "INC", "UP", "RESTARTS", "PID")  # to a line below the row
+_ALREADY_JUDGED = {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
+_NEXT = {
+    Phase.STOPPED: "stopped; `watchdogd start {name}` starts it",
+    Phase.PAUSED: "deadlines are suspended; `watchdogd resume {name}` ends that",
+    Phase.QUARANTINED: "restart budget spent; see `watchdogd events`, then `watchdogd reset {name}`",
+    Phase.UNKILLABLE: "SIGKILL did not take, its accelerator is blocked; restart the machine once that is safe",
+}
+
+
+def table(view: StatusView, width: int, colour: bool, detail: Detail | None = None) -> str:
+    """The whole status, newline at the end. ``detail``: of the only worker."""
+    lines = [*_supervisor(view), ("", _PLAIN), *_workers(view, width, detail), *_loads(view)]
+    return "".join(_line(text, tone if colour else _PLAIN, width) for text, tone in lines)
+
+
+def _line(text: str, tone: str, width: int) -> str:
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    if len(text) > width:
+        text = "\n".join(_wrapped(text, width))
+    return f"{tone}{text}\033[0m\n" if tone else f"{text}\n"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Broken between fields (two spaces) where there are any, else between words; what follows is indented."""
+    indent = " " * (len(text) - len(text.lstrip()))
+    joint = "  " if "  " in text.strip() else " "
+    first, *rest = filter(None, text.split(joint))
+    lines = [f"{indent}{first.strip()}"]
+    for piece in rest:
+        if len(lines[-1]) + len(joint) + len(piece) <= width:
+            lines[-1] += joint + piece
+        else:
+            lines.append(f"{indent}    {piece.strip()}")
+    return lines
+
+
+def _supervisor(view: StatusView) -> Iterator[tuple[str, str]]:
+    if view.fault:
+        yield f"supervisor: {view.fault}", _RED
+        yield from ((f"  {advice}", _RED) for advice in _advice(view))
+    late = " ".join(f"{name} {span(view.lateness_ns(q))}" for name, q in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)))
+    up = f"{'was up' if view.ended else 'up'} {span(age(view.as_of_ns, view.supervisor.get('started_ns')))}"
+    last_tick = f"last tick {span(view.last_tick_age_ns)} ago"
+    yield f"supervisor  pid {view.published.pid}  {up}  {last_tick}  late {late}", _PLAIN
+    scheduling = str(view.supervisor.get("scheduling", ""))
+    if scheduling not in ("", "normal") and not scheduling.startswith("fifo"):
+        yield f"  scheduling: {scheduling}", _YELLOW
+    if view.supervisor.get("observe_only"):
+        yield "  observe only: verdicts are recorded, nothing is signalled", _YELLOW
+    if view.supervisor.get("stopping") and not view.ended:
+        yield "  stopping", _YELLOW
+    yield from _escalation(view)
+    error = view.published.body.get("events", {}).get("error")
+    if error:
+        yield f"  events cannot be recorded ({error}), {view.published.body['events']['dropped']} lost", _RED
+
+
+def _escalation(view: StatusView) -> Iterator[tuple[str, str]]:
+    told = view.supervisor.get("escalation")
+    if not told:
+        return
+    if told["causes"] and not view.ended:
+        dry = ", dry run" if told["dry_run"] else ""
+        causes = "; ".join(told["causes"])
+        yield f"  escalation ({told['action']}{dry}): {told['stage']}: {causes}; see `watchdogd events`", _RED
+    if told["last"]:
+        last = told["last"]
+        yield f"  last escalation: {last['action']} at {last['time']}: {last['reason']}", _YELLOW
+
+
+def _advice(view: StatusView) -> Iterator[str]:
+    if view.trouble is Trouble.STUCK:
+        yield "no deadline is enforced until it ticks again; only calls below are up to date"
+        yield "`systemctl restart gpu-watchdogd` replaces it; see `journalctl -u gpu-watchdogd`"
+    else:
+        run = " ".join(("watchdogd run", *(f"-c {file}" for file in view.supervisor.get("config", ())[:1])))
+        yield "nobody watches; the rows are the last known ones, as they were at that tick"
+        yield f"see `systemctl status gpu-watchdogd`; `{run}` starts it by hand"
+
+
+def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tuple[str, str]]:
+    rows = [_row(worker, view.as_of_ns) for worker in view.workers]
+    widths = [max(len(row[column]) for row in (_HEAD, *rows)) for column in range(len(_HEAD))]
+    columns = _that_fit(widths, width)
+    yield _cells(_HEAD, widths, columns), _PLAIN
+    for worker, row in zip(view.workers, rows, strict=True):
+        # What could be done about a worker needs a supervisor to do it.
+        told = [] if view.ended else list(notes(worker, view.now_ns))
+        tone = _YELLOW if told else _PLAIN
+        if not worker.as_it_should:
+            tone = _RED
+        yield _cells(row, widths, columns), tone
+        below = [f"{_HEAD[i]} {row[i]}" for i in range(len(_HEAD)) if i not in columns and row[i] != "-"]
+        if below:
+            yield "  " + "  ".join(below), _PLAIN
+        yield from ((f"  ! {note}", tone) for note in told)
+        incident = worker.body["last_incident"]
+        if incident:
+            what = " ".join(filter(None, (incident["verdict"], incident["operation"])))
+            yield f"  last incident: {what} at {incident['time']} [{incident['id']}]", _PLAIN
+        if detail is not None:
+            yield from ((f"  {text}", _PLAIN) for text in _detailed(detail, incident))
+
+
+def _that_fit(widths: list[int], width: int) -> list[int]:
+    columns = list(range(len(widths)))
+    for name in _FIRST_TO_YIELD:
+        if sum(widths[column] + 2 for column in columns) - 2 <= width:
+            break
+        columns.remove(_HEAD.index(name))
+    return columns
+
+
+def _cells(cells: tuple[str, ...], widths: list[int], columns: list[int]) -> str:
+    return "  ".join(cells[column].ljust(widths[column]) for column in columns).rstrip()
+
+
+def _row(worker: WorkerView, now_ns: int) -> tuple[str, ...]:
+    body, sync = worker.body, worker.sync
+    return (
+        worker.name,
+        worker.phase.value,
+        _known(body["pid"]),
+        str(body["incarnation"]),
+        span(age(now_ns, body["spawned_ns"])) if body["pid"] else "-",
+        f"{sum(body['restarts'].values())} ({body['budget_left']} left)",
+        _in_flight(worker, now_ns),
+        f"{span(sync.quantile_ns(0.5))} / {span(sync.quantile_ns(0.99))}" if sync.count else "-",
+        _known(worker.steps),
+    )
+
+
+def _in_flight(worker: WorkerView, now_ns: int) -> str:
+    """What is timed, and its deadline if that is armed."""
+    call = worker.call
+    if worker.phase is Phase.STARTING:  # whatever it calls, only its startup can be overdue
+        startup = worker.body["deadlines"].get("startup")
+        deadline_ns = None if startup is None else round(startup * SECOND)
+        return f"startup {span(age(now_ns, worker.body['phase_since_ns']))} / {span(deadline_ns)}"
+    if call is None:
+        return "-"
+    armed = worker.phase in MAY_TAKE_WORK or worker.phase in _ALREADY_JUDGED
+    return f"{call.operation} {span(call.age_ns)} / {span(call.deadline_ns if armed else None)}"
+
+
+def _detailed(detail: Detail, incident: dict[str, Any] | None) -> Iterator[str]:
+    if detail.unreadable is not None:
+        yield f"cannot read {detail.unreadable}; use sudo, or join the group that may"
+    if incident is not None:
+        if detail.ending is not None:
+            yield f"its process: {detail.ending}"
+        yield f"its story: `watchdogd events --incident {incident['id']}`"
+    if detail.output is not None:
+        yield f"its output: {detail.output}"
+
+
+def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
+    """What a person should know of a worker, and what to do next."""
+    body = worker.body
+    if worker.phase in _NEXT:
+        yield _NEXT[worker.phase].format(name=worker.name)
+    if worker.phase is Phase.BACKOFF:
+        next_ns = body["next_start_ns"]
+        yield "its accelerator is probed" if next_ns is None else f"starts again in {span(max(0, next_ns - now_ns))}"
+    if body["held"]:
+        yield f"overdue, its kill waits: {body['held']}"
+    if worker.heartbeat_error:
+        yield f"{worker.heartbeat_error}; its hangs cannot be seen"
+    if body["uninstrumented"]:
+        yield "none of its calls is stamped: a hang inside one cannot be seen; see the worker API"
+    if body["would_have_killed"]:
+        yield f"would have been killed {body['would_have_killed']} times, had it not been observed only"
+    if body["last_error"]:
+        yield f"last CUDA error {body['last_error']}"
+    if body["note"]:
+        yield str(body["note"])
+
+
+def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
+    if view.accelerators or view.sources:
+        yield "", _PLAIN
+    for accelerator in view.accelerators:
+        ratio = accelerator["load_ratio"]
+        text = f"{accelerator['name']}  load {'unknown' if ratio is None else f'{ratio:.0%}'}"
+        if accelerator["frozen"]:
+            text += "  FROZEN"
+        if accelerator["ghost"]:
+            text += "  GHOST LOAD (busy, and none of its workers is there)"
+        if accelerator["source"] is None:
+            text += "  no load source"
+        else:
+            text += f"  {span(view.since(accelerator['sample_ns']))} old  {accelerator['source']}"
+        if accelerator["device"]:
+            text += f"  {accelerator['device']}"
+        if accelerator["blocked_by"]:
+            text += f"  BLOCKED by {accelerator['blocked_by']}"
+        odd = accelerator["frozen"] or accelerator["ghost"]
+        yield text, _RED if accelerator["blocked_by"] else _YELLOW if odd else _PLAIN
+    for source in view.sources:
+        if not source["up"]:
+            yield f"source {source['name']}: {silence(view, source)}", _YELLOW
+
+
+def silence(view: StatusView, source: dict[str, Any]) -> str:
+    """Since when a source that is not up has told nothing, and why."""
+    since = span(view.since(source["sample_ns"]))
+    silent = "has never told anything" if source["sample_ns"] is None else f"silent for {since}"
+    return f"{silent}; {source['note']}" if source["note"] else silent
+
+
+def _known(value: int | None) -> str:
+    return "-" if value is None else str(value)
