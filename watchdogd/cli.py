@@ -134,8 +134,9 @@ def _duration(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     settings, warnings = places.load(options.config)
+    from watchdogd.act import runtime  # noqa: PLC0415
     from watchdogd.publish import notify  # noqa: PLC0415
-    from watchdogd.supervisor import runtime, tick  # noqa: PLC0415
+    from watchdogd.supervisor import tick  # noqa: PLC0415
 
     print(_introduction(settings, warnings), file=sys.stderr, flush=True)
     try:

@@ -13,8 +13,8 @@ from typing import Any
 
 from watchdogd import abi
 from watchdogd.observe import heartbeat, procfs
-from watchdogd.observe.pulse import word_offset
 from watchdogd.publish import board, snapshot
+from watchdogd.pulse import word_offset
 
 MS = 1_000_000
 SECOND = 1_000_000_000

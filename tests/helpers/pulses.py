@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from watchdogd import abi
 from watchdogd.model import MILLISECOND, SECOND, Deadlines, ThreadSample
-from watchdogd.observe.pulse import Pulse, word_offset
+from watchdogd.pulse import Pulse, word_offset
 
 SPAWNED = 1_000 * SECOND  # an instant with low bits that are 0, as stamps lose them
 SPAWNED &= ~abi.ERROR_MASK

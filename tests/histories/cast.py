@@ -15,14 +15,14 @@ from pathlib import Path
 
 from tests.helpers.pulses import ms, thread
 from watchdogd import abi
+from watchdogd.act.fleet import Fleet
+from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, policy
 from watchdogd.decide.liveness import Pending, Threads
 from watchdogd.decide.orders import ALIVE, Action, Clear, CloseIncident, Occasion, OpenIncident, Signal, Spawn, Trigger
 from watchdogd.model import MILLISECOND, Exit, Finding, IncidentId, Phase, SupervisorSettings, WorkerSettings
 from watchdogd.observe.heartbeat import create
-from watchdogd.observe.pulse import word_offset
-from watchdogd.supervisor.fleet import Fleet
-from watchdogd.supervisor.watched import Watched
+from watchdogd.pulse import word_offset
 
 LATE_MARGIN_NS = 20 * MILLISECOND
 

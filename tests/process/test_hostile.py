@@ -15,11 +15,11 @@ import pytest
 from tests.helpers.running import ROOT, Supervised, wait_until, worker
 from watchdogd import abi
 from watchdogd.act import launching, sweep
+from watchdogd.act.runtime import CannotStart, Runtime
+from watchdogd.act.watched import Watched
 from watchdogd.decide.orders import WorkerState
 from watchdogd.model import MILLISECOND, SECOND, Deadlines, Phase, SupervisorSettings, WorkerSettings
 from watchdogd.observe import heartbeat, procfs
-from watchdogd.supervisor.runtime import CannotStart, Runtime
-from watchdogd.supervisor.watched import Watched
 
 SYNC = abi.OPERATION["sync"]
 

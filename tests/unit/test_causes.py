@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from watchdogd.act.causes import Causes
+from watchdogd.act.watched import Watched
 from watchdogd.decide.orders import OpenIncident
 from watchdogd.model import SECOND, EscalationSettings, Finding, IncidentId, Phase, Verdict, WorkerSettings
-from watchdogd.supervisor.watched import Watched
 
 NOW = 900 * SECOND
 SETTINGS = EscalationSettings("reboot", hangs=3, window_ns=60 * SECOND)

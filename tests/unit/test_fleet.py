@@ -11,9 +11,9 @@ import pytest
 
 from tests.helpers.pulses import deadlines, ms
 from tests.histories.cast import Cast, Past, Player, Story, calls, started
+from watchdogd.act.fleet import CULPRIT_MARGIN_NS, Fleet
 from watchdogd.act.process import hold
 from watchdogd.model import MILLISECOND, SECOND, Finding, IncidentId, Phase, SupervisorSettings, Verdict, WorkerSettings
-from watchdogd.supervisor.fleet import CULPRIT_MARGIN_NS, Fleet
 
 SETTINGS = SupervisorSettings(max_kills=2, max_kills_window_ns=10 * SECOND, hold_max_ns=SECOND)
 

@@ -14,7 +14,7 @@ from tests.helpers.fake_runtime import MS, FakeHeartbeat
 from watchdogd import abi
 from watchdogd.observe import heartbeat
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
-from watchdogd.observe.pulse import Pulse, word_offset
+from watchdogd.pulse import Pulse, word_offset
 
 BOOT_ID = 0xFEDCBA98765432100123456789ABCDEF
 SPAWNED_NS = 5_000_000_000

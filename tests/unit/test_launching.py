@@ -9,8 +9,8 @@ import pwd
 import pytest
 
 from watchdogd.act import launching
+from watchdogd.act.runtime import CannotStart
 from watchdogd.model import WorkerSettings
-from watchdogd.supervisor.runtime import CannotStart
 
 ME = pwd.getpwuid(os.getuid())
 

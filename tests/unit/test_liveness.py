@@ -11,7 +11,7 @@ from watchdogd import abi
 from watchdogd.decide import liveness
 from watchdogd.decide.liveness import Look, Patience, Pending, Wait, image_is_gone, judge, look, look_starting, prepare
 from watchdogd.model import MILLISECOND, SECOND, Exit, Finding, Verdict
-from watchdogd.observe.pulse import Pulse
+from watchdogd.pulse import Pulse
 
 MARGIN = 20 * MILLISECOND
 

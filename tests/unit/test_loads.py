@@ -9,7 +9,7 @@ import pytest
 from watchdogd.act.children import Child
 from watchdogd.act.process import Process
 from watchdogd.model import MILLISECOND, SECOND, LoadSample, SourceSettings
-from watchdogd.observe.loads import REPLACE_NS, Loads, Source
+from watchdogd.supervisor.loads import REPLACE_NS, Loads, Source
 
 NOW = 300 * SECOND
 INTERVAL = 200 * MILLISECOND

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "watchdogd"
-ALSO_PURE = ("abi", "model", "histogram", "observe.pulse", "publish.snapshot", "publish.tally")
+ALSO_PURE = ("abi", "model", "histogram", "pulse", "publish.snapshot", "publish.tally")
 PURE = (*ALSO_PURE, *sorted(f"decide.{path.stem}" for path in PACKAGE.glob("decide/[a-z]*.py")))
 IMPURE = {"os", "time", "datetime", "socket", "subprocess", "logging", "threading", "random", "signal", "select"}
 
@@ -55,6 +55,24 @@ def test_the_core_imports_no_clock_and_no_io(name: str) -> None:
 def test_an_impure_module_would_be_noticed_behind_a_pure_one() -> None:
     assert {"os", "time"} <= reached("supervisor.tick", set())
     assert imports("def f():\n    from os import path\n    import time") == {"os", "os.path", "time"}
+
+
+# What each part may know of the others. The flow has one way: the tick uses them all, none of them uses the tick.
+LAYERS = {
+    "decide": set[str](),
+    "observe": {"decide"},
+    "publish": {"decide"},
+    "act": {"decide", "observe", "publish"},
+    "supervisor": {"decide", "observe", "publish", "act"},
+    "view": {"observe", "publish"},
+}
+
+
+@pytest.mark.parametrize("part", LAYERS)
+def test_a_part_uses_only_the_parts_below_it(part: str) -> None:
+    files = [path for path in PACKAGE.joinpath(part).rglob("*.py") if path.stem != "__init__"]
+    used = {full.split(".")[1] for path in files for full in imports(path.read_text()) if full.startswith("watchdogd.")}
+    assert used & {*LAYERS, "config", "exporter", "doctor", "worker", "cli"} <= LAYERS[part] | {part}
 
 
 def test_the_supervisor_loads_no_driver_and_none_of_the_exporters_libraries() -> None:

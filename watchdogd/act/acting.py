@@ -13,19 +13,19 @@ from collections import deque
 from dataclasses import dataclass
 
 from watchdogd.act import birth, launching, scope
+from watchdogd.act.fleet import Fleet
+from watchdogd.act.runtime import CannotStart, Runtime
 from watchdogd.act.spawning import launch
+from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, orders
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import SECOND, Exit, Finding, Phase, Verdict
 from watchdogd.observe.heartbeat import create
+from watchdogd.observe.loop import Loop
 from watchdogd.publish import events
 from watchdogd.publish.board import Board
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
-from watchdogd.supervisor.fleet import Fleet
-from watchdogd.supervisor.loop import Loop
-from watchdogd.supervisor.runtime import CannotStart, Runtime
-from watchdogd.supervisor.watched import Watched
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from watchdogd.act.watched import Watched
 from watchdogd.decide import budget
 from watchdogd.decide.escalation import Cause
 from watchdogd.decide.orders import HANGS, OpenIncident
 from watchdogd.model import EscalationSettings, Phase
-from watchdogd.supervisor.watched import Watched
 
 
 class Causes:

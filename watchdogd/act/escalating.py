@@ -15,7 +15,9 @@ from typing import Any
 
 from watchdogd.act.causes import Causes
 from watchdogd.act.runs import Done, Outcome, Runs
+from watchdogd.act.runtime import Runtime
 from watchdogd.act.verdict_hook import outside, variables
+from watchdogd.act.watched import Watched
 from watchdogd.decide import escalation, escalation_memory
 from watchdogd.decide.escalation import Act, Ask, Await, Cause, Note, Record, Trigger
 from watchdogd.decide.escalation_memory import Memory
@@ -24,8 +26,6 @@ from watchdogd.model import EscalationSettings
 from watchdogd.places import RUNTIME_DIR
 from watchdogd.publish.events import EventKind, boot_id_text, rfc3339
 from watchdogd.publish.journal import Journal
-from watchdogd.supervisor.runtime import Runtime
-from watchdogd.supervisor.watched import Watched
 
 FILE_NAME = "escalation.json"
 REBOOT = "reboot"

@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Iterable, Mapping
 
 from watchdogd import abi
+from watchdogd.act.runtime import CannotStart
 from watchdogd.act.spawning import Launch
 from watchdogd.model import WorkerSettings
-from watchdogd.supervisor.runtime import CannotStart
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 

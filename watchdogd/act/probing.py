@@ -14,11 +14,11 @@ from watchdogd.act import launching
 from watchdogd.act.acting import Happening
 from watchdogd.act.runs import Outcome, Runs
 from watchdogd.act.verdict_hook import variables
+from watchdogd.act.watched import Watched
 from watchdogd.decide.orders import Probe, Trigger
 from watchdogd.model import SECOND
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
-from watchdogd.supervisor.watched import Watched
 
 NOT_USABLE = 1  # exit status; 0 is usable, any other tells nothing
 

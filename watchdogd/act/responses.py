@@ -14,13 +14,13 @@ from watchdogd.act.acting import Happening, Order
 from watchdogd.act.escalating import Escalator
 from watchdogd.act.probing import Prober
 from watchdogd.act.runs import Runs
+from watchdogd.act.runtime import Runtime
 from watchdogd.act.verdict_hook import VerdictHook
+from watchdogd.act.watched import Watched
 from watchdogd.decide.orders import OpenIncident, Probe
 from watchdogd.model import Finding, Settings
+from watchdogd.observe.loop import Loop
 from watchdogd.publish.journal import Journal
-from watchdogd.supervisor.loop import Loop
-from watchdogd.supervisor.runtime import Runtime
-from watchdogd.supervisor.watched import Watched
 
 
 class Responses:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from watchdogd.act.process import Process
 from watchdogd.act.spawning import Launch, launch
-from watchdogd.supervisor.loop import Loop
+from watchdogd.observe.loop import Loop
 
 MOST_INPUT = 4096  # bytes: a pipe takes so many at once, however short the kernel is of memory for pipes
 

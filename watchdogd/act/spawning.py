@@ -15,9 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from watchdogd.act import birth, scope
+from watchdogd.act import birth, privileges, scope
 from watchdogd.act.process import Process, hold
-from watchdogd.supervisor import privileges
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)

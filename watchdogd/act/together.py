@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from watchdogd.act.acting import Happening
+from watchdogd.act.watched import Watched
 from watchdogd.decide import order, redundancy
 from watchdogd.decide.orders import TAKEN_ALONG, Trigger
 from watchdogd.model import Phase
-from watchdogd.supervisor.watched import Watched
 
 _TAKEN = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED))  # not one that is paused: somebody looks at it
 

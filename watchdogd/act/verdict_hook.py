@@ -14,13 +14,13 @@ from typing import Any
 
 from watchdogd.act.launching import NOT_FOR_WORKERS
 from watchdogd.act.runs import Outcome, Runs
+from watchdogd.act.watched import Watched
 from watchdogd.decide import veto
 from watchdogd.decide.orders import OpenIncident
 from watchdogd.model import SECOND, Finding, HooksSettings
 from watchdogd.places import RUNTIME_DIR
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
-from watchdogd.supervisor.watched import Watched
 
 NAME = "on_verdict"
 MOST_RUNNING = 16  # at once: a worker that is only observed may have ten verdicts a second

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from watchdogd import abi
 from watchdogd.cuda_results import STICKY_ERRORS
 from watchdogd.model import MILLISECOND, SECOND, Deadlines, Exit, Finding, ThreadSample, Verdict
-from watchdogd.observe.pulse import Pulse, word_offset
+from watchdogd.pulse import Pulse, word_offset
 
 FUTURE_TOLERANCE_NS = SECOND  # lanes are read after ``now``: a little later than now is fresh
 IDLE_CHECK_NS = SECOND  # with no deadline armed, look this often all the same

@@ -11,9 +11,9 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from watchdogd.act import privileges
 from watchdogd.doctor.words import Machine, Outcome, degraded, missing, ok
 from watchdogd.model import WorkerSettings
-from watchdogd.supervisor import privileges
 
 CAP_IPC_LOCK, CAP_SYS_PTRACE, CAP_SYS_NICE = 14, 19, 23
 

@@ -15,7 +15,7 @@ from watchdogd import abi
 from watchdogd.histogram import Histogram, add
 from watchdogd.model import SECOND
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
-from watchdogd.observe.pulse import Pulse
+from watchdogd.pulse import Pulse
 
 NAMES = ("step", *abi.OPERATIONS[1:])
 

@@ -18,8 +18,8 @@ from watchdogd.exporter.recent import SAMPLES, Recent
 from watchdogd.exporter.tail import tone
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
-from watchdogd.observe.pulse import Pulse
 from watchdogd.publish import events
+from watchdogd.pulse import Pulse
 from watchdogd.view.span import span
 from watchdogd.view.status import MAY_TAKE_WORK, StatusView, WorkerView, age, calls_in_flight
 from watchdogd.view.status_table import notes, silence

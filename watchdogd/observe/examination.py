@@ -16,7 +16,7 @@ from watchdogd.decide.liveness import Look, Patience, Pending, Rules, Threads, W
 from watchdogd.decide.orders import WorkerState
 from watchdogd.model import MILLISECOND, Finding, Phase, Verdict
 from watchdogd.observe.heartbeat import HeartbeatReader
-from watchdogd.observe.pulse import Pulse, word_at
+from watchdogd.pulse import Pulse, word_at
 
 BASELINE_EVERY_NS = 50 * MILLISECOND  # a worker that is always slow is sampled this often at most
 

@@ -13,7 +13,7 @@ from enum import Enum
 
 from watchdogd import abi
 from watchdogd.histogram import Histogram
-from watchdogd.observe.pulse import Pulse, word_at
+from watchdogd.pulse import Pulse, word_at
 
 _CONSTANT_PREFIX = struct.pack(f"={len(abi.CONSTANT_HEADER)}Q", *abi.CONSTANT_HEADER.values())
 

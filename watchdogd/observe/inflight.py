@@ -13,7 +13,7 @@ from watchdogd.decide.suspicion import Stuck, stuck
 from watchdogd.histogram import Histogram
 from watchdogd.model import WorkerSettings
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
-from watchdogd.observe.pulse import Pulse, word_offset
+from watchdogd.pulse import Pulse, word_offset
 
 
 def activity(pulse: Pulse, orphaned: Collection[tuple[int, int]]) -> tuple[bool, int]:

@@ -9,7 +9,7 @@ from watchdogd.decide import liveness
 from watchdogd.decide.liveness import Pending, Threads
 from watchdogd.model import MILLISECOND
 from watchdogd.observe import procfs
-from watchdogd.observe.pulse import Pulse
+from watchdogd.pulse import Pulse
 
 START_TOLERANCE_NS = 20 * MILLISECOND  # a process's start is known to a clock tick
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from watchdogd.act import birth, launching
 from watchdogd.act.process import adopt
+from watchdogd.act.runtime import Runtime
+from watchdogd.act.watched import Watched
 from watchdogd.decide import memory
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import Exit, WorkerSettings
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.publish import board
-from watchdogd.supervisor.runtime import Runtime
-from watchdogd.supervisor.watched import Watched
 
 
 class Adoption:

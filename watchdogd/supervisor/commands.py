@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from watchdogd.act.acting import Happening
+from watchdogd.act.watched import Watched
 from watchdogd.decide import policy, redundancy
 from watchdogd.decide.orders import Trigger
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
 from watchdogd.supervisor.control import RELOAD, ControlServer, Request
-from watchdogd.supervisor.watched import Watched
 
 
 class Commands:

@@ -16,13 +16,13 @@ from typing import Any
 
 from watchdogd.act import launching
 from watchdogd.act.children import Child, start_due
+from watchdogd.act.runtime import Runtime
 from watchdogd.model import Settings, SourceSettings
-from watchdogd.observe.loads import Loads, Source
+from watchdogd.observe.loop import Loop
 from watchdogd.publish import journald
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
-from watchdogd.supervisor.loop import Loop
-from watchdogd.supervisor.runtime import Runtime
+from watchdogd.supervisor.loads import Loads, Source
 
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NoReturn
 
+from watchdogd.act import privileges
 from watchdogd.act.process import Process
+from watchdogd.act.runtime import Runtime
 from watchdogd.act.spawning import Launch, launch
 from watchdogd.model import SECOND, SupervisorSettings
+from watchdogd.observe.loop import Loop
 from watchdogd.publish.notify import Notifier
-from watchdogd.publish.publication import Publication
-from watchdogd.supervisor import privileges
-from watchdogd.supervisor.loop import Loop
-from watchdogd.supervisor.runtime import Runtime
+from watchdogd.supervisor.publication import Publication
 
 CHECK_NS = 10 * SECOND
 DIRECTORIES = "WATCHDOGD_RELOADED_DIRECTORIES"  # in the environment of the new image: runtime and state directory

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from watchdogd.act.acting import Actor, Happening
+from watchdogd.act.runtime import Runtime
 from watchdogd.act.sweep import SweepFailed
+from watchdogd.act.watched import Watched
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import SECOND, Phase
+from watchdogd.observe.loop import Loop
 from watchdogd.supervisor.adoption import Adoption
-from watchdogd.supervisor.loop import Loop
-from watchdogd.supervisor.runtime import Runtime
-from watchdogd.supervisor.watched import Watched
 
 LEFTOVERS_SECONDS = 3.0
 

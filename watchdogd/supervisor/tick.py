@@ -17,30 +17,30 @@ from typing import Any
 from watchdogd import abi, exits
 from watchdogd.act import launching, scope
 from watchdogd.act.acting import Actor, Happening, Order, PhaseChanged
+from watchdogd.act.fleet import Fleet
+from watchdogd.act.privileges import become_realtime, become_subreaper, lock_memory, pin
 from watchdogd.act.responses import Responses
+from watchdogd.act.runtime import CannotStart, Runtime
 from watchdogd.act.sweep import reap_ended
 from watchdogd.act.together import Together
+from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, policy
 from watchdogd.decide.orders import ALIVE, Occasion, OpenIncident, Trigger
 from watchdogd.model import SECOND, Finding, IncidentId, Phase, Settings, Verdict
 from watchdogd.observe import procfs
+from watchdogd.observe.loop import Loop
 from watchdogd.publish import events
 from watchdogd.publish.board import Board
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
 from watchdogd.publish.notify import Notifier
-from watchdogd.publish.publication import Publication
 from watchdogd.publish.throttle import Throttle
 from watchdogd.supervisor.adoption import Adoption
 from watchdogd.supervisor.commands import Commands
-from watchdogd.supervisor.fleet import Fleet
 from watchdogd.supervisor.household import Household
-from watchdogd.supervisor.loop import Loop
-from watchdogd.supervisor.privileges import become_realtime, become_subreaper, lock_memory, pin
+from watchdogd.supervisor.publication import Publication
 from watchdogd.supervisor.reload import Reload, kept_directories, listening
-from watchdogd.supervisor.runtime import CannotStart, Runtime
 from watchdogd.supervisor.succession import Succession, forget_retired
-from watchdogd.supervisor.watched import Watched
 
 HOUSEKEEPING_NS = SECOND // 2
 BOARD_BYTES_PER_WORKER = 4096

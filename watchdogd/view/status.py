@@ -19,8 +19,8 @@ from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
 from watchdogd.observe import procfs
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
-from watchdogd.observe.pulse import Pulse
 from watchdogd.publish import board
+from watchdogd.pulse import Pulse
 from watchdogd.view.span import span
 
 SCHEMA = 1

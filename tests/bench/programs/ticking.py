@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from watchdogd import abi, model
+from watchdogd.act.runtime import Runtime
+from watchdogd.act.watched import Watched
 from watchdogd.decide import orders, policy
 from watchdogd.observe import heartbeat
-from watchdogd.observe.pulse import word_offset
 from watchdogd.publish.notify import Notifier
-from watchdogd.supervisor.runtime import Runtime
+from watchdogd.pulse import word_offset
 from watchdogd.supervisor.tick import Supervisor
-from watchdogd.supervisor.watched import Watched
 
 LANES = 64
 _LANES = [lane for lane in range(abi.LANES) if not abi.is_locked(lane)][:LANES]  # those that native workers claim

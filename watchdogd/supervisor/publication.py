@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from watchdogd import __version__
 from watchdogd.act.responses import Responses
+from watchdogd.act.runtime import Runtime
+from watchdogd.act.watched import Watched
 from watchdogd.model import Phase, Settings
 from watchdogd.publish import snapshot
 from watchdogd.publish.board import Board
 from watchdogd.supervisor.household import Household
-from watchdogd.supervisor.runtime import Runtime
-from watchdogd.supervisor.watched import Watched
 
 
 class Publication:

@@ -22,9 +22,9 @@ from watchdogd.model import MILLISECOND, Exit, Finding, Phase, Verdict, WorkerSe
 from watchdogd.observe import inflight, owners
 from watchdogd.observe.examination import Examination, fact
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
-from watchdogd.observe.pulse import Pulse
 from watchdogd.publish import snapshot
 from watchdogd.publish.tally import Tally
+from watchdogd.pulse import Pulse
 
 HELD_CHECK_NS = 5 * MILLISECOND
 LONGEST_NOTE = 500  # characters: the snapshot has room for so much of every worker

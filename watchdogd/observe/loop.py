@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from watchdogd.supervisor.timer import Timer
+from watchdogd.observe.timer import Timer
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 LONGEST_WAIT_SECONDS = 5.0  # the timer always fires sooner; this only bounds what a broken one would make endless

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from watchdogd.act.watched import Watched
 from watchdogd.decide import budget, redundancy, suspicion
 from watchdogd.decide.orders import ASKED_FOR, HANGS
 from watchdogd.model import MILLISECOND, Finding, Phase, SupervisorSettings, Verdict
-from watchdogd.supervisor.watched import Watched
 
 CULPRIT_MARGIN_NS = 100 * MILLISECOND  # a suspect's own verdict may come this much after its deadline
 
