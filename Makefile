@@ -9,6 +9,9 @@ DEBIAN := $(VENV)/debian
 SOURCES := $(wildcard watchdogd/native/*.c watchdogd/native/*.h)
 C_FILES := $(wildcard watchdogd/native/*.[ch] tests/native/*.[ch] tests/simulator/*.[ch] tests/simulator/src/*.[ch])
 
+# How many test files run at a time.
+JOBS ?= 2
+
 # What `make install` needs of the world; see deploy/install.sh. PYTHON is also what the installed environment is built on.
 PREFIX ?= /usr/local
 HERE_TARGET = $$(uname -m)-py$$($(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
@@ -74,7 +77,7 @@ lint: $(STAMP)
 	$(MAKE) --no-print-directory -s -C tests/simulator
 
 unit: setup
-	$(BIN)/python -m pytest -m "not gpu" $(PYTEST)
+	$(BIN)/python -m pytest -m "not gpu" -n $(JOBS) --dist loadfile $(PYTEST)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench $(BENCH)

@@ -26,6 +26,7 @@ from watchdogd.view import status
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 15.0
+RECORDER_SECONDS = 1.0  # more than it is ever behind, unless a test holds it up
 OFF: dict[str, dict[str, Any]] = {
     "metrics": {"listen": ""},
     "tegrastats": {"command": []},
@@ -164,12 +165,23 @@ class Supervised:
         return self.worker(name)
 
     def events(self, kind: str | None = None, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
-        """Recorded so far, oldest first."""
+        """Recorded so far, oldest first; at least what had happened when the board was last written."""
+        until = time.monotonic() + RECORDER_SECONDS
+        while not self._is_recorded() and time.monotonic() < until:
+            time.sleep(0.002)
         if not self.state.joinpath(events.FILE_NAME).exists():
             return []
         wanted = {**fields, **({} if kind is None else {"kind": kind}), **({} if name is None else {"worker": name})}
         read = events.read_file(str(self.state / events.FILE_NAME))
         return [dict(event) for event in read if all(event.get(key) == value for key, value in wanted.items())]
+
+    def _is_recorded(self) -> bool:
+        """The recorder is another process, and behind: what the board shows may not be in the file yet."""
+        try:
+            told = int(self.snapshot()["events"]["next_seq"])
+        except board.BoardError:
+            return True  # as much as will ever be
+        return events.last_seq(str(self.state)) >= told - 1
 
     def wait_event(self, kind: str, name: str | None = None, count: int = 1, **fields: Any) -> dict[str, Any]:
         """The ``count``-th such event, when it is there."""

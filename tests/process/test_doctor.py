@@ -82,8 +82,9 @@ def test_what_a_configuration_needs_and_finds_is_0(tmp_path: Path, device: Simul
 def test_what_it_needs_and_does_not_find_is_4_and_named(tmp_path: Path, no_driver: dict[str, str]) -> None:
     told = doctor("-c", config(tmp_path, ON_GPU.format(0)), env=no_driver)
     assert told.returncode == exits.NOT_AS_IT_SHOULD
-    assert "cannot run here, for want of: CUDA driver." in " ".join(told.stdout.split())
-    assert "(needed by a)" in told.stdout and max(map(len, told.stdout.splitlines())) <= 80
+    words = " ".join(told.stdout.split())
+    assert "cannot run here, for want of: CUDA driver." in words
+    assert "(needed by a)" in words and max(map(len, told.stdout.splitlines())) <= 80
 
 
 def test_the_same_lack_is_0_where_nobody_needs_it(tmp_path: Path, no_driver: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -24,8 +25,9 @@ from watchdogd.publish import journald
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path)
+def tree() -> Iterator[Tree]:
+    with tempfile.TemporaryDirectory(prefix="watchdogd-test-") as folder:  # short: the path of a socket has 107 bytes
+        yield Tree(Path(folder))
 
 
 def states(*outcomes: Outcome) -> list[State]:
