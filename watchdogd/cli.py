@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _kind(text: str) -> str:
-    from watchdogd.publish.events import EventKind  # noqa: PLC0415
+    from watchdogd.publish.events import EventKind
 
     kinds = [kind.value for kind in EventKind]
     if text not in kinds:
@@ -121,7 +121,7 @@ def _kind(text: str) -> str:
 
 
 def _duration(text: str) -> int:
-    from watchdogd import duration  # noqa: PLC0415
+    from watchdogd import duration
 
     try:
         return duration.parse(text)
@@ -134,9 +134,9 @@ def _duration(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     settings, warnings = places.load(options.config)
-    from watchdogd.act import runtime  # noqa: PLC0415
-    from watchdogd.publish import notify  # noqa: PLC0415
-    from watchdogd.supervisor import tick  # noqa: PLC0415
+    from watchdogd.act import runtime
+    from watchdogd.publish import notify
+    from watchdogd.supervisor import tick
 
     print(_introduction(settings, warnings), file=sys.stderr, flush=True)
     try:
@@ -156,7 +156,7 @@ def _introduction(settings: Settings, warnings: list[str]) -> str:
         "logs": os.path.join(settings.supervisor.state_dir, "log"),
     }
     if settings.supervisor.log_format == "json":
-        import json  # noqa: PLC0415
+        import json
 
         return json.dumps({**where, "warnings": warnings})
     told = "watchdogd " + "  ".join(f"{what} {value}" for what, value in where.items())
@@ -183,8 +183,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, int]:
-    from watchdogd.publish import board  # noqa: PLC0415
-    from watchdogd.view import status  # noqa: PLC0415
+    from watchdogd.publish import board
+    from watchdogd.view import status
 
     try:
         view = status.collect(runtime_dir, time.monotonic_ns(), options.worker)
@@ -193,11 +193,11 @@ def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, in
     except status.UnknownWorker as error:
         raise Failed(str(error), exits.USAGE) from None
     if options.json:
-        import json  # noqa: PLC0415
+        import json
 
         return json.dumps(status.to_json(view)) + "\n", view.exit_status
-    from watchdogd.view import status_detail  # noqa: PLC0415
-    from watchdogd.view.status_table import table  # noqa: PLC0415
+    from watchdogd.view import status_detail
+    from watchdogd.view.status_table import table
 
     detail = status_detail.collect(view, view.workers[0]) if view.only else None
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -210,10 +210,10 @@ def _columns() -> int:
 
 
 def _events(options: argparse.Namespace) -> int:
-    import json  # noqa: PLC0415
+    import json
 
-    from watchdogd.publish import events  # noqa: PLC0415
-    from watchdogd.view import event_filter  # noqa: PLC0415
+    from watchdogd.publish import events
+    from watchdogd.view import event_filter
 
     path = os.path.join(places.state_dir(options.config), events.FILE_NAME)
     wanted = _wanted(options)
@@ -240,9 +240,9 @@ def _events(options: argparse.Namespace) -> int:
 
 
 def _wanted(options: argparse.Namespace) -> EventFilter:
-    from watchdogd.observe import procfs  # noqa: PLC0415
-    from watchdogd.publish import events  # noqa: PLC0415
-    from watchdogd.view.event_filter import EventFilter, Since  # noqa: PLC0415
+    from watchdogd.observe import procfs
+    from watchdogd.publish import events
+    from watchdogd.view.event_filter import EventFilter, Since
 
     since = None
     if options.since is not None:
@@ -293,7 +293,7 @@ def _reload(options: argparse.Namespace) -> int:
 
 def _reloaded(runtime_dir: str) -> tuple[object, object, object, object]:
     """When the supervisor (its image) began, how many reloads it was asked for, and what has become of the last one."""
-    from watchdogd.publish import board  # noqa: PLC0415
+    from watchdogd.publish import board
 
     try:
         supervisor = board.read(os.path.join(runtime_dir, board.FILE_NAME)).body.get("supervisor", {})
@@ -307,7 +307,7 @@ def _check_config(options: argparse.Namespace) -> int:
     settings, warnings = places.load(options.config)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    from watchdogd.publish.snapshot import deadlines_seconds  # noqa: PLC0415
+    from watchdogd.publish.snapshot import deadlines_seconds
 
     print(f"{', '.join(settings.files)}: no problem found")
     for worker in settings.workers:
@@ -324,7 +324,7 @@ def _doctor(options: argparse.Namespace) -> int:
     settings, warnings = places.load(options.config) if given else (None, [])
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    from watchdogd.doctor import command  # noqa: PLC0415
+    from watchdogd.doctor import command
 
     is_terminal = sys.stdout.isatty()
     width = min(_columns(), REPORT_COLUMNS if is_terminal else DUMB_COLUMNS)

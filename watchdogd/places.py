@@ -27,7 +27,7 @@ PORT_SECONDS = 1.0
 
 def load(config: str | None) -> tuple[Settings, list[str]]:
     """Settings without a problem, and the warnings. Raises Failed, the problems told on standard error."""
-    from watchdogd.config import ConfigError, check  # noqa: PLC0415
+    from watchdogd.config import ConfigError, check
 
     try:
         settings, warnings = check(Path(config or DEFAULT_CONFIG), environ=os.environ)
@@ -43,7 +43,7 @@ def load(config: str | None) -> tuple[Settings, list[str]]:
 
 def _check_port(settings: Settings) -> None:
     """Raises ConfigError if somebody listens where the exporter shall, other than the exporter of these directories."""
-    from watchdogd.config import ConfigError, check_port  # noqa: PLC0415
+    from watchdogd.config import ConfigError, check_port
 
     give_up = time.monotonic() + PORT_SECONDS
     while (problem := check_port(settings)) is not None and not _runs(settings.supervisor.runtime_dir):
@@ -53,8 +53,8 @@ def _check_port(settings: Settings) -> None:
 
 
 def _runs(runtime_dir: str) -> bool:
-    from watchdogd.publish import board  # noqa: PLC0415
-    from watchdogd.view import status  # noqa: PLC0415
+    from watchdogd.publish import board
+    from watchdogd.view import status
 
     try:
         published = board.read(os.path.join(runtime_dir, board.FILE_NAME))
@@ -64,7 +64,7 @@ def _runs(runtime_dir: str) -> bool:
 
 
 def _directory(config: str, key: str, default: str) -> str:
-    from watchdogd.config import files as config_files  # noqa: PLC0415
+    from watchdogd.config import files as config_files
 
     tree, problems = config_files.read(Path(config))
     if problems:
@@ -95,7 +95,7 @@ def workers(config: str | None) -> list[str]:
 
 
 def _published(config: str | None) -> dict[str, Any]:
-    from watchdogd.publish import board  # noqa: PLC0415
+    from watchdogd.publish import board
 
     try:
         return board.read(os.path.join(runtime_dir(config), board.FILE_NAME)).body

@@ -44,7 +44,7 @@ def main() -> None:
     options = _options()
     signal.alarm(options.limit)
     worker = wd.attach()
-    timings = open(options.timings, "a", encoding="ascii", buffering=1) if options.timings else None  # noqa: SIM115
+    timings = open(options.timings, "a", encoding="ascii", buffering=1) if options.timings else None  # noqa: SIM115 - as long as the process
     with timings or nullcontext(), cuda.Context(wait=options.wait) as ctx:
         stream = ctx.stream()
         kernels = Kernels(ctx, stream, options.kernel_us)

@@ -24,7 +24,7 @@ from watchdogd.observe.procfs import Identity
 @contextmanager
 def launched(*command: str, **keys: object) -> Iterator[Process]:
     environment = {"PATH": os.environ["PATH"]}
-    process = launch(Launch(command, environment, **keys))  # type: ignore[arg-type]
+    process = launch(Launch(command, environment, **keys))  # type: ignore[arg-type]  # any of its fields
     try:
         yield process
     finally:

@@ -271,7 +271,7 @@ def test_status_comes_at_most_once_a_second_while_nothing_changes_but_counts(
     for seq in range(30):
         recorder.tell(line(seq % 10))
         size = (seq + 1) * len(line(0))
-        wait_until(lambda size=size: path.exists() and path.stat().st_size == size)  # type: ignore[misc]
+        wait_until(lambda size=size: path.exists() and path.stat().st_size == size)  # type: ignore[misc]  # the default binds the loop variable
     recorder.state(lambda s: s["written"] == 30)
     assert len(recorder.said) <= 2 + (time.monotonic() - began)
 

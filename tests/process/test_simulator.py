@@ -487,7 +487,7 @@ def test_a_hang_hits_each_new_process_as_often_as_it_was_told(start: Start, devi
     for fired in (1, 2):
         driver = start()
         driver.run("context(); stream = ok(driver.cuStreamCreate(1)); ok(launch(stream))")
-        wait_until(lambda expected=fired: fault.fired == expected)  # type: ignore[misc]
+        wait_until(lambda expected=fired: fault.fired == expected)  # type: ignore[misc]  # the default binds the loop variable
         driver.kill()
     driver = start()
     driver.run("context(); stream = ok(driver.cuStreamCreate(1)); ok(launch(stream))")

@@ -59,7 +59,7 @@ def test_a_worker_gets_its_own_session_closed_descriptors_and_what_it_was_config
         assert seen["OF_THE_SUPERVISOR"] == "kept"
         assert seen[abi.ENVIRONMENT] == str(supervised.runtime / "heartbeats" / "a.1")
         assert not {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"} & seen.keys()
-        blocked, ignored = (int(mask, 16) for mask in told["blocked"])  # type: ignore[attr-defined]
+        blocked, ignored = (int(mask, 16) for mask in told["blocked"])  # type: ignore[attr-defined]  # an object of JSON
         assert blocked == 0
         assert ignored & (1 << 14) == 0  # SIGTERM
         log = str(supervised.state / "log" / "a.log")

@@ -76,7 +76,7 @@ def results(request: pytest.FixtureRequest, bundle: Path, tmp_path_factory: pyte
     reason = lacking()
     if reason is not None:
         pytest.skip(reason)
-    wanted = [str(item.callspec.params["scenario"]) for item in request.session.items if _is_scenario(item)]  # type: ignore[attr-defined]
+    wanted = [str(item.callspec.params["scenario"]) for item in request.session.items if _is_scenario(item)]  # type: ignore[attr-defined]  # pytest has no type for it
     shared = tmp_path_factory.mktemp("container")
     shared.chmod(0o755)  # users inside see nothing else of the path
     shutil.copytree(bundle, shared / "bundle")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from zipfile import ZipFile
 
 import pytest
 
@@ -279,8 +280,6 @@ def test_the_boards_bundle_has_everything_compiled_for_it(tmp_path: Path) -> Non
 
 
 def _shared_objects(wheel: Path) -> list[bytes]:
-    from zipfile import ZipFile  # noqa: PLC0415
-
     with ZipFile(wheel) as archive:
         return [archive.read(name)[:64] for name in archive.namelist() if name.endswith(".so")]
 
@@ -307,8 +306,6 @@ def test_what_is_no_target_is_refused(bundling: ModuleType, text: str) -> None:
 
 
 def test_a_library_too_new_for_the_target_is_refused(bundling: ModuleType, tmp_path: Path) -> None:
-    from zipfile import ZipFile  # noqa: PLC0415
-
     target = bundling.Target.parse("aarch64-py310")
     for needs, refused in (("2.35", False), ("2.36", True)):
         with ZipFile(tmp_path / "watchdogd-1-cp310-abi3-linux_aarch64.whl", "w") as wheel:

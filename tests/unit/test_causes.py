@@ -16,7 +16,7 @@ SETTINGS = EscalationSettings("reboot", hangs=3, window_ns=60 * SECOND)
 
 
 def worker(name: str = "h", phase: Phase = Phase.RUNNING, accelerator: str | None = "gpu0", **keys: bool) -> Watched:
-    made = Watched(WorkerSettings(name, (name,), accelerator=accelerator, **keys))  # type: ignore[arg-type]
+    made = Watched(WorkerSettings(name, (name,), accelerator=accelerator, **keys))  # type: ignore[arg-type]  # any of its fields
     made.state = replace(made.state, phase=phase, since_ns=NOW - SECOND)
     return made
 

@@ -39,13 +39,13 @@ SPENT = Cause("quarantined", "d", NOW - SECOND, "d is in quarantine")
 
 
 def occasion(rules: EscalationSettings = REBOOT, now_ns: int = NOW, boot: str = "b7", **fields: object) -> Occasion:
-    return replace(Occasion(now_ns, rules, boot, "at noon", attempt=3, reason="it said so"), **fields)  # type: ignore[arg-type]
+    return replace(Occasion(now_ns, rules, boot, "at noon", attempt=3, reason="it said so"), **fields)  # type: ignore[arg-type]  # any of its fields
 
 
 def state_in(stage: Stage, **fields: object) -> State:
     causes = () if stage is S.IDLE else (STUCK,)
     deadline = None if stage in (S.IDLE, S.DONE) else NOW
-    return replace(State(stage, NOW - SECOND, deadline, causes, attempt=3), **fields)  # type: ignore[arg-type]
+    return replace(State(stage, NOW - SECOND, deadline, causes, attempt=3), **fields)  # type: ignore[arg-type]  # any of its fields
 
 
 def steps(orders: tuple[Order, ...]) -> list[str]:

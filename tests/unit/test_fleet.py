@@ -21,7 +21,7 @@ SETTINGS = SupervisorSettings(max_kills=2, max_kills_window_ns=10 * SECOND, hold
 def worker(name: str, accelerator: str, sync: float | None, **fields: object) -> WorkerSettings:
     lengths = deadlines() if sync is None else deadlines(sync=sync)
     settings = WorkerSettings(name, (name,), accelerator=accelerator, coupled_with=("gpu0",), deadlines=lengths)
-    return replace(settings, **fields)  # type: ignore[arg-type]
+    return replace(settings, **fields)  # type: ignore[arg-type]  # any of its fields
 
 
 class Stage:
@@ -56,7 +56,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def put(player: Player, **fields: object) -> None:
-    player.state = replace(player.state, **fields)  # type: ignore[arg-type]
+    player.state = replace(player.state, **fields)  # type: ignore[arg-type]  # any of its fields
 
 
 def test_a_kill_waits_for_the_one_that_probably_froze_first(stage: Stage) -> None:

@@ -48,11 +48,11 @@ def state_in(phase: Phase, **fields: object) -> WorkerState:
         armed_ns=NOW - 8 * SECOND,
         reason="call" if phase in (P.KILLING, P.UNKILLABLE, P.BACKOFF) else "operator",
     )  # fmt: skip
-    return replace(base, **fields)  # type: ignore[arg-type]
+    return replace(base, **fields)  # type: ignore[arg-type]  # any of its fields
 
 
 def occasion(finding: Finding | None = None, **fields: object) -> Occasion:
-    return replace(Occasion(NOW, SETTINGS, GRACE, finding=finding, incident=NEW), **fields)  # type: ignore[arg-type]
+    return replace(Occasion(NOW, SETTINGS, GRACE, finding=finding, incident=NEW), **fields)  # type: ignore[arg-type]  # any of its fields
 
 
 # --- the table ------------------------------------------------------------------------------------------------------

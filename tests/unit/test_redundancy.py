@@ -15,7 +15,7 @@ HANG = Finding(Verdict.CALL, 7)
 
 def member(name: str, phase: Phase = Phase.RUNNING, group: str | None = "front", **fields: object) -> Member:
     state = WorkerState(name, phase, wanted=phase not in (Phase.STOPPED, Phase.QUARANTINED))
-    return WorkerSettings(name, (name,), redundancy=group), replace(state, **fields)  # type: ignore[arg-type]
+    return WorkerSettings(name, (name,), redundancy=group), replace(state, **fields)  # type: ignore[arg-type]  # any of its fields
 
 
 A = member("a")

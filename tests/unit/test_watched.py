@@ -93,7 +93,7 @@ def told(player: Player) -> dict[str, Any]:
 
 
 def put(player: Player, **fields: object) -> None:
-    player.state = replace(player.state, **fields)  # type: ignore[arg-type]
+    player.state = replace(player.state, **fields)  # type: ignore[arg-type]  # any of its fields
     player.changed()
 
 

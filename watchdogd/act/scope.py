@@ -40,9 +40,9 @@ def unit_name(worker: str, incarnation: int, supervisor: int) -> str:
 
 def enter(unit: str, slice_name: str) -> str:
     """Move this process into a new scope; its cgroup's directory. Raises NoScope."""
-    from jeepney import DBusAddress, MessageType, new_method_call  # noqa: PLC0415
-    from jeepney.auth import AuthenticationError  # noqa: PLC0415
-    from jeepney.io.blocking import open_dbus_connection  # noqa: PLC0415
+    from jeepney import DBusAddress, MessageType, new_method_call  # noqa: PLC0415 - only the child that moves pays
+    from jeepney.auth import AuthenticationError  # noqa: PLC0415 - as above
+    from jeepney.io.blocking import open_dbus_connection  # noqa: PLC0415 - as above
 
     give_up = time.monotonic() + DEADLINE_SECONDS
     manager = DBusAddress("/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager")

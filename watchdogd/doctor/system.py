@@ -96,7 +96,7 @@ def clock(machine: Machine) -> Outcome:
 def python(_machine: Machine) -> Outcome:
     version = f"{platform.python_implementation()} {platform.python_version()}"
     try:
-        from watchdogd import _native  # noqa: PLC0415
+        from watchdogd import _native  # noqa: PLC0415 - whether it can be is the question
     except ImportError as error:
         lost = "a guard costs its worker 0.7 to 0.8 us in place of 0.16, and waits for a lock when it claims its lane"
         remedy = "install a C compiler and Python's headers, then watchdogd again; or the wheel of this architecture"

@@ -76,7 +76,7 @@ def cumulated(name: str, documentation: str, rows: Iterable[tuple[Pairs, Bounds,
 
 @lru_cache(maxsize=1 << 12)
 def _number(value: float) -> str:
-    text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
+    text: str = floatToGoString(value)  # type: ignore[no-untyped-call]  # of the library
     return text
 
 

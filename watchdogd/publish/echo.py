@@ -52,7 +52,7 @@ def _told_of_missed(count: int, before: bytes) -> bytes:
 
 
 def _as_text(line: bytes) -> bytes:
-    from watchdogd.publish import events  # noqa: PLC0415
+    from watchdogd.publish import events  # noqa: PLC0415 - for people only; a third of the memory
 
     event = events.decode(line)
     return b"" if event is None else events.describe(event).encode() + b"\n"
@@ -73,7 +73,7 @@ def _on_stderr(form: Callable[[bytes], bytes]) -> Say:
 
 
 def _to_journald() -> Say:
-    from watchdogd.publish import events, journald  # noqa: PLC0415
+    from watchdogd.publish import events, journald  # noqa: PLC0415 - only where the journal is written
 
     sender = journald.Sender()
 

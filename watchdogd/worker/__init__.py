@@ -79,7 +79,7 @@ def attach() -> Worker:
 
     A heartbeat that cannot be used is one line on standard error, and the worker goes on unwatched.
     """
-    global _attached  # noqa: PLW0603
+    global _attached  # noqa: PLW0603 - one heartbeat per process
     if _attached is None or _attached[0] != os.getpid():
         _attached = os.getpid(), Worker(_implementation.attach(os.environ.get(ENVIRONMENT) or None))
     return _attached[1]

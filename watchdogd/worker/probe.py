@@ -26,7 +26,7 @@ def device(accelerator: str, visible: str | None) -> int:
 def probe(ordinal: int) -> int:
     try:
         from watchdogd.worker import cuda  # noqa: PLC0415 - that it cannot be imported is an answer
-        from watchdogd.worker.cuda_driver import check, driver  # noqa: PLC0415
+        from watchdogd.worker.cuda_driver import check, driver  # noqa: PLC0415 - as above
     except ImportError as error:
         return _say(UNKNOWN, error)
     try:
