@@ -98,9 +98,10 @@ class HeartbeatReader:
             raise HeartbeatError(_why(raw), self.path)
         if len(raw) < abi.HEADER_SIZE:
             raise HeartbeatError(Unreadable.TRUNCATED, self.path)
-        if word_at(raw, _VERSION_OFFSET) > abi.VERSION:  # nobody asks later: each word says what is not known
+        version, used_cas, used_locked = _VARIABLE.unpack_from(raw, _VARIABLE_OFFSET)
+        if version > abi.VERSION:  # nobody asks again: every word says itself what is not known
             raise HeartbeatError(Unreadable.NEWER_VERSION, self.path)
-        lanes = max(_USED.unpack_from(raw, _USED_OFFSET))
+        lanes = used_cas if used_cas > used_locked else used_locked
         if lanes > abi.LANES:
             raise HeartbeatError(Unreadable.IMPOSSIBLE_LANES, self.path)
         size = abi.HOT_OFFSET + lanes * abi.HOT_STRIDE
@@ -144,9 +145,9 @@ class HeartbeatReader:
 
 
 _BLOCK_MASK = (1 << 8 * abi.RING_OFFSET) - 1  # counts of a worker that writes nonsense may overflow
-_USED = struct.Struct("=QQ")  # lanes_used_cas and lanes_used_locked stand side by side
-_USED_OFFSET = abi.H["lanes_used_cas"] * abi.WORD
-_VERSION_OFFSET = abi.H["version"] * abi.WORD
+# version, lanes_used_cas and, right after that, lanes_used_locked
+_VARIABLE = struct.Struct(f"=Q{(abi.H['lanes_used_cas'] - abi.H['version'] - 1) * abi.WORD}xQQ")
+_VARIABLE_OFFSET = abi.H["version"] * abi.WORD
 
 
 def _why(raw: bytes) -> Unreadable:
