@@ -31,12 +31,27 @@ in one thread and end in another. ``step`` is the begin time of the oldest step 
 ``exec`` keeps its pid, but nobody is left to clear its words: so the lane says which program *image* its owner runs, by
 the start of its stack (field 28 of ``/proc/PID/stat``, another with every ``exec`` where addresses are randomized;
 0 = unknown).
+
+Versions. A version is a set of facts that the words carry. A file outlives the supervisor that made it (adoption), and
+libraries of several versions, each compiled on its own, may write one file. So nobody asks which version a word is of:
+**for every fact that was added, 0 means "not said"**, which is what a library of before leaves there. The previous
+version, 1, did not say whether a step is its process's first, nor which image claimed a lane; 2, the present one, does.
+Two words of the header are about it:
+
+- ``version``: that of the supervisor that made the file. Readers believe their own and all before it, and no later one.
+- ``oldest_writer``: libraries of this version and of all later ones may write the file; others go on unwatched.
+
+Who makes version 3 raises ``VERSION`` and says here what is new. If facts were only added: put them into words, or
+codes, that are 0 so far, and let 0 be judged to the good of a healthy worker. If words moved or mean something else:
+raise ``OLDEST_WRITER`` too, let the reader keep the offsets of version 2 for as long as its workers are to be adopted,
+and tell that programs built with version 2 must be built anew: unwatched, they are never ready.
 """
 
 from __future__ import annotations
 
 ENVIRONMENT = "WATCHDOGD_HEARTBEAT"
-VERSION = 1
+VERSION = 2
+OLDEST_WRITER = 1
 MAGIC = 0x3142_4854_474F_4457  # b"WDOGHTB1" on a little-endian machine
 BYTE_ORDER = 0x0102_0304_0506_0708
 
@@ -49,7 +64,7 @@ ERROR_MASK = (1 << ERROR_BITS) - 1
 # Header words, in order. The supervisor writes the first block before the worker starts; the worker writes the second.
 HEADER = (
     "magic",
-    "version",
+    "oldest_writer",  # what libraries of version 1, which know no other, compare with their own version
     "byte_order",
     "size",
     "lanes",
@@ -65,7 +80,7 @@ HEADER = (
     "incarnation",
     "spawned_ns",
     "spawned_pid",
-    "reserved_17",
+    "version",  # 0 = 1, which had no such word
     "reserved_18",
     "reserved_19",
     "attached_pid",  # the process that attached last
@@ -88,7 +103,7 @@ H = {name: index for index, name in enumerate(HEADER)}
 LANE = (
     "outer",  # stamp of OPERATIONS: the outermost guard in flight, 0 outside
     "inner",  # stamp: the first guard nested in it; deeper ones fold into it
-    "step",  # process lanes: stamp of the oldest step in flight, code STEP_FIRST or STEP_LATER
+    "step",  # process lanes: stamp of the oldest step in flight, code STEP_FIRST or STEP_LATER; STEP_UNKNOWN before 2
     "stage",  # stamp of a stage code: the innermost open stage; of a process lane: the program image, see below
     "owner",  # pid << 32 | tid; 0 = free
     "calls",  # guards left so far; the newest ring entry is (calls - 1) % RING_ENTRIES
@@ -112,7 +127,7 @@ OPERATIONS = ("none", "sync", "event", "alloc", "free", "copy", "launch", "other
 OPERATION = {name: code for code, name in enumerate(OPERATIONS)}
 
 # A step begun before its process had done any is judged by ``first_step``, however long the others in flight take.
-STEP_LATER, STEP_FIRST = 0, 1
+STEP_UNKNOWN, STEP_FIRST, STEP_LATER = range(3)
 
 STATES = ("created", "attached", "ready")
 STATE = {name: code for code, name in enumerate(STATES)}
@@ -142,10 +157,11 @@ STAGE_OFFSET = HOT_OFFSET + LANES * HOT_STRIDE
 COLD_OFFSET = STAGE_OFFSET + STAGES * STAGE_NAME_SIZE
 SIZE = (COLD_OFFSET + LANES * COLD_STRIDE + 4095) // 4096 * 4096
 
-# What the supervisor writes at creation, and any reader or writer checks before it believes the rest.
+# What the supervisor writes at creation, and any reader or writer checks before it believes the rest. The first
+# words of the header, in order.
 CONSTANT_HEADER = {
     "magic": MAGIC,
-    "version": VERSION,
+    "oldest_writer": OLDEST_WRITER,
     "byte_order": BYTE_ORDER,
     "size": SIZE,
     "lanes": LANES,
@@ -216,7 +232,7 @@ def c_header_block() -> str:
     values |= {f"HEADER_{name.upper()}": index for name, index in H.items() if not name.startswith("reserved")}
     values |= {f"LANE_{name.upper()}": index for name, index in L.items()}
     values |= {f"OP_{name.upper()}": code for name, code in OPERATION.items()}
-    values |= {"STEP_LATER": STEP_LATER, "STEP_FIRST": STEP_FIRST}
+    values |= {"STEP_FIRST": STEP_FIRST, "STEP_LATER": STEP_LATER}
     values |= {f"STATE_{name.upper()}": code for name, code in STATE.items()}
     values |= {f"STAGE_{name.upper()}": code for code, name in enumerate(WELL_KNOWN_STAGES)}
     lines = [f'#define WATCHDOGD_ENVIRONMENT "{ENVIRONMENT}"']

@@ -237,7 +237,7 @@ def calls(operation: str, at_ms: float, word: str = "outer") -> Writes:
 
 def steps(at_ms: float) -> Writes:
     """Begins a step that is not its first."""
-    return Writes({"steps_done": 1, "step": abi.stamp(ms(at_ms), 0)})
+    return Writes({"steps_done": 1, "step": abi.stamp(ms(at_ms), abi.STEP_LATER)})
 
 
 def returns(word: str = "outer") -> Writes:

@@ -174,7 +174,7 @@ SPOILT = {
     "os.truncate(HEARTBEAT, 0)": "truncated",
     "os.truncate(HEARTBEAT, abi.HOT_OFFSET + 8)": "truncated",
     "os.pwrite(os.open(HEARTBEAT, os.O_RDWR), b'!' * 8, 0)": "bad magic",
-    "os.pwrite(os.open(HEARTBEAT, os.O_RDWR), b'!' * 8, 8)": "other version",
+    "os.pwrite(os.open(HEARTBEAT, os.O_RDWR), b'!' * 8, 8)": "made by a newer version",
     "os.pwrite(os.open(HEARTBEAT, os.O_RDWR), b'!' * 8, abi.H['lanes_used_cas'] * 8)": "impossible lane count",
 }
 

@@ -124,7 +124,7 @@ def _become_a_pipe(heartbeat: HeartbeatFile) -> None:
     ("spoil", "reason"),
     [
         (_set("magic", 1), "wrong magic"),
-        (_set("version", abi.VERSION + 1), "other version"),
+        (_set("oldest_writer", abi.VERSION + 1), "needs a newer version"),
         (_set("byte_order", 0x0807_0605_0403_0201), "other byte order"),
         (_set("cold_stride", abi.COLD_STRIDE + 64), "other layout"),
         (_swap_bytes, "other byte order"),
@@ -144,6 +144,19 @@ def test_a_bad_heartbeat_is_one_line_and_the_worker_goes_on(
     with run_worker(USE_EVERYTHING, implementation, heartbeat.path) as worker:
         assert worker.hear() == f"False {implementation}"
         assert worker.end() == f"watchdogd: heartbeat {heartbeat.path}: {reason}; going on unwatched\n"
+
+
+@pytest.mark.parametrize("version", [0, abi.VERSION, abi.VERSION + 1])
+@pytest.mark.parametrize("oldest_writer", range(1, abi.VERSION + 1))
+def test_a_heartbeat_that_this_version_may_write_is_written_whoever_made_it(
+    tmp_path: Path, implementation: str, version: int, oldest_writer: int
+) -> None:
+    heartbeat = HeartbeatFile(tmp_path / "heartbeat", version=version, oldest_writer=oldest_writer)
+    with run_worker(USE_EVERYTHING, implementation, heartbeat.path) as worker:
+        assert worker.hear() == f"True {implementation}"
+        assert worker.end() == ""
+        assert heartbeat.state == "ready"
+        assert [heartbeat.header(name) for name in ("version", "oldest_writer")] == [version, oldest_writer]
 
 
 def test_a_heartbeat_without_write_permission_is_one_line_and_the_worker_goes_on(implementation: str) -> None:

@@ -51,6 +51,7 @@ def test_a_new_heartbeat_says_whose_it_is_and_has_its_space(tmp_path: Path) -> N
     assert (pulse.header("boot_id_high") << 64 | pulse.header("boot_id_low")) == BOOT_ID
     assert [pulse.header(name) for name in ("incarnation", "spawned_ns", "spawned_pid")] == [7, SPAWNED_NS, 4321]
     assert pulse.header("state") == abi.stamp(SPAWNED_NS, abi.STATE["created"])
+    assert [pulse.header(name) for name in ("version", "oldest_writer")] == [2, 1]  # so libraries of 1 attach
     stat = (tmp_path / "new").stat()
     assert stat.st_size == abi.SIZE and stat.st_blocks * 512 >= abi.SIZE
     reader.close()
@@ -102,7 +103,8 @@ def test_a_lane_count_beyond_the_lanes_is_impossible(beat: FakeHeartbeat, reader
     ("word", "expected"),
     [
         ("magic", Unreadable.BAD_MAGIC),
-        ("version", Unreadable.OTHER_VERSION),
+        ("oldest_writer", Unreadable.NEWER_VERSION),
+        ("version", Unreadable.NEWER_VERSION),
         ("byte_order", Unreadable.BAD_HEADER),
         ("cold_stride", Unreadable.BAD_HEADER),
     ],
@@ -112,6 +114,28 @@ def test_a_foreign_header_gives_its_reason(
 ) -> None:
     beat.header(**{word: 12345})
     assert reason(reader) is expected
+
+
+@pytest.mark.parametrize(("version", "oldest_writer"), [(0, 1), (1, 1), (2, 1), (2, 2)])
+def test_this_version_and_those_before_it_are_read(
+    beat: FakeHeartbeat, reader: HeartbeatReader, version: int, oldest_writer: int
+) -> None:
+    beat.header(version=version, oldest_writer=oldest_writer)
+    beat.lane(0, steps_done=41)
+    assert reader.read().column("steps_done") == [41]
+
+
+@pytest.mark.parametrize(("version", "oldest_writer"), [(3, 1), (3, 2), (3, 3), (2, 3), (1 << 63, 1)])
+def test_a_newer_version_is_not_read(
+    beat: FakeHeartbeat, reader: HeartbeatReader, version: int, oldest_writer: int
+) -> None:
+    beat.header(version=version, oldest_writer=oldest_writer)
+    assert reason(reader) is Unreadable.NEWER_VERSION
+
+
+def test_there_was_no_version_before_the_first(beat: FakeHeartbeat, reader: HeartbeatReader) -> None:
+    beat.header(oldest_writer=0)
+    assert reason(reader) is Unreadable.BAD_HEADER
 
 
 @pytest.mark.parametrize("length", [0, 7, 96, 255, abi.HOT_OFFSET + 63])

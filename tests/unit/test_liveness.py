@@ -88,7 +88,7 @@ def test_an_overdue_inner_call_is_found_under_a_patient_outer_one() -> None:
 
 
 def test_a_call_comes_before_the_step_that_it_is_in() -> None:
-    reading = pulse({"step": abi.stamp(ms(1), 0), "steps_done": 9}, {"outer": call("sync", ms(80))})
+    reading = pulse({"step": abi.stamp(ms(1), abi.STEP_LATER)}, {"outer": call("sync", ms(80))})
     assert named(looked(reading, 900, step=100, sync=50).overdue) == [("call", "sync"), ("step", None)]
 
 
@@ -159,7 +159,35 @@ def test_the_first_step_of_a_process_is_one_though_its_lane_has_seen_steps_of_an
     assert looked(reading, 900, step=100, first_step=1000).overdue == ()
 
 
-@pytest.mark.parametrize("code", [2, 8, 255])
+# --- a step of a library of version 1, which does not say whether it is a first one
+
+
+def unsaid(steps_done: int) -> Pulse:
+    return pulse({"step": step(ms(10), abi.STEP_UNKNOWN), "steps_done": steps_done})
+
+
+def test_where_no_step_was_ever_done_it_is_a_first_one() -> None:
+    assert looked(unsaid(0), 900, step=100, first_step=1000).overdue == ()
+    assert looked(unsaid(0), 10**6, step=100).overdue == ()
+    assert named(looked(unsaid(0), 1011, step=100, first_step=1000).overdue) == [("first_step", None)]
+    assert named(looked(unsaid(0), 1011, first_step=1000).overdue) == [("first_step", None)]
+
+
+def test_a_step_that_may_be_a_first_one_is_judged_by_the_longer_deadline() -> None:
+    assert looked(unsaid(7), 1009, step=100, first_step=1000).overdue == ()
+    assert named(looked(unsaid(7), 1011, step=100, first_step=1000).overdue) == [("step", None)]
+
+
+def test_a_step_that_may_be_a_first_one_is_judged_by_the_only_deadline_of_steps() -> None:
+    assert looked(unsaid(7), 109, step=100).overdue == ()
+    assert named(looked(unsaid(7), 111, step=100).overdue) == [("step", None)]
+
+
+def test_a_step_that_may_be_a_later_one_is_not_judged_where_those_may_last_for_ever() -> None:
+    assert looked(unsaid(7), 10**6, first_step=1000).overdue == ()
+
+
+@pytest.mark.parametrize("code", [3, 8, 255])
 def test_an_unknown_kind_of_step_is_an_error_and_no_verdict(code: int) -> None:
     found = looked(pulse({"step": step(ms(10), code)}), 900, step=50, first_step=50, sync=50)
     assert (found.overdue, found.slow, found.error) == ((), (), f"step code {code} is unknown")
@@ -213,7 +241,7 @@ def test_a_worker_that_is_still_in_time_is_not() -> None:
 
 
 def test_call_deadlines_are_not_armed_before_ready() -> None:
-    building = pulse({"outer": call("sync", ms(10)), "step": abi.stamp(ms(10), 0)}, state="attached")
+    building = pulse({"outer": call("sync", ms(10)), "step": abi.stamp(ms(10), abi.STEP_LATER)}, state="attached")
     assert starting(building, 4999, startup=5000, sync=50, step=50).overdue == ()
 
 
@@ -239,17 +267,18 @@ lengths_ms = st.one_of(st.none(), st.integers(1, 3000))
     entered=st.lists(st.tuples(st.sampled_from(["sync", "alloc", "step"]), st.integers(0, 4000)), max_size=4),
     later=st.lists(st.tuples(st.sampled_from(["sync", "alloc", "step"]), st.integers(0, 10**6)), max_size=3),
     armed=st.integers(0, 2000),
+    said=st.sampled_from([abi.STEP_UNKNOWN, abi.STEP_FIRST, abi.STEP_LATER]),
 )
 def test_the_next_check_is_never_later_than_anything_could_be_due(
     lengths: dict[str, int | None], soft: float | None, entered: list[tuple[str, int]], later: list[tuple[str, int]],
-    armed: int,
+    armed: int, said: int,
 ) -> None:  # fmt: skip
     """Nothing that is in flight, or that starts right after the check, is past a level before the next check."""
     rules = prepare(deadlines(**{name: value for name, value in lengths.items() if value is not None}), soft)
     now_ns = ms(4000)
 
     def lanes(calls: list[tuple[str, int]]) -> list[dict[str, int]]:
-        return [{"step": abi.stamp(at, 0)} if kind == "step" else {"outer": call(kind, at)} for kind, at in calls]
+        return [{"step": abi.stamp(at, said)} if kind == "step" else {"outer": call(kind, at)} for kind, at in calls]
 
     before = lanes([(kind, ms(at)) for kind, at in entered])
     first = look(pulse(*before), rules, SPAWNED, ms(armed), now_ns)

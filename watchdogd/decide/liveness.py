@@ -31,13 +31,15 @@ class Rules:
     """A worker's deadlines, prepared for a fast look."""
 
     deadlines: Deadlines
-    hard: tuple[int | None, ...]  # by operation code; STEP and FIRST_STEP below
+    hard: tuple[int | None, ...]  # by operation code; _STEP, _FIRST_STEP and _ANY_STEP below
     soft: tuple[int | None, ...]
     shortest_ns: int  # no check can find anything new sooner than this after the last
 
 
 def prepare(deadlines: Deadlines, soft: float | None) -> Rules:
-    lengths = [*deadlines.calls_ns, deadlines.step_ns, deadlines.first_step_ns]
+    step_ns, first_ns = deadlines.step_ns, deadlines.first_step_ns
+    any_ns = None if step_ns is None else max(step_ns, first_ns or 0)
+    lengths = [*deadlines.calls_ns, step_ns, first_ns, any_ns]
     softened = [None if length is None or soft is None else int(length * soft) for length in lengths]
     armed = [length for length in (*lengths, *softened) if length is not None]
     return Rules(deadlines, tuple(lengths), tuple(softened), min([IDLE_CHECK_NS, *armed]))
@@ -45,7 +47,8 @@ def prepare(deadlines: Deadlines, soft: float | None) -> Rules:
 
 _STEP = len(abi.OPERATIONS)
 _FIRST_STEP = _STEP + 1
-_STEP_CODES = {abi.STEP_LATER: _STEP, abi.STEP_FIRST: _FIRST_STEP}
+_ANY_STEP = _STEP + 2  # it is not known whether it is a first one: the longer of the two, where both are set
+_STEP_CODES = {abi.STEP_UNKNOWN: _ANY_STEP, abi.STEP_FIRST: _FIRST_STEP, abi.STEP_LATER: _STEP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +118,11 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
             if since + rules.shortest_ns >= next_check:
                 break  # it and all after it: entered too late to be due before the next check
             code = word & abi.CODE_MASK if are_calls else _STEP_CODES.get(word & abi.CODE_MASK, 0)
-            if not 0 < code < (_STEP if are_calls else _FIRST_STEP + 1):
+            if not 0 < code < (_STEP if are_calls else _ANY_STEP + 1):
                 error = f"{'operation' if are_calls else 'step'} code {word & abi.CODE_MASK} is unknown"
                 continue
+            if code == _ANY_STEP and not pulse.lane(steps.index(word), "steps_done"):
+                code = _FIRST_STEP  # nobody has done any in this lane
             hard, soft = rules.hard[code], rules.soft[code]
             if hard is None:
                 continue
@@ -144,7 +149,7 @@ def _pending(
     entered = word & ~abi.CODE_MASK
     if code >= _STEP:
         lane = steps.index(word)
-        verdict = Verdict.STEP if code == _STEP else Verdict.FIRST_STEP
+        verdict = Verdict.FIRST_STEP if code == _FIRST_STEP else Verdict.STEP
         return Pending(verdict, None, entered, since_ns, deadline_ns, word, word_offset(lane, "step"), lane)
     column, name = (outer, "outer") if word in outer else (inner, "inner")
     lane = column.index(word)

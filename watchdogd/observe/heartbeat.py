@@ -15,7 +15,11 @@ from watchdogd import abi
 from watchdogd.histogram import Histogram
 from watchdogd.pulse import Pulse, word_at
 
-_CONSTANT_PREFIX = struct.pack(f"={len(abi.CONSTANT_HEADER)}Q", *abi.CONSTANT_HEADER.values())
+# The start of a header of any version that can be read.
+_PREFIXES = tuple(
+    struct.pack(f"={len(abi.CONSTANT_HEADER)}Q", *{**abi.CONSTANT_HEADER, "oldest_writer": version}.values())
+    for version in range(1, abi.VERSION + 1)
+)
 
 
 class Unreadable(str, Enum):
@@ -24,7 +28,7 @@ class Unreadable(str, Enum):
     MISSING = "missing"
     TRUNCATED = "truncated"
     BAD_MAGIC = "bad magic"
-    OTHER_VERSION = "other version"
+    NEWER_VERSION = "made by a newer version"
     BAD_HEADER = "bad header"
     IMPOSSIBLE_LANES = "impossible lane count"
 
@@ -49,6 +53,7 @@ def create(
         words = [0] * len(abi.HEADER)
         for name, value in abi.CONSTANT_HEADER.items():
             words[abi.H[name]] = value
+        words[abi.H["version"]] = abi.VERSION
         words[abi.H["boot_id_high"]] = boot_id >> 64
         words[abi.H["boot_id_low"]] = boot_id & (1 << 64) - 1
         words[abi.H["incarnation"]] = incarnation
@@ -89,11 +94,14 @@ class HeartbeatReader:
     def read(self) -> Pulse:
         """Header and hot lines. Raises HeartbeatError."""
         raw = os.pread(self._descriptor, self._size, 0)
-        if not raw.startswith(_CONSTANT_PREFIX):
+        if not raw.startswith(_PREFIXES):
             raise HeartbeatError(_why(raw), self.path)
         if len(raw) < abi.HEADER_SIZE:
             raise HeartbeatError(Unreadable.TRUNCATED, self.path)
-        lanes = max(_USED.unpack_from(raw, _USED_OFFSET))
+        version, used_cas, used_locked = _VARIABLE.unpack_from(raw, _VARIABLE_OFFSET)
+        if version > abi.VERSION:  # nobody asks again: every word says itself what is not known
+            raise HeartbeatError(Unreadable.NEWER_VERSION, self.path)
+        lanes = used_cas if used_cas > used_locked else used_locked
         if lanes > abi.LANES:
             raise HeartbeatError(Unreadable.IMPOSSIBLE_LANES, self.path)
         size = abi.HOT_OFFSET + lanes * abi.HOT_STRIDE
@@ -137,15 +145,16 @@ class HeartbeatReader:
 
 
 _BLOCK_MASK = (1 << 8 * abi.RING_OFFSET) - 1  # counts of a worker that writes nonsense may overflow
-_USED = struct.Struct("=QQ")  # lanes_used_cas and lanes_used_locked stand side by side
-_USED_OFFSET = abi.H["lanes_used_cas"] * abi.WORD
+# version, lanes_used_cas and, right after that, lanes_used_locked
+_VARIABLE = struct.Struct(f"=Q{(abi.H['lanes_used_cas'] - abi.H['version'] - 1) * abi.WORD}xQQ")
+_VARIABLE_OFFSET = abi.H["version"] * abi.WORD
 
 
 def _why(raw: bytes) -> Unreadable:
-    if len(raw) < len(_CONSTANT_PREFIX):
+    if len(raw) < len(_PREFIXES[0]):
         return Unreadable.TRUNCATED
     if word_at(raw, 0) != abi.MAGIC:
         return Unreadable.BAD_MAGIC
-    if word_at(raw, abi.H["version"] * abi.WORD) != abi.VERSION:
-        return Unreadable.OTHER_VERSION
+    if word_at(raw, abi.H["oldest_writer"] * abi.WORD) > abi.VERSION:
+        return Unreadable.NEWER_VERSION
     return Unreadable.BAD_HEADER

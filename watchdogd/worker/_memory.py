@@ -21,7 +21,7 @@ _LOCK_RETRY_SECONDS = 0.0005
 _LOCKED_LANES = tuple(filter(abi.is_locked, range(abi.LANES)))
 _LOCKED_STAGES = tuple(filter(abi.is_locked, range(abi.FIRST_DYNAMIC_STAGE, abi.STAGES)))
 _STAGE_WORDS = abi.STAGE_NAME_SIZE // abi.WORD
-_LAYOUT = tuple(name for name in abi.CONSTANT_HEADER if name not in ("magic", "version", "byte_order"))
+_LAYOUT = tuple(name for name in abi.CONSTANT_HEADER if name not in ("magic", "oldest_writer", "byte_order"))
 
 
 class _RejectedError(Exception):
@@ -40,8 +40,8 @@ def _check(descriptor: int) -> None:
         raise _RejectedError("other byte order")
     if header["magic"] != abi.MAGIC:
         raise _RejectedError("wrong magic")
-    if header["version"] != abi.VERSION:
-        raise _RejectedError("other version")
+    if header["oldest_writer"] > abi.VERSION:
+        raise _RejectedError("needs a newer version")
     if header["byte_order"] != abi.BYTE_ORDER:
         raise _RejectedError("other byte order")
     if any(header[name] != abi.CONSTANT_HEADER[name] for name in _LAYOUT):
