@@ -114,6 +114,14 @@ def pid_namespace(pid: int | str = "self") -> int | None:
         return None
 
 
+def time_namespace() -> int | None:
+    """Inode of our time namespace: CLOCK_MONOTONIC of another one is another clock. None where there are none."""
+    try:
+        return os.stat("/proc/self/ns/time").st_ino
+    except FileNotFoundError:
+        return None
+
+
 def boot_id() -> int:
     """128 bits that change with every boot."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
