@@ -127,8 +127,7 @@ def test_a_process_is_found_in_its_own_pid_namespace() -> None:
         inside = children(outside)[0]
         namespace = procfs.pid_namespace(inside)
         assert namespace is not None and namespace != procfs.pid_namespace()
-        assert procfs.in_namespace(1, namespace) == inside
-        assert procfs.in_namespace(2, namespace) is None
+        assert procfs.inside(namespace) == {1: inside}
 
 
 def children(pid: int) -> list[int]:
