@@ -33,7 +33,7 @@ def test_a_worker_with_very_many_starved_calls_is_not_the_end_of_the_supervisor(
         for name in "ab":
             supervised.wait_phase(name, "running", 1)
         supervised.touch("go")
-        supervised.let_pass(2)
+        supervised.let_pass(1.6)
         assert supervised.process.poll() is None  # SIGXCPU came after a second
         assert supervised.worker("b")["incarnation"] == 1
 
@@ -42,7 +42,7 @@ def test_a_source_that_prints_without_end_is_not_the_end_of_the_supervisor_and_h
     flood = {"command": ["nice", "yes", "RAM 1/2MB (lfb 1x1MB) CPU [1%@1] GR3D_FREQ x"]}
     with Supervised({"a": worker(HANG_AT_GO, deadlines=DEADLINES)}, tegrastats=flood) as supervised:
         supervised.wait_phase("a", "running", 1)
-        supervised.let_pass(2)
+        supervised.let_pass(1.6)
         assert supervised.process.poll() is None
         supervised.touch("go")
         late = supervised.wait_event("verdict", "a")
