@@ -242,10 +242,12 @@ def test_a_supervisor_in_another_time_namespace_starts_where_nobody_lives_by_the
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: gone(pid))
         other = subprocess.Popen([*OTHER_CLOCK, *supervised.command()], env=supervised.environment)
-        wait_until(lambda: supervised.phase("a") == "running" and supervised.worker("a")["pid"] != pid)
-        assert supervised.events("verdict") == []  # and nothing of the old memory is judged by the new clock
-        other.send_signal(signal.SIGTERM)
-        assert other.wait(10) == 0
+        try:
+            wait_until(lambda: supervised.phase("a") == "running" and supervised.worker("a")["pid"] != pid)
+            assert supervised.events("verdict") == []  # and nothing of the old memory is judged by the new clock
+        finally:
+            other.terminate()
+            assert other.wait(10) == 0
 
 
 @needs_time_namespace
