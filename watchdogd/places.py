@@ -17,6 +17,7 @@ from watchdogd.exits import Failed
 from watchdogd.model import SupervisorSettings
 
 if TYPE_CHECKING:
+    from watchdogd.config import Problem
     from watchdogd.model import Settings
 
 DEFAULT_CONFIG = "/etc/gpu-watchdogd/watchdogd.toml"
@@ -31,7 +32,7 @@ def load(config: str | None) -> tuple[Settings, list[str]]:
 
     try:
         settings, warnings = check(Path(config or DEFAULT_CONFIG), environ=os.environ)
-        _check_port(settings)
+        warnings = (*warnings, *_check_port(settings))
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -41,15 +42,21 @@ def load(config: str | None) -> tuple[Settings, list[str]]:
     return settings, [str(warning) for warning in warnings]
 
 
-def _check_port(settings: Settings) -> None:
-    """Raises ConfigError if somebody listens where the exporter shall, other than the exporter of these directories."""
-    from watchdogd.config import ConfigError, check_port
+def _check_port(settings: Settings) -> list[Problem]:
+    """Raises ConfigError if somebody listens where the exporter shall, other than the exporter of these directories.
+
+    Only a warning if that is neither us nor root: whoever may bind a port must not be able to keep workers unwatched.
+    """
+    from watchdogd.config import ConfigError, check_port, is_strangers_port
 
     give_up = time.monotonic() + PORT_SECONDS
     while (problem := check_port(settings)) is not None and not _runs(settings.supervisor.runtime_dir):
+        if is_strangers_port(settings):
+            return [problem]
         if time.monotonic() > give_up:
             raise ConfigError([problem])
         time.sleep(0.05)  # the exporter of a supervisor that was killed ends within milliseconds
+    return []
 
 
 def _runs(runtime_dir: str) -> bool:

@@ -68,7 +68,7 @@ class Supervised:
             + "".join(_table(f"workers.{name}", body) for name, body in workers.items())
         )
         self._before = tuple(before)
-        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "HERE": str(self.directory), **(environment or {})}
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "HERE": str(self.directory), **(environment or {})}
         self._errors = (self.directory / "stderr").open("ab")
         self._started = 0.0
 
@@ -81,16 +81,18 @@ class Supervised:
     def start(self) -> None:
         """Also after its end, on the same directories."""
         self._started = time.monotonic_ns()
-        command = [*self._before, sys.executable, "-m", "watchdogd", "run", "-c", str(self.config)]
-        self.process = subprocess.Popen(command, env=self._environment, stderr=self._errors, stdin=subprocess.DEVNULL)
+        command = [*self._before, *self.command()]
+        self.process = subprocess.Popen(command, env=self.environment, stderr=self._errors, stdin=subprocess.DEVNULL)
         wait_until(lambda: self.process.poll() is not None or self._published(), what=self.log)
         assert self.process.poll() is None, self.log()
 
-    def second(self, **environment: str) -> tuple[int, str]:
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "watchdogd", "run", "-c", str(self.config)]
+
+    def second(self, before: Sequence[str] = (), **environment: str) -> tuple[int, str]:
         """Exit status and words of one more supervisor on the same configuration, which is expected to refuse."""
-        command = [sys.executable, "-m", "watchdogd", "run", "-c", str(self.config)]
         ran = subprocess.run(
-            command, env={**self._environment, **environment}, capture_output=True, text=True,
+            [*before, *self.command()], env={**self.environment, **environment}, capture_output=True, text=True,
             timeout=TIMEOUT_SECONDS, check=False,
         )  # fmt: skip
         return ran.returncode, ran.stderr

@@ -127,8 +127,7 @@ def test_a_process_is_found_in_its_own_pid_namespace() -> None:
         inside = children(outside)[0]
         namespace = procfs.pid_namespace(inside)
         assert namespace is not None and namespace != procfs.pid_namespace()
-        assert procfs.in_namespace(1, namespace) == inside
-        assert procfs.in_namespace(2, namespace) is None
+        assert procfs.inside(namespace) == {1: inside}
 
 
 def children(pid: int) -> list[int]:
@@ -141,7 +140,10 @@ def children(pid: int) -> list[int]:
 def test_a_sweep_leaves_the_supervisor_and_the_shell_that_started_it_alone() -> None:
     """Started from a shell that a worker of an earlier supervisor started: both carry its mark."""
     mark = f"/tmp/watchdogd-{os.getpid()}/heartbeats"
-    find = f"import os; from watchdogd.act import sweep; print([s.pid for s in sweep.leftovers({mark!r})]); print(os.getpid())"
+    find = (
+        f"import os; from watchdogd.act import sweep;"
+        f" print([s.pid for s in sweep.leftovers({mark!r})]); print(os.getpid())"
+    )
     script = f'echo $$; sleep 30 & echo $!; "{sys.executable}" -c "{find}"; kill $!'
     environment = {**os.environ, abi.ENVIRONMENT: f"{mark}/a.1", "PYTHONPATH": str(ROOT)}
     told = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=20, check=True)

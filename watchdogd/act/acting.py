@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from watchdogd.act import birth, launching, scope
 from watchdogd.act.fleet import Fleet
-from watchdogd.act.runtime import CannotStart, Runtime
+from watchdogd.act.runtime import CANNOT_BE_WRITTEN, CannotStart, Runtime
 from watchdogd.act.spawning import launch
 from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, orders
@@ -171,7 +171,12 @@ class Actor:
                 self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
                 spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()),
             )  # fmt: skip
-            output = launching.open_output(settings, self._runtime.logs)
+            try:
+                output = launching.open_output(settings, self._runtime.logs)
+            except OSError as error:
+                if error.errno not in CANNOT_BE_WRITTEN:
+                    raise
+                watched.note = f"its output goes where the supervisor's does: {error.strerror}"
             request = launching.request(
                 settings, watched.reader.path, self._runtime.birth(settings.name, incarnation), output, os.environ, ids,
                 self._scope(settings.name, incarnation),

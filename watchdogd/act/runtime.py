@@ -5,16 +5,21 @@ Invariant: nothing is removed, and nothing signalled, before the lock is held.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
 
+from watchdogd.act import trust
 from watchdogd.act.sweep import Sweeper, SweepFailed, descendants, leftovers
 from watchdogd.model import SupervisorSettings
 from watchdogd.observe.procfs import Stat
 
 SWEEP_SECONDS = 3.0
+# What a disk that is full or fell back to read-only says, and what is missing on it since: nothing is recorded there,
+# and that is shown; but no worker goes unwatched for it.
+CANNOT_BE_WRITTEN = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT})
 
 
 class CannotStart(Exception):
@@ -22,9 +27,12 @@ class CannotStart(Exception):
 
 
 class Runtime:
-    """Paths below the runtime and state directories. Raises CannotStart."""
+    """Paths below the runtime and state directories. Raises CannotStart.
 
-    def __init__(self, settings: SupervisorSettings) -> None:
+    ``is_known``: the image before this one, in this process, has them already, and workers of its own in them.
+    """
+
+    def __init__(self, settings: SupervisorSettings, *, is_known: bool = False) -> None:
         # One directory, one name: leftovers are known by the paths in their environment.
         self.directory = os.path.realpath(settings.runtime_dir)
         self.state_directory = os.path.realpath(settings.state_dir)
@@ -34,20 +42,31 @@ class Runtime:
         self.socket = f"{self.directory}/control.sock"
         self.events = f"{self.state_directory}/events.jsonl"
         self.logs = f"{self.state_directory}/log"
-        for path, mode in (
-            (self.directory, 0o751),  # workers of other users pass through to their heartbeat
-            (self.heartbeats, 0o751),
-            (self.births, 0o700),
-            (self.state_directory, 0o750),
-            (self.logs, 0o750),
+        for name, directory, inside, mode in (
+            ("runtime_dir", self.directory, "", 0o751),  # workers of other users pass through to their heartbeat
+            ("runtime_dir", self.directory, "heartbeats", 0o751),
+            ("runtime_dir", self.directory, "births", 0o700),
+            ("state_dir", self.state_directory, "", 0o750),
+            ("state_dir", self.state_directory, "log", 0o750),
         ):
+            path = os.path.join(directory, inside) if inside else getattr(settings, name)
             try:
                 os.makedirs(path, mode, exist_ok=True)
+                problem = None if is_known else trust.doubt(os.path.join(os.getcwd(), path))
             except OSError as error:
+                if name == "state_dir" and error.errno in CANNOT_BE_WRITTEN:
+                    continue
                 raise CannotStart(
                     f"cannot make {path}: {error.strerror}; make it, or change it in [supervisor]"
                 ) from None
-        self._locks = [_take_lock(directory) for directory in (self.directory, self.state_directory)]
+            if inside and os.path.islink(path) and not is_known:
+                problem = f"{path} is a symbolic link"  # and what it leads to would be cleared
+            if problem is not None:
+                raise CannotStart(
+                    f"{problem}, so that what is in it cannot be believed; see to that, or change "
+                    f"supervisor.{name} to a directory that only user {os.geteuid()} and root may change"
+                )
+        self._locks = [_take_lock(self.directory), _take_lock(self.state_directory, CANNOT_BE_WRITTEN)]
 
     def clear_leftovers(self, kept: frozenset[str]) -> Sweeper:
         """Begin to end what a dead supervisor's workers left, but those of ``kept`` heartbeats; remove the others."""
@@ -79,7 +98,8 @@ class Runtime:
         _remove_all(self.heartbeats)
         _remove_all(self.births)
         for lock in self._locks:
-            os.close(lock)
+            if lock is not None:
+                os.close(lock)
 
 
 def _remove_all(directory: str, kept: frozenset[str] = frozenset()) -> None:
@@ -94,12 +114,15 @@ def _remove_all(directory: str, kept: frozenset[str] = frozenset()) -> None:
             ) from None
 
 
-def _take_lock(directory: str) -> int:
+def _take_lock(directory: str, excused: frozenset[int] = frozenset()) -> int | None:
+    """None where it cannot be made for an ``excused`` errno. Nobody else may open it: whoever can read may lock."""
     path = f"{directory}/supervisor.lock"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as error:
-        raise CannotStart(f"cannot open {path}: {error.strerror}") from None
+        if error.errno in excused:
+            return None
+        raise CannotStart(f"cannot open {path}: {error.strerror}; is it ours? remove it") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -108,8 +131,10 @@ def _take_lock(directory: str) -> int:
         raise CannotStart(
             f"another supervisor (pid {holder}) uses {directory}; stop it, or give this one directories of its own"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # a full disk: the lock holds all the same, and only its holder's name is missing
+        os.fchmod(descriptor, 0o600)  # one made by a version that let others read it
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 

@@ -40,6 +40,7 @@ class Watched:
         self.process: Process | None = None
         self.exit: Exit | None = None
         self.pulse: Pulse | None = None
+        self._owners: owners.Owners | None = None  # of that pulse's words
         self.examination = Examination(self.rules, self._threads)
         self.clearing = Clearing()
         self.tally = Tally()
@@ -112,7 +113,11 @@ class Watched:
         return self.process.pid if self.process is not None else 0
 
     def _threads(self, pending: Pending) -> tuple[Threads | None, bool]:
-        return (None, False) if self.pulse is None else owners.threads(self.pulse, pending, self._root)
+        if self.pulse is None:
+            return None, False
+        if self._owners is None or self._owners.pulse is not self.pulse:
+            self._owners = owners.Owners(self.pulse, self._root)
+        return self._owners.threads(pending)
 
     def verdict(self, late_ns: int, late_margin_ns: int, now_ns: int) -> Finding | None:
         """The first overdue item that is a verdict now; one that is only observed is found once."""
@@ -223,7 +228,7 @@ class Watched:
         if self.reader is not None:
             self.reader.close()
             self.reader = None
-        self.pulse = None
+        self.pulse = self._owners = None
         self.examination.forget()
         self.clearing.forget()
         self.exit = None

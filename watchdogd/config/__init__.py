@@ -8,9 +8,11 @@ Invariant: settings come out whole and consistent or not at all; whatever the fi
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,10 @@ from watchdogd.model import (
     WorkerSettings,
 )
 
-__all__ = ["ConfigError", "Problem", "check", "check_port", "host_and_port", "load"]
+__all__ = ["ConfigError", "Problem", "check", "check_port", "host_and_port", "is_strangers_port", "load"]
 
 MOST_WORKERS = 1024
+_LISTENS = "0A"  # a socket's state in /proc/net/tcp
 _WORKER_KEYS = TABLES["workers.NAME"]
 _DEFAULT_KEYS = {name: key for name, key in _WORKER_KEYS.items() if name != OF_EACH_WORKER_ALONE}
 _SINGLE_TABLES = [name for name in TABLES if name != "workers.NAME"]
@@ -132,6 +135,29 @@ def _members(group: str, workers: Mapping[str, Scope]) -> Iterator[str]:
 
 def check_port(settings: Settings) -> Problem | None:
     """What keeps the exporter from listening, found by binding to its address for a moment."""
+    error = _not_bound(settings)
+    if error is None:
+        return None
+    what = f'cannot listen on "{settings.metrics.listen}": {error.strerror}'
+    remedy = "end what listens there, or choose another address or port (0: any free one)"
+    return Problem(_file_that_says(settings, "metrics", "listen"), "metrics.listen", what, remedy)
+
+
+def is_strangers_port(settings: Settings) -> bool:
+    """Whether the port is taken, and by nobody who is root or us. What does not listen there shows no owner."""
+    error = _not_bound(settings)
+    if error is None or error.errno != errno.EADDRINUSE:
+        return False
+    port = f":{host_and_port(settings.metrics.listen)[1]:04X}"
+    owners = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(FileNotFoundError), open(table, encoding="ascii") as file:  # without IPv6 there is no tcp6
+            sockets = [line.split() for line in file.readlines()[1:]]
+            owners |= {int(entry[7]) for entry in sockets if entry[1].endswith(port) and entry[3] == _LISTENS}
+    return not owners & {0, os.geteuid()}
+
+
+def _not_bound(settings: Settings) -> OSError | None:
     if not settings.metrics.listen:
         return None
     host, port = host_and_port(settings.metrics.listen)
@@ -141,9 +167,7 @@ def check_port(settings: Settings) -> Problem | None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        what = f'cannot listen on "{settings.metrics.listen}": {error.strerror}'
-        remedy = "end what listens there, or choose another address or port (0: any free one)"
-        return Problem(_file_that_says(settings, "metrics", "listen"), "metrics.listen", what, remedy)
+        return error
     return None
 
 

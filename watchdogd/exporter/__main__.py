@@ -70,9 +70,12 @@ async def _serve(runtime_dir: str, listen: str) -> int:
 def _publish_address(runtime_dir: str, address: tuple[str, int]) -> None:
     host, port = address[:2]
     path = os.path.join(runtime_dir, "exporter.address")
-    with open(f"{path}.{os.getpid()}", "w", encoding="ascii") as file:
-        file.write(f"[{host}]:{port}\n" if ":" in host else f"{host}:{port}\n")
-    os.rename(f"{path}.{os.getpid()}", path)
+    try:
+        with open(f"{path}.{os.getpid()}", "w", encoding="ascii") as file:
+            file.write(f"[{host}]:{port}\n" if ":" in host else f"{host}:{port}\n")
+        os.rename(f"{path}.{os.getpid()}", path)
+    except OSError as error:  # no room there, or something else has its name: the metrics are told all the same
+        print(f"watchdogd exporter: cannot write {path}: {error.strerror}", file=sys.stderr)
 
 
 def _watch_standard_input(ended: asyncio.Event) -> None:

@@ -21,7 +21,7 @@ from watchdogd.pulse import Pulse, word_at
 BASELINE_EVERY_NS = 50 * MILLISECOND  # a worker that is always slow is sampled this often at most
 
 Fact = tuple[int, int]  # (offset, word) of the heartbeat
-ThreadsOf = Callable[[Pending], tuple[Threads | None, bool]]  # as ``owners.threads``
+ThreadsOf = Callable[[Pending], tuple[Threads | None, bool]]  # as ``Owners.threads``
 
 
 class Examination:

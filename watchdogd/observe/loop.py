@@ -12,9 +12,15 @@ import socket
 import time
 from collections.abc import Callable
 
+from watchdogd.model import MILLISECOND, SECOND
 from watchdogd.observe.timer import Timer
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+# A real-time process that spends a second of CPU without a pause is ended (``privileges``), and throttled before that.
+# Nobody shall be able to keep us that busy: with garbage on a pipe, clients on the socket, hundreds of calls at once.
+WINDOW_NS = 100 * MILLISECOND
+REST_NS = 10 * MILLISECOND  # at least so much of it is spent waiting
+SHORTEST_REST_NS = 50_000  # a wait that was shorter was none
 LONGEST_WAIT_SECONDS = 5.0  # the timer always fires sooner; this only bounds what a broken one would make endless
 
 Handler = Callable[[int], None]  # gets the time now
@@ -26,6 +32,8 @@ class Loop:
         self._epoll = select.epoll()
         self._timer = Timer()
         self._on_signals = on_signals
+        self._window_ns = time.monotonic_ns()
+        self._rested_ns = 0  # since then
         self._receive, self._send = socket.socketpair()
         self._receive.setblocking(False)
         self._send.setblocking(False)
@@ -54,13 +62,26 @@ class Loop:
         """Handle what comes until ``until_ns`` at the latest. Returns how late the wake-up was for that instant; 0 if
         something else came first."""
         self._timer.arm(until_ns)
+        began_ns = self._rest()
         ready = self._epoll.poll(LONGEST_WAIT_SECONDS)
         now_ns = time.monotonic_ns()
+        if now_ns - began_ns >= SHORTEST_REST_NS:
+            self._rested_ns += now_ns - began_ns
         for descriptor, _ in ready:
             handler = self._handlers.get(descriptor)
             if handler is not None:  # one before it may have ended it
                 handler(now_ns)
         return max(0, now_ns - until_ns)
+
+    def _rest(self) -> int:
+        """The time after it."""
+        now_ns = time.monotonic_ns()
+        if now_ns - self._window_ns >= WINDOW_NS:
+            if self._rested_ns < REST_NS:
+                time.sleep((REST_NS - self._rested_ns) / SECOND)
+                now_ns = time.monotonic_ns()
+            self._window_ns, self._rested_ns = now_ns, 0
+        return now_ns
 
     def _take_signals(self, _now_ns: int) -> None:
         self._on_signals(set(self._receive.recv(4096)))

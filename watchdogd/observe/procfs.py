@@ -63,26 +63,23 @@ def stat(pid: int) -> Stat | None:
     return Stat(pid, fields[0].decode(), parent, group, session, start_ticks, image)
 
 
-def threads(pid: int, first: int | None = None) -> dict[int, ThreadSample] | None:
-    """Scheduler's view of a process's threads, ``first`` (a tid) among them; None if the process is gone.
-
-    Without ``schedstat`` (kernels built without it) the run and wait times are 0: no credit can be given.
-    """
+def threads(pid: int) -> dict[int, ThreadSample]:
+    """Scheduler's view of a process's threads, the first ``MAX_THREADS`` of them; none if the process is gone."""
     try:
         tids = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     except (FileNotFoundError, ProcessLookupError):
+        return {}
+    samples = ((tid, thread(pid, tid)) for tid in tids[:MAX_THREADS])
+    return {tid: sample for tid, sample in samples if sample is not None}
+
+
+def thread(pid: int, tid: int) -> ThreadSample | None:
+    """Without ``schedstat`` (kernels built without it) the run and wait times are 0: no credit can be given."""
+    fields = _fields(f"/proc/{pid}/task/{tid}/stat")
+    if fields is None:
         return None
-    if first in tids:
-        tids.remove(first)
-        tids.insert(0, first)
-    samples = {}
-    for tid in tids[:MAX_THREADS]:
-        fields = _fields(f"/proc/{pid}/task/{tid}/stat")
-        if fields is None:
-            continue
-        times = (_read(f"/proc/{pid}/task/{tid}/schedstat") or b"0 0 0").split()
-        samples[tid] = ThreadSample(fields[0].decode(), int(times[0]), int(times[1]))
-    return samples
+    times = (_read(f"/proc/{pid}/task/{tid}/schedstat") or b"0 0 0").split()
+    return ThreadSample(fields[0].decode(), int(times[0]), int(times[1]))
 
 
 def started_ns(process: Stat) -> int:
@@ -91,19 +88,20 @@ def started_ns(process: Stat) -> int:
     return process.start_ticks * 1_000_000_000 // _TICKS_PER_SECOND - suspended_ns
 
 
-def in_namespace(pid: int, namespace: int) -> int | None:
-    """The pid by which we know a process that another pid namespace knows as ``pid``; None if there is none.
+def inside(namespace: int) -> dict[int, int]:
+    """The pids by which we know the processes of another pid namespace, by the pids that it knows them by.
 
     Looks at every process: for a verdict only. Raises OSError.
     """
+    found = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         lines = (_read(f"/proc/{name}/status") or b"").split(b"\n")
         known = next((line.split()[1:] for line in lines if line.startswith(b"NSpid:")), [])
-        if len(known) > 1 and int(known[-1]) == pid and pid_namespace(int(name)) == namespace:
-            return int(name)
-    return None
+        if len(known) > 1 and pid_namespace(int(name)) == namespace:
+            found[int(known[-1])] = int(name)
+    return found
 
 
 def pid_namespace(pid: int | str = "self") -> int | None:
@@ -111,6 +109,14 @@ def pid_namespace(pid: int | str = "self") -> int | None:
     try:
         return os.stat(f"/proc/{pid}/ns/pid").st_ino
     except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return None
+
+
+def time_namespace() -> int | None:
+    """Inode of our time namespace: CLOCK_MONOTONIC of another one is another clock. None where there are none."""
+    try:
+        return os.stat("/proc/self/ns/time").st_ino
+    except FileNotFoundError:
         return None
 
 

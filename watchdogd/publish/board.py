@@ -65,15 +65,16 @@ class Board:
     def __init__(self, path: str, *, pid: int, boot_id: int, capacity: int) -> None:
         capacity = (capacity + 7) // 8 * 8
         size = _SLOT_START * abi.WORD + 2 * (_SLOT_HEADER.size + capacity)
-        fresh = f"{path}.{pid}.new"
+        fresh = _fresh(path, pid)
         for stale in glob.glob(f"{glob.escape(path)}.*.new"):  # of a supervisor that was killed before its first body
-            os.unlink(stale)
-        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            if stale != fresh:
+                os.unlink(stale)
+        descriptor = _allocated(fresh, size)
         try:
-            os.posix_fallocate(descriptor, 0, size)
             self._map = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
+        self._map[:] = bytes(size)  # it may be one that was reserved
         self._words = memoryview(self._map).cast("Q")
         self._capacity = capacity
         self._sequence = 0
@@ -121,6 +122,27 @@ class Board:
     def close(self) -> None:
         self._words.release()
         self._map.close()
+
+
+def reserve(path: str, pid: int) -> None:
+    """Have room for the board that this process makes next, after it has executed itself. Raises OSError."""
+    os.close(_allocated(_fresh(path, pid), os.stat(path).st_size))
+
+
+def _fresh(path: str, pid: int) -> str:
+    return f"{path}.{pid}.new"
+
+
+def _allocated(fresh: str, size: int) -> int:
+    descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    try:
+        os.ftruncate(descriptor, min(size, os.fstat(descriptor).st_size))
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError:
+        os.close(descriptor)
+        os.unlink(fresh)
+        raise
+    return descriptor
 
 
 def read(path: str) -> Published:

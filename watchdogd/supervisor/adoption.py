@@ -8,16 +8,17 @@ cannot be proven is left to the search for leftovers, which goes by the environm
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from watchdogd.act import birth, launching
+from watchdogd.act import birth, launching, sweep
 from watchdogd.act.process import adopt
-from watchdogd.act.runtime import Runtime
+from watchdogd.act.runtime import CannotStart, Runtime
 from watchdogd.act.watched import Watched
 from watchdogd.decide import memory
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import Exit, WorkerSettings
+from watchdogd.observe import procfs
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.publish import board
 
@@ -38,9 +39,29 @@ class Adoption:
             return
         if published.boot_id != boot_id or published.body.get("supervisor", {}).get("stopping", True):
             return  # its workers ended with the machine, or with it
+        told = published.body.get("workers", ())
+        ours = procfs.time_namespace()
+        if published.body["supervisor"].get("time_namespace", ours) != ours:
+            self._refuse_another_clock(told)
+            return  # nobody lives by that clock, and what was remembered is told by it
         self.predecessor = published.pid
         self.next_seq = int(published.body.get("events", {}).get("next_seq", 0))
-        self._workers = {str(told.get("name")): told for told in published.body.get("workers", ())}
+        self._workers = {str(worker.get("name")): worker for worker in told}
+
+    def _refuse_another_clock(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """By our clock every call of a worker that stamps by another one would be a hang, or never one."""
+        living = []
+        for worker in told:
+            name, incarnation = str(worker.get("name")), int(worker.get("incarnation", 0))
+            born = birth.read(self._runtime.birth(name, incarnation))
+            heartbeat = self._runtime.heartbeat(name, incarnation)
+            if born is not None and sweep.marks(born.identity.pid) == os.fsencode(heartbeat):
+                living.append(f"{name} (pid {born.identity.pid})")
+        if living:
+            raise CannotStart(
+                f"the supervisor before this one was in another time namespace, by whose clock its workers still live: "
+                f"{', '.join(living)}; start this one there (nsenter --target PID --time), or end them first"
+            )
 
     def retired(self, known: set[str]) -> list[Watched]:
         """Workers that the configuration no longer has; those of them that live are to be ended."""

@@ -13,6 +13,7 @@ from watchdogd.act.responses import Responses
 from watchdogd.act.runtime import Runtime
 from watchdogd.act.watched import Watched
 from watchdogd.model import Phase, Settings
+from watchdogd.observe import procfs
 from watchdogd.publish import snapshot
 from watchdogd.publish.board import Board
 from watchdogd.supervisor.household import Household
@@ -38,6 +39,7 @@ class Publication:
             "scheduling": scheduling,
             "memory": memory,
             "scopes": scopes,
+            "time_namespace": procfs.time_namespace(),
         }
         self._stopping = False
         self._reload: dict[str, str | int | None] = {"asked": 0, "outcome": None, "problem": None}

@@ -20,6 +20,7 @@ from watchdogd.act.runtime import Runtime
 from watchdogd.act.spawning import Launch, launch
 from watchdogd.model import SECOND, SupervisorSettings
 from watchdogd.observe.loop import Loop
+from watchdogd.publish.board import reserve
 from watchdogd.publish.notify import Notifier
 from watchdogd.supervisor.publication import Publication
 
@@ -104,6 +105,11 @@ class Reload:
         self, runtime: Runtime, publish: Callable[[], object], let_go: Callable[[], None], notifier: Notifier
     ) -> None:
         """Only returns if it cannot be done; then all goes on as before."""
+        try:
+            reserve(runtime.board, os.getpid())  # without a board of its own the new image would end, and our workers
+        except OSError as error:
+            self._checked(f"no room for another board in {runtime.directory}: {error.strerror}")
+            return
         self._tell("reloading")
         self._publication.changed()  # with the number of that event
         publish()

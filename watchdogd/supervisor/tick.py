@@ -39,7 +39,7 @@ from watchdogd.supervisor.adoption import Adoption
 from watchdogd.supervisor.commands import Commands
 from watchdogd.supervisor.household import Household
 from watchdogd.supervisor.publication import Publication
-from watchdogd.supervisor.reload import Reload, kept_directories, listening
+from watchdogd.supervisor.reload import DIRECTORIES, Reload, kept_directories, listening
 from watchdogd.supervisor.succession import Succession, forget_retired
 
 HOUSEKEEPING_NS = SECOND // 2
@@ -76,7 +76,11 @@ class Supervisor:
         if not self._adoption.adopted:  # else their deadlines come first: this may wait for a network
             self._identities.look_up(settings.workers)
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)
-        self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity)
+        try:
+            self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity)
+        except OSError as error:
+            remedy = "make room there, or choose another supervisor.runtime_dir"
+            raise CannotStart(f"cannot make {runtime.board}: {error.strerror}; {remedy}") from None
         first_seq = max(events.last_seq(runtime.state_directory) + 1, self._adoption.next_seq)
         self.journal = Journal(boot_id, first_seq, Throttle(settings.supervisor.events_max_bytes))
         self.loop = Loop(self._on_signals)
@@ -363,10 +367,11 @@ class Supervisor:
 def main(settings: Settings) -> int:
     """Run until told to stop. Raises CannotStart, CannotNotify, ControlError, OSError before the first worker."""
     os.environ.pop(abi.ENVIRONMENT, None)  # a worker's, if it started us: our children are not its descendants
+    is_reloaded = DIRECTORIES in os.environ
     kept, is_other = kept_directories(settings.supervisor)
     settings = replace(settings, supervisor=kept)
     notifier = Notifier()
-    runtime = Runtime(settings.supervisor)
+    runtime = Runtime(settings.supervisor, is_known=is_reloaded)
     supervisor = Supervisor(settings, runtime, notifier)
     if is_other:
         supervisor.tell_problem("runtime_dir and state_dir change by a restart only; the old ones are still used")
