@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.running import Supervised, gone, wait_until, worker
+from watchdogd.publish import board
 
 DEADLINES = {"startup": "20s", "step": "400ms", "sync": "200ms"}
 SERVE = "serve()"
@@ -78,12 +79,72 @@ def test_a_worker_that_hung_while_nobody_watched_is_found_in_the_first_tick() ->
         running.wait_phase("a", "running", 1)
         killed(running)
         running.touch("go")
-        running.let_pass_alone(0.5)
+        running.let_pass_alone(0.3)
         running.start()
         verdict = running.wait_event("verdict", "a")
         adopted = running.wait_event("supervisor", change="adopted")
         assert verdict["detected_ns"] - adopted["monotonic_ns"] < 50_000_000
         assert verdict["detected_ns"] - verdict["deadline_ns"] > 100_000_000
+
+
+# --- a stall that ended the supervisor too --------------------------------------------------------------------------
+
+IN_A_CALL = "worker.ready()\nwith worker.call('sync'):\n    tell('in')\n    wait_for('done')\nserve()"
+LONG_CALL = kept(IN_A_CALL, deadlines={"startup": "20s", "sync": "1s"})
+
+
+def stood_still(running: Supervised, *, with_worker: bool = True) -> int:
+    """The supervisor, in the middle of a worker's call and longer than its deadline. The worker's pid."""
+    pid = int(running.wait_phase("a", "running", 1)["pid"])
+    running.wait_file("in")
+    running.wait_tick()
+    for each in (running.process.pid, *([pid] if with_worker else ())):
+        os.kill(each, signal.SIGSTOP)
+    running.let_pass_alone(1.5)
+    return pid
+
+
+def next_one(running: Supervised, pid: int) -> None:
+    killed(running)
+    os.kill(pid, signal.SIGCONT)
+    running.start()
+
+
+def unharmed(running: Supervised, pid: int) -> None:
+    running.touch("done")
+    wait_until(lambda: running.view("a")["steps"] > 10)
+    running.let_pass(1.0)
+    assert running.worker("a")["pid"] == pid
+    assert running.events("verdict") == running.events("signal") == []
+
+
+def test_a_stall_that_killed_the_supervisor_too_condemns_no_healthy_worker() -> None:
+    with supervised(LONG_CALL) as running:
+        pid = stood_still(running)
+        next_one(running, pid)
+        unharmed(running, pid)
+
+
+def test_nor_does_one_that_the_supervisor_had_noticed_just_before_it_was_killed() -> None:
+    with supervised(LONG_CALL) as running:
+        pid = stood_still(running)
+        os.kill(running.process.pid, signal.SIGCONT)
+        path = str(running.runtime / board.FILE_NAME)
+        wait_until(lambda: board.read(path).last_tick_ns >= board.read(path).stall_end_ns > 0)
+        next_one(running, pid)
+        unharmed(running, pid)
+
+
+@pytest.mark.parametrize("with_worker", [True, False], ids=["everything stalled", "supervisor alone"])
+def test_after_a_stall_a_worker_that_hangs_is_found_one_deadline_later_at_most(with_worker: bool) -> None:
+    with supervised(LONG_CALL) as running:
+        pid = stood_still(running, with_worker=with_worker)
+        next_one(running, pid)
+        verdict = running.wait_event("verdict", "a")
+        adopted = running.wait_event("supervisor", change="adopted")
+        assert verdict["pid"] == pid
+        assert verdict["detected_ns"] - adopted["monotonic_ns"] < 1_100_000_000
+        wait_until(lambda: gone(pid))
 
 
 def test_a_worker_that_ended_while_nobody_watched_is_replaced_and_its_exit_is_unknown() -> None:
@@ -178,8 +239,8 @@ def test_without_a_memory_that_can_be_believed_everything_starts_anew() -> None:
     with supervised(kept()) as running:
         pid = running.wait_phase("a", "running", 1)["pid"]
         killed(running)
-        board = running.runtime / "board"
-        board.write_bytes(b"nonsense" + board.read_bytes()[8:])
+        path = running.runtime / "board"
+        path.write_bytes(b"nonsense" + path.read_bytes()[8:])
         running.start()
         assert running.wait_phase("a", "running", 1)["pid"] != pid
         assert gone(pid)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd.decide.memory import recall, remember, resume
+from watchdogd.decide.memory import RESTART_NS, recall, remember, resume, unwatched_ns
 from watchdogd.decide.orders import Trigger, WorkerState
 from watchdogd.model import Finding, IncidentId, Phase, Verdict
 
@@ -142,3 +142,15 @@ def test_what_ends_with_its_supervisor_is_started_again_for_that_reason(alive: b
 def test_what_ends_with_its_supervisor_and_was_told_to_end_is_not_started_again() -> None:
     state, _ = resumed(replace(STATE, phase=Phase.TERMINATING, wanted=False), alive=False, keeps=False)
     assert not state.wanted
+
+
+# --- the time without a supervisor ----------------------------------------------------------------------------------
+
+
+def test_what_a_restart_costs_is_no_stall() -> None:
+    assert unwatched_ns(NOW, NOW + RESTART_NS) == 0
+    assert unwatched_ns(NOW, NOW - 5) == 0  # killed before it was to look again
+
+
+def test_longer_than_that_the_machine_may_have_stood_still() -> None:
+    assert unwatched_ns(NOW, NOW + RESTART_NS + 1) == RESTART_NS + 1

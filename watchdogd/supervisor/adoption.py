@@ -26,12 +26,14 @@ class Adoption:
     def __init__(self, runtime: Runtime, boot_id: int) -> None:
         self._runtime = runtime
         self.predecessor: int | None = None
+        self.due_ns: int | None = None  # when the predecessor was to look next
         self.next_seq = 0  # of the record, if it is not all written yet
         self.changed: list[Watched] = []  # adopted, but to be started anew: their settings are others
         self.problems: list[str] = []  # what could not be taken over, and why
         self.adopted: list[str] = []  # names of workers whose process lives on
         self.kept: set[str] = set()  # heartbeats still in use, be it only to tell what is left of a worker
         self._workers: dict[str, Mapping[str, Any]] = {}
+        self._stall = (0, 0)
         try:
             published = board.read(runtime.board)
         except board.BoardError:  # the first one here, or it left nothing that can be believed
@@ -39,8 +41,14 @@ class Adoption:
         if published.boot_id != boot_id or published.body.get("supervisor", {}).get("stopping", True):
             return  # its workers ended with the machine, or with it
         self.predecessor = published.pid
+        self.due_ns = published.next_tick_ns
+        self._stall = (published.stall_ns, published.stall_end_ns)
         self.next_seq = int(published.body.get("events", {}).get("next_seq", 0))
         self._workers = {str(told.get("name")): told for told in published.body.get("workers", ())}
+
+    def unwatched_ns(self, now_ns: int) -> int:
+        """How late a first look now is for what was adopted."""
+        return 0 if self.due_ns is None or not self.adopted else memory.unwatched_ns(self.due_ns, now_ns)
 
     def retired(self, known: set[str]) -> list[Watched]:
         """Workers that the configuration no longer has; those of them that live are to be ended."""
@@ -84,6 +92,8 @@ class Adoption:
             self.kept.add(heartbeat)
         if is_alive:
             self.adopted.append(name)
+            stall_ns, end_ns = self._stall  # systemd may have killed for it who had noticed it a moment before
+            watched.examination.stalled(stall_ns, 0, end_ns)
             watched.launched = str(told.get("launched"))
             if watched.launched != launching.fingerprint(watched.settings):
                 self.changed.append(watched)

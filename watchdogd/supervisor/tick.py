@@ -76,7 +76,8 @@ class Supervisor:
         if not self._adoption.adopted:  # else their deadlines come first: this may wait for a network
             self._identities.look_up(settings.workers)
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)
-        self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity)
+        due_ns = self._adoption.due_ns or started_ns
+        self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity, due_ns=due_ns)
         first_seq = max(events.last_seq(runtime.state_directory) + 1, self._adoption.next_seq)
         self.journal = Journal(boot_id, first_seq, Throttle(settings.supervisor.events_max_bytes))
         self.loop = Loop(self._on_signals)
@@ -111,7 +112,7 @@ class Supervisor:
             told = {"workers": adoption.adopted, "problems": adoption.problems}
             self._tell("adopted", predecessor=adoption.predecessor, **told)
         self.responses.escalator.start(time.monotonic_ns())
-        self.tick(0)
+        self.tick(adoption.unwatched_ns(time.monotonic_ns()))
         try:
             self._identities.look_up(self.settings.workers)
         except CannotStart as error:  # its restart would fail; those that run go on
@@ -129,6 +130,8 @@ class Supervisor:
     def tick(self, late_ns: int) -> None:
         """One round. ``late_ns``: how long after the instant asked for the loop woke."""
         now_ns = time.monotonic_ns()
+        if late_ns > self.settings.supervisor.late_margin_ns:
+            self.board.stalled(late_ns, now_ns)
         self._succession.look(now_ns)
         self._reload.watch(now_ns)
         self.responses.tick(self.stopping, now_ns)
