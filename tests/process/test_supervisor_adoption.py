@@ -174,6 +174,29 @@ def test_a_spent_budget_is_still_spent_for_the_next_supervisor() -> None:
         wait_until(lambda: running.worker("a")["incarnation"] > incarnation)
 
 
+@pytest.mark.parametrize("reload", [False, True], ids=["killed", "reloaded"])
+def test_kills_before_it_count_for_the_next_supervisor_s_cap(reload: bool) -> None:
+    limited = {"max_kills": 1, "max_kills_window": "1m"}
+    hang_at = "serve_until('{}') if INCARNATION == 1 else serve()\nwith worker.call('sync'): hang()"
+    with supervised(kept(hang_at.format("first")), kept(hang_at.format("second")), supervisor=limited) as running:
+        for name in "ab":
+            running.wait_phase(name, "running", 1)
+        running.touch("first")
+        running.wait_phase("a", "running", 2)
+        before = running.snapshot()["supervisor"]["started_ns"]
+        if reload:
+            os.kill(running.process.pid, signal.SIGHUP)
+            wait_until(lambda: running.snapshot()["supervisor"]["started_ns"] != before)
+        else:
+            killed(running)
+            running.start()
+        running.touch("second")
+        wait_until(lambda: running.worker("b")["held"])
+        assert running.worker("b")["held"].startswith("1 kills in 60 s")
+        running.wait_event("verdict", "b")
+        assert running.events("signal", "b") == []
+
+
 @pytest.mark.parametrize(("command", "phase"), [("stop", "stopped"), ("pause", "paused")])
 def test_what_an_operator_asked_for_holds_for_the_next_supervisor(command: str, phase: str) -> None:
     with supervised(kept()) as running:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd.decide.memory import RESTART_NS, recall, remember, resume, unwatched_ns
+from watchdogd.decide.memory import RESTART_NS, recall, recall_kills, remember, resume, unwatched_ns
 from watchdogd.decide.orders import Trigger, WorkerState
 from watchdogd.model import Finding, IncidentId, Phase, Verdict
 
@@ -142,6 +142,14 @@ def test_what_ends_with_its_supervisor_is_started_again_for_that_reason(alive: b
 def test_what_ends_with_its_supervisor_and_was_told_to_end_is_not_started_again() -> None:
     state, _ = resumed(replace(STATE, phase=Phase.TERMINATING, wanted=False), alive=False, keeps=False)
     assert not state.wanted
+
+
+def test_kills_are_remembered_and_what_is_no_such_memory_is_none() -> None:
+    assert recall_kills({"kills": [4, 5]}) == (4, 5)
+    assert recall_kills({}) == ()  # of a version that did not tell
+    for spoilt in (7, [True], ["x"], None):
+        with pytest.raises(ValueError):
+            recall_kills({"kills": spoilt})
 
 
 # --- the time without a supervisor ----------------------------------------------------------------------------------

@@ -67,6 +67,14 @@ def recall(told: Mapping[str, Any]) -> WorkerState:
         raise ValueError(f"not the memory of a worker: {error!r}") from None
 
 
+def recall_kills(told: Mapping[str, Any]) -> tuple[int, ...]:
+    """From the supervisor's object of the snapshot. Raises ValueError."""
+    try:
+        return tuple(_is(int, instant) for instant in told.get("kills", ()))
+    except TypeError as error:
+        raise ValueError(f"not the memory of kills: {error!r}") from None
+
+
 def resume(
     state: WorkerState, *, has_begun: bool, is_alive: bool, keeps: bool, now_ns: int
 ) -> tuple[WorkerState, Trigger | None]:

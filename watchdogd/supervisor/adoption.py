@@ -27,6 +27,7 @@ class Adoption:
         self._runtime = runtime
         self.predecessor: int | None = None
         self.due_ns: int | None = None  # when the predecessor was to look next
+        self.kills: tuple[int, ...] = ()
         self.next_seq = 0  # of the record, if it is not all written yet
         self.changed: list[Watched] = []  # adopted, but to be started anew: their settings are others
         self.problems: list[str] = []  # what could not be taken over, and why
@@ -42,6 +43,10 @@ class Adoption:
             return  # its workers ended with the machine, or with it
         self.predecessor = published.pid
         self.due_ns = published.next_tick_ns
+        try:
+            self.kills = memory.recall_kills(published.body["supervisor"])
+        except ValueError as error:
+            self.problems.append(str(error))
         self._stall = (published.stall_ns, published.stall_end_ns)
         self.next_seq = int(published.body.get("events", {}).get("next_seq", 0))
         self._workers = {str(told.get("name")): told for told in published.body.get("workers", ())}

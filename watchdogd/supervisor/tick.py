@@ -72,6 +72,7 @@ class Supervisor:
             raise CannotStart(f"supervisor.cpu_affinity: {error.strerror}; name CPUs that this machine has") from None
         boot_id = procfs.boot_id()
         self._adoption = Adoption(runtime, boot_id)
+        self.fleet.kills = self._adoption.kills
         self._succession = Succession(self._adoption, runtime, self.watched, started_ns)
         if not self._adoption.adopted:  # else their deadlines come first: this may wait for a network
             self._identities.look_up(settings.workers)
@@ -95,8 +96,8 @@ class Supervisor:
         self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
-            self.board, self.watched, self.household, self.responses, settings, runtime, started_ns=started_ns,
-            scheduling=scheduling, memory=memory, scopes=scopes,
+            self.board, self.watched, self.fleet, self.household, self.responses, settings, runtime,
+            started_ns=started_ns, scheduling=scheduling, memory=memory, scopes=scopes,
         )  # fmt: skip
         self._succession.begin(self.actor, self.loop, self._happenings, self.together.start, self.tell_problem)
         self._reload = Reload(settings.files[0], self.loop, self.publication, self._tell)
