@@ -25,6 +25,7 @@ from watchdogd.supervisor.publication import Publication
 
 CHECK_NS = 10 * SECOND
 DIRECTORIES = "WATCHDOGD_RELOADED_DIRECTORIES"  # in the environment of the new image: runtime and state directory
+_WAIT = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))  # from one image to the next
 LONGEST_PROBLEM = 2000  # bytes that are kept of what the check says
 
 
@@ -47,6 +48,7 @@ class Reload:
         if self._process is not None:
             self._again = True
             return
+        self.is_due = False
         self._publication.reload("checking")
         self._said, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         command = (sys.executable, "-m", "watchdogd", "check-config", "-c", self._file)
@@ -64,6 +66,10 @@ class Reload:
             os.close(write)
         self.deadline_ns = now_ns + CHECK_NS
         self._loop.listen(self._process.pidfd, self._ended)
+
+    def cancel(self) -> None:
+        """The end was asked for: whatever the check says, this image stays."""
+        self.is_due = False
 
     def watch(self, now_ns: int) -> None:
         """Give up a check that does not end."""
@@ -103,17 +109,27 @@ class Reload:
     def execute(
         self, runtime: Runtime, publish: Callable[[], object], let_go: Callable[[], None], notifier: Notifier
     ) -> None:
-        """Only returns if it cannot be done; then all goes on as before."""
-        self._tell("reloading")
-        self._publication.changed()  # with the number of that event
-        publish()
-        notifier.reloading()
-        let_go()
+        """Only returns if it cannot be done, or is not due any more; then all goes on as before.
+
+        What comes from the first line on waits for the new image; what came before is heard by this one.
+        """
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WAIT)
         try:
-            _execute_anew(f"{runtime.directory}\n{runtime.state_directory}")
-        except OSError as error:
-            self._checked(f"cannot execute {sys.executable}: {error.strerror}")
-            notifier.ready()
+            self._loop.take_signals()
+            if not self.is_due:
+                return
+            self._tell("reloading")
+            self._publication.changed()  # with the number of that event
+            publish()
+            notifier.reloading()
+            let_go()
+            try:
+                _execute_anew(f"{runtime.directory}\n{runtime.state_directory}")
+            except OSError as error:
+                self._checked(f"cannot execute {sys.executable}: {error.strerror}")
+                notifier.ready()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def done(self) -> None:
         """By the image before this one, in the same process."""
@@ -135,12 +151,7 @@ def kept_directories(settings: SupervisorSettings) -> tuple[SupervisorSettings, 
 
 
 def _execute_anew(directories: str) -> NoReturn:
-    """This process with its own command line, in the same pid. Raises OSError: then nothing has changed.
-
-    Until the new image listens, another reload is ignored, as it reads the file later anyway; an end waits.
-    """
-    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    """This process with its own command line, in the same pid. Raises OSError: then nothing has changed."""
     cpus = os.sched_getaffinity(0)
     if privileges.unpinned:  # what the new image starts from is what its workers get
         os.sched_setaffinity(0, privileges.unpinned)
@@ -148,10 +159,8 @@ def _execute_anew(directories: str) -> NoReturn:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, DIRECTORIES: directories})
     finally:
         os.sched_setaffinity(0, cpus)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGHUP, handler)
 
 
 def listening() -> None:
     """The new image has its handlers: what waited may come."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAIT)

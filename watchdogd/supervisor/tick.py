@@ -158,6 +158,7 @@ class Supervisor:
         self.notifier.feed(now_ns)
         if self._reload.is_due and not self.stopping and all(map(self.actor.has_said_who_it_is, self.watched)):
             self._reload.execute(self.runtime, self._publish, self.household.let_go, self.notifier)
+            self._next_ns = now_ns  # it stays, perhaps because it has just been told to end
 
     def _when_next(self, now_ns: int) -> int:
         instants = [self._housekeeping_ns, *self.household.next_ns(), *self.responses.next_ns()]
@@ -300,6 +301,7 @@ class Supervisor:
         """End every worker, the last started first; finished when all are gone, or past their grace."""
         if not self.stopping:
             self.stopping = self.commands.stopping = True
+            self._reload.cancel()
             self._reason = reason
             self._tell("stopping", reason=reason)
             self.notifier.stopping()
