@@ -95,13 +95,16 @@ def _remove_all(directory: str, kept: frozenset[str] = frozenset()) -> None:
 
 
 def _take_lock(directory: str) -> int:
+    """A record lock: it is this process's alone and ends with it, while one of ``flock`` lives on in every copy of the
+    descriptor, so that a child which has not come to close its own would keep the next supervisor out.
+    """
     path = f"{directory}/supervisor.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise CannotStart(f"cannot open {path}: {error.strerror}") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
