@@ -142,7 +142,8 @@ def test_a_sweep_leaves_the_supervisor_and_the_shell_that_started_it_alone() -> 
     """Started from a shell that a worker of an earlier supervisor started: both carry its mark."""
     mark = f"/tmp/watchdogd-{os.getpid()}/heartbeats"
     find = (
-        f"import os; from watchdogd import sweep; print([s.pid for s in sweep.leftovers({mark!r})]); print(os.getpid())"
+        "import os; from watchdogd.act import sweep;"
+        f"print([s.pid for s in sweep.leftovers({mark!r})]); print(os.getpid())"
     )
     script = f'echo $$; sleep 30 & echo $!; "{sys.executable}" -c "{find}"; kill $!'
     environment = {**os.environ, abi.ENVIRONMENT: f"{mark}/a.1", "PYTHONPATH": str(ROOT)}
@@ -157,7 +158,7 @@ def test_a_process_that_may_not_be_killed_does_not_end_the_sweep_for_the_others(
         pytest.skip("another user's process takes root")
     with process() as theirs, process(user="nobody") as ours:
         program = (
-            "import os, sys; from watchdogd import sweep, procfs; os.setuid(65534);"
+            "import os, sys; from watchdogd.act import sweep; from watchdogd.observe import procfs; os.setuid(65534);"
             "print([sweep.kill(procfs.stat(int(pid))) for pid in sys.argv[1:]])"
         )
         command = [sys.executable, "-c", program, str(theirs), str(ours)]

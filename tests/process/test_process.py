@@ -255,7 +255,7 @@ def test_a_child_whose_supervisor_is_dead_does_not_begin(tmp_path: Path) -> None
     """``python`` launches and is gone at once; the child's check comes after its birth was told."""
     birth, begun = tmp_path / "birth", tmp_path / "begun"
     program = (
-        "import os, signal, sys; from watchdogd import birth as births, spawning\n"
+        "import os, signal, sys; from watchdogd.act import birth as births, spawning\n"
         "tell = births.tell\n"
         "def slow(*words):\n"
         "    while os.getppid() == parent: pass\n"
