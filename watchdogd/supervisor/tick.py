@@ -99,7 +99,7 @@ class Supervisor:
             self.board, self.watched, self.fleet, self.household, self.responses, settings, runtime,
             started_ns=started_ns, scheduling=scheduling, memory=memory, scopes=scopes,
         )  # fmt: skip
-        self._succession.begin(self.actor, self.loop, self._happenings, self.together.start, self.tell_problem)
+        self._succession.begin(self.actor, self.loop, self._happenings, self.together, self.tell_problem)
         self._reload = Reload(settings.files[0], self.loop, self.publication, self._tell)
         if self._adoption.predecessor == os.getpid():
             self._reload.done()
