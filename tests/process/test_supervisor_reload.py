@@ -9,11 +9,13 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.helpers.running import ROOT, Supervised, children, gone, wait_until, worker
+from watchdogd.supervisor import checked
 
 SERVE = worker("serve()", deadlines={"startup": "20s", "sync": "300ms"})
 KEPT = {**SERVE, "on_supervisor_exit": "keep"}
@@ -104,6 +106,50 @@ def test_a_configuration_with_a_problem_changes_nothing_and_says_why() -> None:
         changed(running, '"300 parsecs"', '"300ms"')
         assert reload(running)[0] == 0
         assert running.snapshot()["supervisor"]["reload"] == {"asked": 0, "outcome": "done", "problem": None}
+
+
+def test_a_configuration_that_is_spoilt_after_its_check_ends_nobody() -> None:
+    with Supervised({"a": SERVE}) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        changed(running, '"300ms"', '"290ms"')
+        os.kill(running.process.pid, signal.SIGHUP)
+        running.wait_event("supervisor", change="reloading")
+        changed(running, '"290ms"', '"300 parsecs"')
+        wait_until(lambda: running.worker("a")["deadlines"]["sync"] == 0.29)  # what was checked
+        assert running.process.poll() is None
+        assert running.worker("a")["pid"] == pid
+        assert reload(running)[0] == 78
+        assert running.worker("a")["pid"] == pid
+
+
+OF_ANOTHER_KIND: dict[str, Callable[[bytes], bytes]] = {
+    "cut off": lambda raw: raw[:20],
+    "empty": lambda raw: raw[:0],
+    "another version": lambda raw: raw.replace(b"0.", b"9.", 1),
+}
+
+
+@pytest.mark.parametrize("spoil", OF_ANOTHER_KIND.values(), ids=OF_ANOTHER_KIND)
+def test_what_another_version_or_nobody_has_checked_is_read_from_the_files(spoil: Callable[[bytes], bytes]) -> None:
+    with Supervised({"a": SERVE}) as running:
+        command = checked.command(str(running.config))
+        raw = subprocess.run(command, stdout=subprocess.PIPE, timeout=20, check=True, cwd=ROOT).stdout
+    said = [taken(raw), taken(spoil(raw))]
+    assert said == ["('a',)", "None"]
+
+
+def taken(raw: bytes) -> str:
+    """What a new image takes of it: the names of the workers."""
+    program = "from watchdogd.supervisor import checked; t = checked.take(); print(t and (t[0].workers[0].name,))"
+    descriptor = os.memfd_create("test")
+    os.write(descriptor, raw)
+    environment = {**os.environ, checked.DESCRIPTOR: str(descriptor)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, pass_fds=[descriptor], capture_output=True, text=True,
+        timeout=20, check=True, cwd=ROOT,
+    )  # fmt: skip
+    os.close(descriptor)
+    return ran.stdout.strip()
 
 
 def test_sighup_reloads_too_and_many_of_them_do_no_harm() -> None:

@@ -21,6 +21,7 @@ from watchdogd.act.spawning import Launch, launch
 from watchdogd.model import SECOND, SupervisorSettings
 from watchdogd.observe.loop import Loop
 from watchdogd.publish.notify import Notifier
+from watchdogd.supervisor import checked
 from watchdogd.supervisor.publication import Publication
 
 CHECK_NS = 10 * SECOND
@@ -40,6 +41,7 @@ class Reload:
         self.is_due = False  # the configuration is good, and this image is still the old one
         self._process: Process | None = None
         self._said: int | None = None
+        self._checked_file: int | None = None  # what the check has read, for the new image
         self._again = False
         self.deadline_ns: int | None = None
 
@@ -51,13 +53,10 @@ class Reload:
         self.is_due = False
         self._publication.reload("checking")
         self._said, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        command = (sys.executable, "-m", "watchdogd", "check-config", "-c", self._file)
         try:
-            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                self._process = launch(Launch(command, os.environ, stdout=null, stderr=write))
-            finally:
-                os.close(null)
+            self._take_checked(os.memfd_create("checked configuration"))
+            request = Launch(checked.command(self._file), os.environ, stdout=self._checked_file, stderr=write)
+            self._process = launch(request)
         except OSError as error:
             os.close(self._said)
             self._checked(f"cannot check the configuration: {error.strerror}")
@@ -66,6 +65,11 @@ class Reload:
             os.close(write)
         self.deadline_ns = now_ns + CHECK_NS
         self._loop.listen(self._process.pidfd, self._ended)
+
+    def _take_checked(self, descriptor: int) -> None:
+        if self._checked_file is not None:
+            os.close(self._checked_file)
+        self._checked_file = descriptor
 
     def cancel(self) -> None:
         """The end was asked for: whatever the check says, this image stays."""
@@ -124,7 +128,7 @@ class Reload:
             notifier.reloading()
             let_go()
             try:
-                _execute_anew(f"{runtime.directory}\n{runtime.state_directory}")
+                _execute_anew(f"{runtime.directory}\n{runtime.state_directory}", self._checked_file)
             except OSError as error:
                 self._checked(f"cannot execute {sys.executable}: {error.strerror}")
                 notifier.ready()
@@ -150,13 +154,17 @@ def kept_directories(settings: SupervisorSettings) -> tuple[SupervisorSettings, 
     return kept, named != (runtime_dir, state_dir)
 
 
-def _execute_anew(directories: str) -> NoReturn:
+def _execute_anew(directories: str, checked_file: int | None) -> NoReturn:
     """This process with its own command line, in the same pid. Raises OSError: then nothing has changed."""
     cpus = os.sched_getaffinity(0)
     if privileges.unpinned:  # what the new image starts from is what its workers get
         os.sched_setaffinity(0, privileges.unpinned)
+    environment = {**os.environ, DIRECTORIES: directories}
+    if checked_file is not None:
+        os.set_inheritable(checked_file, True)
+        environment[checked.DESCRIPTOR] = str(checked_file)
     try:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, DIRECTORIES: directories})
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     finally:
         os.sched_setaffinity(0, cpus)
 
