@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.running import Supervised, gone, wait_until, worker
+from watchdogd import abi
 from watchdogd.publish import board
 
 DEADLINES = {"startup": "20s", "step": "400ms", "sync": "200ms"}
@@ -258,12 +259,67 @@ def test_a_worker_whose_heartbeat_is_missing_is_adopted_shown_and_not_harmed() -
         assert running.worker("a")["heartbeat_error"] is None
 
 
-def test_without_a_memory_that_can_be_believed_everything_starts_anew() -> None:
+# --- without a memory -----------------------------------------------------------------------------------------------
+
+
+def forgotten(running: Supervised) -> None:
+    path = running.runtime / "board"
+    path.write_bytes(b"nonsense" + path.read_bytes()[8:])
+
+
+def test_a_worker_that_can_prove_who_it_is_is_adopted_without_a_memory_of_it() -> None:
+    with supervised(kept(HANG_AT_GO), kept()) as running:
+        pids = [running.wait_phase(name, "running", 1)["pid"] for name in "ab"]
+        running.ask("restart", "b")
+        pids[1] = running.wait_phase("b", "running", 2)["pid"]
+        killed(running)
+        forgotten(running)
+        running.start()
+        bodies = [running.wait_phase(name, "running") for name in "ab"]
+        assert [(body["pid"], body["incarnation"]) for body in bodies] == [(pids[0], 1), (pids[1], 2)]
+        adopted = running.wait_event("supervisor", change="adopted")
+        assert adopted["workers"] == ["a", "b"] and "without a memory" in adopted["problems"][0]
+        running.let_pass(0.5)
+        assert running.events("verdict") == running.events("gone", "a") == []
+        running.touch("go")
+        running.wait_phase("a", "running", 2)
+        assert gone(pids[0]) and not gone(pids[1])
+
+
+def test_one_that_is_to_end_with_its_supervisor_is_started_anew_without_a_memory_of_it() -> None:
+    with supervised(worker(SERVE, deadlines=DEADLINES)) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        killed(running)
+        forgotten(running)
+        running.start()
+        running.wait_phase("a", "running")
+        assert gone(pid)
+        assert running.events("verdict") == []
+
+
+@pytest.mark.parametrize("proof", ["births", "heartbeats", "boot"])
+def test_without_a_memory_what_cannot_prove_who_it_is_is_started_anew(proof: str) -> None:
     with supervised(kept()) as running:
         pid = running.wait_phase("a", "running", 1)["pid"]
         killed(running)
-        path = running.runtime / "board"
-        path.write_bytes(b"nonsense" + path.read_bytes()[8:])
+        forgotten(running)
+        if proof == "boot":
+            with (running.runtime / "heartbeats" / "a.1").open("r+b") as file:
+                file.seek(abi.H["boot_id_low"] * abi.WORD)
+                file.write(b"elsewhen")
+        else:
+            (running.runtime / proof / "a.1").unlink()
         running.start()
         assert running.wait_phase("a", "running", 1)["pid"] != pid
         assert gone(pid)
+
+
+def test_nor_is_what_ended_meanwhile_taken_for_alive() -> None:
+    with supervised(kept()) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        killed(running)
+        forgotten(running)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: gone(pid))
+        running.start()
+        assert running.wait_phase("a", "running", 1)["pid"] != pid

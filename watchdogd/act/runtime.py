@@ -65,6 +65,11 @@ class Runtime:
         """Where a worker's process says which one it is; only we can write there."""
         return f"{self.births}/{worker}.{incarnation}"
 
+    def born(self, worker: str) -> list[int]:
+        """Incarnations of which a birth is there, the youngest first."""
+        numbers = [file.rpartition(".")[2] for file in os.listdir(self.births) if file.rpartition(".")[0] == worker]
+        return sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
+
     def remove_incarnation(self, worker: str, incarnation: int) -> None:
         for path in (self.heartbeat(worker, incarnation), self.birth(worker, incarnation)):
             with suppress(FileNotFoundError):

@@ -75,6 +75,17 @@ def recall_kills(told: Mapping[str, Any]) -> tuple[int, ...]:
         raise ValueError(f"not the memory of kills: {error!r}") from None
 
 
+def unremembered(name: str, incarnation: int, spawned_ns: int, ready_ns: int | None, now_ns: int) -> WorkerState:
+    """A worker that lives, as far as it says itself what it is. Nobody knows what was in flight with whose leave (a
+    pause, a stall), so its deadlines count from now.
+    """
+    phase = Phase.STARTING if ready_ns is None else Phase.RUNNING
+    return WorkerState(
+        name, phase, now_ns, incarnation=incarnation, wanted=True, spawned_ns=min(spawned_ns, now_ns),
+        ready_ns=ready_ns, armed_ns=now_ns,
+    )  # fmt: skip
+
+
 def resume(
     state: WorkerState, *, has_begun: bool, is_alive: bool, keeps: bool, now_ns: int
 ) -> tuple[WorkerState, Trigger | None]:

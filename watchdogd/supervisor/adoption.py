@@ -11,11 +11,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from watchdogd import abi
 from watchdogd.act import birth, launching
 from watchdogd.act.process import adopt
 from watchdogd.act.runtime import Runtime
 from watchdogd.act.watched import Watched
-from watchdogd.decide import memory
+from watchdogd.decide import liveness, memory
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import Exit, WorkerSettings
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
@@ -25,6 +26,7 @@ from watchdogd.publish import board
 class Adoption:
     def __init__(self, runtime: Runtime, boot_id: int) -> None:
         self._runtime = runtime
+        self._boot_id = boot_id
         self.predecessor: int | None = None
         self.due_ns: int | None = None  # when the predecessor was to look next
         self.kills: tuple[int, ...] = ()
@@ -35,9 +37,11 @@ class Adoption:
         self.kept: set[str] = set()  # heartbeats still in use, be it only to tell what is left of a worker
         self._workers: dict[str, Mapping[str, Any]] = {}
         self._stall = (0, 0)
+        self._is_lost = False  # what the predecessor knew
         try:
             published = board.read(runtime.board)
         except board.BoardError:  # the first one here, or it left nothing that can be believed
+            self._is_lost = True
             return
         if published.boot_id != boot_id or published.body.get("supervisor", {}).get("stopping", True):
             return  # its workers ended with the machine, or with it
@@ -67,15 +71,14 @@ class Adoption:
     def take(self, watched: Watched, now_ns: int) -> Trigger | None:
         """Make it what it was, as far as that can be proven; what happened to it meanwhile."""
         told = self._workers.get(watched.settings.name)
-        start = Trigger.START if watched.settings.autostart else None
         if told is None:
-            return start
+            return self._take_unremembered(watched, now_ns) if self._is_lost else _start(watched)
         try:
             state = memory.recall(told)
             watched.tally.recall(told)
         except ValueError as error:
             self.problems.append(f"{watched.settings.name}: {error}")
-            return start
+            return self._take_unremembered(watched, now_ns)
         name, incarnation = state.name, state.incarnation
         born = birth.read(self._runtime.birth(name, incarnation))
         heartbeat = self._runtime.heartbeat(name, incarnation)
@@ -107,6 +110,42 @@ class Adoption:
         watched.changed()
         return trigger
 
+    def _take_unremembered(self, watched: Watched, now_ns: int) -> Trigger | None:
+        """The process that says who it is, in its birth and in the header of a heartbeat of this boot."""
+        settings = watched.settings
+        for incarnation in self._runtime.born(settings.name):
+            born = birth.read(self._runtime.birth(settings.name, incarnation))
+            process = None if born is None else adopt(born.identity)
+            if process is None or process.exit_status() is not None:
+                continue
+            heartbeat = self._runtime.heartbeat(settings.name, incarnation)
+            try:
+                watched.reader = HeartbeatReader(heartbeat)
+                pulse = watched.reader.read()
+            except (HeartbeatError, OSError):
+                pulse = None
+            if pulse is None or pulse.header("boot_id_high") << 64 | pulse.header("boot_id_low") != self._boot_id:
+                process.close()
+                watched.forget_incarnation()
+                continue
+            ready_ns = pulse.header("state") & ~abi.CODE_MASK if liveness.is_ready(pulse) else None
+            spawned_ns = pulse.header("spawned_ns")
+            watched.process = process
+            watched.launched = launching.fingerprint(settings)
+            watched.state, trigger = memory.resume(
+                memory.unremembered(settings.name, incarnation, spawned_ns, ready_ns, now_ns),
+                has_begun=True,
+                is_alive=True,
+                keeps=settings.on_supervisor_exit == "keep",
+                now_ns=now_ns,
+            )
+            self.kept.add(heartbeat)
+            self.adopted.append(settings.name)
+            lost = "its budget begins anew, and whether it was paused, or its settings were others, is not known"
+            self.problems.append(f"{settings.name}: adopted without a memory of it: {lost}")
+            return trigger
+        return _start(watched)
+
     def _read(self, watched: Watched, heartbeat: str) -> None:
         try:
             watched.reader = HeartbeatReader(heartbeat)
@@ -116,3 +155,7 @@ class Adoption:
             watched.heartbeat_error = str(error.strerror)
         if watched.heartbeat_error is not None:
             self.problems.append(f"{watched.settings.name}: heartbeat: {watched.heartbeat_error}")
+
+
+def _start(watched: Watched) -> Trigger | None:
+    return Trigger.START if watched.settings.autostart else None
