@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import watchdogd
 from watchdogd import exits, places
 from watchdogd.exits import Failed
-from watchdogd.supervisor import control
+from watchdogd.supervisor import checked, control
 
 if TYPE_CHECKING:
     from watchdogd.model import Settings
@@ -133,7 +133,7 @@ def _duration(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings, warnings = places.load(options.config)
+    settings, warnings = checked.take() or places.load(options.config)
     from watchdogd.act import runtime
     from watchdogd.publish import notify
     from watchdogd.supervisor import tick

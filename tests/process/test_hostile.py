@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.running import ROOT, Supervised, wait_until, worker
 from watchdogd import abi
 from watchdogd.act import launching, sweep
-from watchdogd.act.runtime import CannotStart, Runtime
+from watchdogd.act.runtime import Runtime
 from watchdogd.act.watched import Watched
 from watchdogd.decide.orders import WorkerState
 from watchdogd.model import MILLISECOND, SECOND, Deadlines, Phase, SupervisorSettings, WorkerSettings
@@ -201,9 +201,12 @@ def test_a_directory_that_another_supervisor_uses_is_refused_by_any_name(tmp_pat
     first = Runtime(SupervisorSettings(runtime_dir=run, state_dir=state))
     os.symlink(run if shared == "runtime_dir" else state, tmp_path / "alias")
     alias = str(tmp_path / "alias")
-    other = SupervisorSettings(runtime_dir=f"{run}-2", state_dir=alias)
-    if shared == "runtime_dir":
-        other = SupervisorSettings(runtime_dir=alias, state_dir=f"{state}-2")
-    with pytest.raises(CannotStart, match=f"pid {os.getpid()}"):
-        Runtime(other)
+    other = (alias, f"{state}-2") if shared == "runtime_dir" else (f"{run}-2", alias)
+    program = (
+        "import sys; from watchdogd.act.runtime import Runtime; from watchdogd.model import SupervisorSettings;"
+        "Runtime(SupervisorSettings(runtime_dir=sys.argv[1], state_dir=sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", program, *other]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=ROOT)
+    assert told.returncode == 1 and f"another supervisor (pid {os.getpid()})" in told.stderr
     first.close()

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from tests.helpers.running import Supervised, gone, wait_until, worker
+from watchdogd import abi
+from watchdogd.publish import board
 
 DEADLINES = {"startup": "20s", "step": "400ms", "sync": "200ms"}
 SERVE = "serve()"
@@ -78,12 +80,72 @@ def test_a_worker_that_hung_while_nobody_watched_is_found_in_the_first_tick() ->
         running.wait_phase("a", "running", 1)
         killed(running)
         running.touch("go")
-        running.let_pass_alone(0.5)
+        running.let_pass_alone(0.3)
         running.start()
         verdict = running.wait_event("verdict", "a")
         adopted = running.wait_event("supervisor", change="adopted")
         assert verdict["detected_ns"] - adopted["monotonic_ns"] < 50_000_000
         assert verdict["detected_ns"] - verdict["deadline_ns"] > 100_000_000
+
+
+# --- a stall that ended the supervisor too --------------------------------------------------------------------------
+
+IN_A_CALL = "worker.ready()\nwith worker.call('sync'):\n    tell('in')\n    wait_for('done')\nserve()"
+LONG_CALL = kept(IN_A_CALL, deadlines={"startup": "20s", "sync": "1s"})
+
+
+def stood_still(running: Supervised, *, with_worker: bool = True) -> int:
+    """The supervisor, in the middle of a worker's call and longer than its deadline. The worker's pid."""
+    pid = int(running.wait_phase("a", "running", 1)["pid"])
+    running.wait_file("in")
+    running.wait_tick()
+    for each in (running.process.pid, *([pid] if with_worker else ())):
+        os.kill(each, signal.SIGSTOP)
+    running.let_pass_alone(1.5)
+    return pid
+
+
+def next_one(running: Supervised, pid: int) -> None:
+    killed(running)
+    os.kill(pid, signal.SIGCONT)
+    running.start()
+
+
+def unharmed(running: Supervised, pid: int) -> None:
+    running.touch("done")
+    wait_until(lambda: running.view("a")["steps"] > 10)
+    running.let_pass(1.0)
+    assert running.worker("a")["pid"] == pid
+    assert running.events("verdict") == running.events("signal") == []
+
+
+def test_a_stall_that_killed_the_supervisor_too_condemns_no_healthy_worker() -> None:
+    with supervised(LONG_CALL) as running:
+        pid = stood_still(running)
+        next_one(running, pid)
+        unharmed(running, pid)
+
+
+def test_nor_does_one_that_the_supervisor_had_noticed_just_before_it_was_killed() -> None:
+    with supervised(LONG_CALL) as running:
+        pid = stood_still(running)
+        os.kill(running.process.pid, signal.SIGCONT)
+        path = str(running.runtime / board.FILE_NAME)
+        wait_until(lambda: board.read(path).last_tick_ns >= board.read(path).stall_end_ns > 0)
+        next_one(running, pid)
+        unharmed(running, pid)
+
+
+@pytest.mark.parametrize("with_worker", [True, False], ids=["everything stalled", "supervisor alone"])
+def test_after_a_stall_a_worker_that_hangs_is_found_one_deadline_later_at_most(with_worker: bool) -> None:
+    with supervised(LONG_CALL) as running:
+        pid = stood_still(running, with_worker=with_worker)
+        next_one(running, pid)
+        verdict = running.wait_event("verdict", "a")
+        adopted = running.wait_event("supervisor", change="adopted")
+        assert verdict["pid"] == pid
+        assert verdict["detected_ns"] - adopted["monotonic_ns"] < 1_100_000_000
+        wait_until(lambda: gone(pid))
 
 
 def test_a_worker_that_ended_while_nobody_watched_is_replaced_and_its_exit_is_unknown() -> None:
@@ -111,6 +173,29 @@ def test_a_spent_budget_is_still_spent_for_the_next_supervisor() -> None:
         assert (body["phase"], body["incarnation"], body["budget_left"]) == ("quarantined", incarnation, 0)
         running.ask("reset", "a")
         wait_until(lambda: running.worker("a")["incarnation"] > incarnation)
+
+
+@pytest.mark.parametrize("reload", [False, True], ids=["killed", "reloaded"])
+def test_kills_before_it_count_for_the_next_supervisor_s_cap(reload: bool) -> None:
+    limited = {"max_kills": 1, "max_kills_window": "1m"}
+    hang_at = "serve_until('{}') if INCARNATION == 1 else serve()\nwith worker.call('sync'): hang()"
+    with supervised(kept(hang_at.format("first")), kept(hang_at.format("second")), supervisor=limited) as running:
+        for name in "ab":
+            running.wait_phase(name, "running", 1)
+        running.touch("first")
+        running.wait_phase("a", "running", 2)
+        before = running.snapshot()["supervisor"]["started_ns"]
+        if reload:
+            os.kill(running.process.pid, signal.SIGHUP)
+            wait_until(lambda: running.snapshot()["supervisor"]["started_ns"] != before)
+        else:
+            killed(running)
+            running.start()
+        running.touch("second")
+        wait_until(lambda: running.worker("b")["held"])
+        assert running.worker("b")["held"].startswith("1 kills in 60 s")
+        running.wait_event("verdict", "b")
+        assert running.events("signal", "b") == []
 
 
 @pytest.mark.parametrize(("command", "phase"), [("stop", "stopped"), ("pause", "paused")])
@@ -174,12 +259,67 @@ def test_a_worker_whose_heartbeat_is_missing_is_adopted_shown_and_not_harmed() -
         assert running.worker("a")["heartbeat_error"] is None
 
 
-def test_without_a_memory_that_can_be_believed_everything_starts_anew() -> None:
+# --- without a memory -----------------------------------------------------------------------------------------------
+
+
+def forgotten(running: Supervised) -> None:
+    path = running.runtime / "board"
+    path.write_bytes(b"nonsense" + path.read_bytes()[8:])
+
+
+def test_a_worker_that_can_prove_who_it_is_is_adopted_without_a_memory_of_it() -> None:
+    with supervised(kept(HANG_AT_GO), kept()) as running:
+        pids = [running.wait_phase(name, "running", 1)["pid"] for name in "ab"]
+        running.ask("restart", "b")
+        pids[1] = running.wait_phase("b", "running", 2)["pid"]
+        killed(running)
+        forgotten(running)
+        running.start()
+        bodies = [running.wait_phase(name, "running") for name in "ab"]
+        assert [(body["pid"], body["incarnation"]) for body in bodies] == [(pids[0], 1), (pids[1], 2)]
+        adopted = running.wait_event("supervisor", change="adopted")
+        assert adopted["workers"] == ["a", "b"] and "without a memory" in adopted["problems"][0]
+        running.let_pass(0.5)
+        assert running.events("verdict") == running.events("gone", "a") == []
+        running.touch("go")
+        running.wait_phase("a", "running", 2)
+        assert gone(pids[0]) and not gone(pids[1])
+
+
+def test_one_that_is_to_end_with_its_supervisor_is_started_anew_without_a_memory_of_it() -> None:
+    with supervised(worker(SERVE, deadlines=DEADLINES)) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        killed(running)
+        forgotten(running)
+        running.start()
+        running.wait_phase("a", "running")
+        assert gone(pid)
+        assert running.events("verdict") == []
+
+
+@pytest.mark.parametrize("proof", ["births", "heartbeats", "boot"])
+def test_without_a_memory_what_cannot_prove_who_it_is_is_started_anew(proof: str) -> None:
     with supervised(kept()) as running:
         pid = running.wait_phase("a", "running", 1)["pid"]
         killed(running)
-        board = running.runtime / "board"
-        board.write_bytes(b"nonsense" + board.read_bytes()[8:])
+        forgotten(running)
+        if proof == "boot":
+            with (running.runtime / "heartbeats" / "a.1").open("r+b") as file:
+                file.seek(abi.H["boot_id_low"] * abi.WORD)
+                file.write(b"elsewhen")
+        else:
+            (running.runtime / proof / "a.1").unlink()
         running.start()
         assert running.wait_phase("a", "running", 1)["pid"] != pid
         assert gone(pid)
+
+
+def test_nor_is_what_ended_meanwhile_taken_for_alive() -> None:
+    with supervised(kept()) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        killed(running)
+        forgotten(running)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: gone(pid))
+        running.start()
+        assert running.wait_phase("a", "running", 1)["pid"] != pid

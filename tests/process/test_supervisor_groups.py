@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 from typing import Any
 
 import pytest
 
-from tests.helpers.running import Supervised, worker
+from tests.helpers.running import Supervised, wait_until, worker
 from watchdogd.supervisor.control import Refused
 
 # --- redundancy -----------------------------------------------------------------------------------------------------
@@ -214,3 +215,77 @@ def test_one_of_a_redundancy_group_is_taken_along_once_its_peer_serves() -> None
         supervised.ask("start", "peer")
         supervised.wait_phase("b", "running", 2)
         assert supervised.worker("b")["note"] == ""
+
+
+# --- a new configuration --------------------------------------------------------------------------------------------
+
+
+def for_other_settings(supervised: Supervised) -> None:
+    """All that are ``OLD`` are changed, and it is loaded."""
+    text = supervised.config.read_text()
+    assert '"X" = "old"' in text
+    supervised.config.write_text(text.replace('"X" = "old"', '"X" = "new"'))
+    began = supervised.snapshot()["supervisor"]["started_ns"]
+    supervised.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: supervised.snapshot()["supervisor"]["started_ns"] != began)
+
+
+OLD = {"environment": {"X": "old"}}
+
+
+def test_two_of_a_redundancy_group_are_restarted_for_a_new_configuration_one_after_the_other() -> None:
+    with Supervised({**pair(environment=OLD["environment"]), "c": worker("serve()", **OLD)}) as supervised:
+        for name in "abc":
+            supervised.wait_phase(name, "running", 1)
+        for_other_settings(supervised)
+        for name in "abc":
+            supervised.wait_phase(name, "running", 2)
+        supervised.let_pass(0.3)
+        assert [supervised.worker(name)["incarnation"] for name in "abc"] == [2, 2, 2]
+        back = first(supervised, "ready", "a", incarnation=2)
+        assert back <= first(supervised, "signal", "b")
+        assert first(supervised, "signal", "c") < back  # of no group: it waits for nobody
+        assert supervised.worker("b")["note"] == ""
+
+
+def test_a_new_configuration_waits_for_a_peer_that_does_not_serve() -> None:
+    workers = pair()
+    workers["a"] |= OLD
+    with Supervised(workers) as supervised:
+        for name in "ab":
+            supervised.wait_phase(name, "running", 1)
+        supervised.ask("stop", "b")
+        supervised.wait_phase("b", "stopped")
+        for_other_settings(supervised)
+        supervised.let_pass(0.6)
+        body = supervised.worker("a")
+        assert (body["phase"], body["incarnation"]) == ("running", 1)
+        assert body["note"] == "is restarted for its new configuration once b of its redundancy group serves"
+        supervised.ask("start", "b")
+        supervised.wait_phase("a", "running", 2)
+
+
+def test_a_group_that_is_restarted_together_is_so_once_for_a_new_configuration() -> None:
+    workers = {name: worker("serve()", restart_with="pipe", **OLD) for name in ("a", "b")}
+    with Supervised(workers) as supervised:
+        for name in "ab":
+            supervised.wait_phase(name, "running", 1)
+        for_other_settings(supervised)
+        supervised.wait_phase("b", "running", 2)
+        supervised.let_pass(0.5)
+        assert [supervised.worker(name)["incarnation"] for name in "ab"] == [2, 2]
+        assert first(supervised, "ready", "a", incarnation=2) <= first(supervised, "signal", "b")
+
+
+def test_a_new_configuration_reaches_the_company_of_a_worker_that_fails_with_it() -> None:
+    workers = {
+        "a": worker("serve() if os.environ['X'] == 'old' else sys.exit(3)", restart={"budget": 1}, **OLD),
+        "b": worker("serve()", **OLD),
+    }
+    workers["a"]["restart_with"] = ["b"]
+    with Supervised(workers) as supervised:
+        for name in "ab":
+            supervised.wait_phase(name, "running", 1)
+        for_other_settings(supervised)
+        supervised.wait_phase("a", "quarantined")
+        supervised.wait_phase("b", "running", 2)

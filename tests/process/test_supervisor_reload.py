@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.helpers.running import ROOT, Supervised, children, gone, wait_until, worker
+from watchdogd.supervisor import checked
 
 SERVE = worker("serve()", deadlines={"startup": "20s", "sync": "300ms"})
 KEPT = {**SERVE, "on_supervisor_exit": "keep"}
@@ -105,6 +108,50 @@ def test_a_configuration_with_a_problem_changes_nothing_and_says_why() -> None:
         assert running.snapshot()["supervisor"]["reload"] == {"asked": 0, "outcome": "done", "problem": None}
 
 
+def test_a_configuration_that_is_spoilt_after_its_check_ends_nobody() -> None:
+    with Supervised({"a": SERVE}) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        changed(running, '"300ms"', '"290ms"')
+        os.kill(running.process.pid, signal.SIGHUP)
+        running.wait_event("supervisor", change="reloading")
+        changed(running, '"290ms"', '"300 parsecs"')
+        wait_until(lambda: running.worker("a")["deadlines"]["sync"] == 0.29)  # what was checked
+        assert running.process.poll() is None
+        assert running.worker("a")["pid"] == pid
+        assert reload(running)[0] == 78
+        assert running.worker("a")["pid"] == pid
+
+
+OF_ANOTHER_KIND: dict[str, Callable[[bytes], bytes]] = {
+    "cut off": lambda raw: raw[:20],
+    "empty": lambda raw: raw[:0],
+    "another version": lambda raw: raw.replace(b"0.", b"9.", 1),
+}
+
+
+@pytest.mark.parametrize("spoil", OF_ANOTHER_KIND.values(), ids=OF_ANOTHER_KIND)
+def test_what_another_version_or_nobody_has_checked_is_read_from_the_files(spoil: Callable[[bytes], bytes]) -> None:
+    with Supervised({"a": SERVE}) as running:
+        command = checked.command(str(running.config))
+        raw = subprocess.run(command, stdout=subprocess.PIPE, timeout=20, check=True, cwd=ROOT).stdout
+    said = [taken(raw), taken(spoil(raw))]
+    assert said == ["('a',)", "None"]
+
+
+def taken(raw: bytes) -> str:
+    """What a new image takes of it: the names of the workers."""
+    program = "from watchdogd.supervisor import checked; t = checked.take(); print(t and (t[0].workers[0].name,))"
+    descriptor = os.memfd_create("test")
+    os.write(descriptor, raw)
+    environment = {**os.environ, checked.DESCRIPTOR: str(descriptor)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, pass_fds=[descriptor], capture_output=True, text=True,
+        timeout=20, check=True, cwd=ROOT,
+    )  # fmt: skip
+    os.close(descriptor)
+    return ran.stdout.strip()
+
+
 def test_sighup_reloads_too_and_many_of_them_do_no_harm() -> None:
     with Supervised({"a": SERVE}) as running:
         pid = running.wait_phase("a", "running", 1)["pid"]
@@ -125,6 +172,58 @@ def test_an_end_asked_for_in_the_middle_of_a_reload_is_an_orderly_one() -> None:
         assert running.stop() == 0
         assert gone(pid)
         assert running.leftovers() == []
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_an_end_asked_for_at_any_moment_of_a_reload_comes(moment: int) -> None:
+    with Supervised({"a": KEPT}) as running:
+        pid = running.wait_phase("a", "running", 1)["pid"]
+        os.kill(running.process.pid, signal.SIGHUP)
+        running.let_pass_alone(random.Random(moment).uniform(0.0, 0.8))
+        assert running.stop() == 0
+        assert gone(pid)
+        assert running.leftovers() == []
+
+
+EXECUTES = """
+import os, signal, sys
+from types import SimpleNamespace
+from watchdogd.observe.loop import Loop
+from watchdogd.supervisor.reload import DIRECTORIES, Reload
+when, number = sys.argv[1], int(sys.argv[2])
+if DIRECTORIES in os.environ:
+    sys.exit("waits" if number in signal.sigpending() else "lost")
+heard = []
+nothing, place = lambda *_: None, SimpleNamespace(directory="", state_directory="")
+come = lambda: os.kill(os.getpid(), number)
+loop = Loop(lambda numbers: (heard.extend(numbers), reload.cancel()))
+reload = Reload("", loop, SimpleNamespace(changed=nothing), nothing)
+reload.is_due = True
+if when == "before":
+    come()
+reload.execute(place, nothing, come if when == "during" else nothing, SimpleNamespace(reloading=nothing))
+sys.exit(f"stays {heard}" if not signal.pthread_sigmask(signal.SIG_BLOCK, ()) else "stays deaf")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_signal_right_before_the_new_image_is_heard_by_the_old_one_or_waits(
+    when: str, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-c", EXECUTES, when, str(int(number))]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=ROOT)
+    assert told.stderr == (f"stays [{int(number)}]\n" if when == "before" else "waits\n")
+
+
+def test_a_configuration_that_changes_during_a_reload_is_loaded_by_the_next_one() -> None:
+    with Supervised({"a": SERVE}) as running:
+        running.wait_phase("a", "running", 1)
+        os.kill(running.process.pid, signal.SIGHUP)
+        running.wait_event("supervisor", change="reloading")
+        changed(running, '"300ms"', '"299ms"')
+        os.kill(running.process.pid, signal.SIGHUP)
+        wait_until(lambda: running.worker("a")["deadlines"]["sync"] == 0.299)
 
 
 def test_the_exporter_answers_after_a_reload_at_the_same_place() -> None:

@@ -40,6 +40,18 @@ def slot(sequence: int) -> int:
     return board._SLOT_START * 8 + (sequence & 1) * (board._SLOT_HEADER.size + 1000)
 
 
+def test_before_its_first_tick_a_board_says_since_when_a_look_is_due(path: Path) -> None:
+    writer = Board(str(path), pid=4321, boot_id=BOOT_ID, capacity=1000, due_ns=77)
+    writer.publish(b"{}")
+    published = board.read(str(path))
+    assert (published.next_tick_ns, published.stall_ns, published.stall_end_ns) == (77, 0, 0)
+    writer.stalled(5, 80)
+    writer.tick(81, 1, 90)
+    published = board.read(str(path))
+    assert (published.next_tick_ns, published.stall_ns, published.stall_end_ns) == (90, 5, 80)
+    writer.close()
+
+
 def test_what_was_published_is_read(path: Path, writer: Board) -> None:
     writer.publish(b'{"workers": [1]}')
     writer.tick(7_000, 300, 9_000)

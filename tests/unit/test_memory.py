@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd.decide.memory import recall, remember, resume
+from watchdogd.decide.memory import RESTART_NS, recall, recall_kills, remember, resume, unremembered, unwatched_ns
 from watchdogd.decide.orders import Trigger, WorkerState
 from watchdogd.model import Finding, IncidentId, Phase, Verdict
 
@@ -142,3 +142,31 @@ def test_what_ends_with_its_supervisor_is_started_again_for_that_reason(alive: b
 def test_what_ends_with_its_supervisor_and_was_told_to_end_is_not_started_again() -> None:
     state, _ = resumed(replace(STATE, phase=Phase.TERMINATING, wanted=False), alive=False, keeps=False)
     assert not state.wanted
+
+
+def test_a_worker_that_nobody_remembers_is_as_it_says_and_its_deadlines_count_from_now() -> None:
+    state = unremembered("a", 3, spawned_ns=4, ready_ns=5, now_ns=NOW)
+    assert (state.phase, state.incarnation, state.wanted, state.armed_ns) == (Phase.RUNNING, 3, True, NOW)
+    starting = unremembered("a", 3, spawned_ns=NOW + 9, ready_ns=None, now_ns=NOW)
+    assert (starting.phase, starting.spawned_ns, starting.ready_ns) == (Phase.STARTING, NOW, None)
+    assert resumed(state) == (state, None)
+
+
+def test_kills_are_remembered_and_what_is_no_such_memory_is_none() -> None:
+    assert recall_kills({"kills": [4, 5]}) == (4, 5)
+    assert recall_kills({}) == ()  # of a version that did not tell
+    for spoilt in (7, [True], ["x"], None):
+        with pytest.raises(ValueError):
+            recall_kills({"kills": spoilt})
+
+
+# --- the time without a supervisor ----------------------------------------------------------------------------------
+
+
+def test_what_a_restart_costs_is_no_stall() -> None:
+    assert unwatched_ns(NOW, NOW + RESTART_NS) == 0
+    assert unwatched_ns(NOW, NOW - 5) == 0  # killed before it was to look again
+
+
+def test_longer_than_that_the_machine_may_have_stood_still() -> None:
+    assert unwatched_ns(NOW, NOW + RESTART_NS + 1) == RESTART_NS + 1

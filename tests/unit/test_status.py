@@ -13,6 +13,7 @@ import pytest
 
 from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeRuntime
 from watchdogd import abi
+from watchdogd.decide.escalation import Stage
 from watchdogd.model import Phase
 from watchdogd.observe import procfs
 from watchdogd.publish import events
@@ -69,6 +70,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
     beat.enter(0, "sync", time.monotonic_ns())
     runtime.accelerators = [ACCELERATOR]
     runtime.sources = [SOURCE]
+    runtime.supervisor["escalation"] = ESCALATION
     runtime.publish()
     assert shape(to_json(view(runtime))) == {
         "schema": None,
@@ -79,6 +81,16 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
             "scheduling": None,
             "memory": None,
             "lateness_seconds": {"p50": None, "p99": None, "max": None},
+        },
+        "escalation": {
+            "stage": None,
+            "action": None,
+            "dry_run": None,
+            "causes": [None],
+            "last": {"action": None, "reason": None, "time": None},
+            "age_seconds": None,
+            "next": None,
+            "next_in_seconds": None,
         },
         "workers": [
             {
@@ -537,11 +549,46 @@ ESCALATION = {
 }  # fmt: skip
 
 
-def test_an_escalation_under_way_and_the_last_one_are_in_the_table(runtime: FakeRuntime) -> None:
-    runtime.supervisor["escalation"] = ESCALATION
+def escalating(runtime: FakeRuntime, stage: str, left_ns: int | None) -> StatusView:
+    """In that stage for 2 s."""
+    now_ns = time.monotonic_ns()
+    told = {**ESCALATION, "stage": stage, "since_ns": now_ns - 2 * SECOND}
+    runtime.supervisor["escalation"] = told | {"deadline_ns": None if left_ns is None else now_ns + left_ns}
     runtime.publish()
-    lines = table(view(runtime), 200, colour=False).splitlines()
-    assert "  escalation (reboot): awaiting: h: SIGKILL did not take; see `watchdogd events`" in lines
+    return collect(str(runtime.directory), now_ns)
+
+
+@pytest.mark.parametrize(
+    ("stage", "left_ns", "words", "step", "seconds"),
+    [
+        ("waiting", 90 * SECOND, "waiting for 2 s, asks in 1 m 30 s", "ask", 90.0),
+        ("asking", 7 * SECOND, "asking for 2 s, waits 7 s more for consent, then reboot", "action", 7.0),
+        ("awaiting", -SECOND, "awaiting for 2 s, waits 0 more for consent, then reboot", "action", 0.0),
+        ("backoff", 10 * SECOND, "backoff for 2 s, asks again in 10 s", "ask", 10.0),
+        ("noting", SECOND, "noting for 2 s, reboot comes next", "action", 1.0),
+        ("acting", SECOND, "acting for 2 s, reboot is under way", None, 1.0),
+        ("done", None, "done for 2 s, nothing more is done", None, None),
+    ],
+)
+def test_an_escalation_says_how_far_it_is_why_and_what_comes_next(
+    runtime: FakeRuntime, stage: str, left_ns: int | None, words: str, step: str | None, seconds: float | None
+) -> None:
+    shown = escalating(runtime, stage, left_ns)
+    told = table(shown, 300, colour=False)
+    assert f"  escalation (reboot): {words}: h: SIGKILL did not take; see `watchdogd events`\n" in told
+    body = to_json(shown)["escalation"]
+    assert (body["stage"], body["age_seconds"], body["next"], body["next_in_seconds"]) == (stage, 2.0, step, seconds)
+    assert (body["causes"], body["action"], body["dry_run"]) == (["h: SIGKILL did not take"], "reboot", False)
+
+
+def test_every_stage_of_an_escalation_has_its_words(runtime: FakeRuntime) -> None:
+    for stage in Stage:
+        shown = table(escalating(runtime, stage.value, None), 300, colour=False)
+        assert stage is Stage.IDLE or ", : h:" not in shown
+
+
+def test_the_last_escalation_is_in_the_table_too(runtime: FakeRuntime) -> None:
+    lines = table(escalating(runtime, "awaiting", None), 200, colour=False).splitlines()
     assert "  last escalation: service-fail at 2025-01-02T03:04:05.000006Z: d is in quarantine" in lines
 
 
@@ -550,3 +597,4 @@ def test_where_nothing_calls_for_an_escalation_none_is_shown(runtime: FakeRuntim
     runtime.supervisor["escalation"] = told
     runtime.publish()
     assert "escalation" not in table(view(runtime), 200, colour=False)
+    assert (to_json(view(runtime))["escalation"] is None) == (told is None)

@@ -21,7 +21,7 @@ class Fleet:
         self._watched = watched
         self._settings = settings
         self._findings: dict[str, Finding] = {}
-        self._kills: tuple[int, ...] = ()
+        self.kills: tuple[int, ...] = ()  # instants of those that were decided; of the last supervisor's, too
         self._condemned: dict[str, int] = {}  # when their kill was decided last, by name
         self._compared: tuple[str, int, list[suspicion.Stuck]] = ("", 0, [])
 
@@ -41,16 +41,16 @@ class Fleet:
     def condemned(self, victim: Watched, now_ns: int) -> None:
         """Count a kill when it is decided: many may be in one tick."""
         self._condemned[victim.settings.name] = now_ns
-        self._kills = (*budget.recent(self._kills, now_ns, self._settings.max_kills_window_ns), now_ns)
+        self.kills = (*budget.recent(self.kills, now_ns, self._settings.max_kills_window_ns), now_ns)
 
     def spared(self) -> None:
         """The kill decided last was not needed."""
-        self._kills = self._kills[:-1]
+        self.kills = self.kills[:-1]
 
     def hold(self, victim: Watched, finding: Finding, now_ns: int) -> str | None:
         """Why the victim's kill must wait now; None = it must not."""
         settings = self._settings
-        recent = budget.recent(self._kills, now_ns, settings.max_kills_window_ns)
+        recent = budget.recent(self.kills, now_ns, settings.max_kills_window_ns)
         if len(recent) >= settings.max_kills:
             seconds = settings.max_kills_window_ns / 1e9
             return f"{len(recent)} kills in {seconds:g} s: what hits every worker is not cured by killing every worker"

@@ -84,6 +84,11 @@ class Runtime:
         """Where a worker's process says which one it is; only we can write there."""
         return f"{self.births}/{worker}.{incarnation}"
 
+    def born(self, worker: str) -> list[int]:
+        """Incarnations of which a birth is there, the youngest first."""
+        numbers = [file.rpartition(".")[2] for file in os.listdir(self.births) if file.rpartition(".")[0] == worker]
+        return sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
+
     def remove_incarnation(self, worker: str, incarnation: int) -> None:
         for path in (self.heartbeat(worker, incarnation), self.birth(worker, incarnation)):
             with suppress(FileNotFoundError):
@@ -115,7 +120,11 @@ def _remove_all(directory: str, kept: frozenset[str] = frozenset()) -> None:
 
 
 def _take_lock(directory: str, excused: frozenset[int] = frozenset()) -> int | None:
-    """None where it cannot be made for an ``excused`` errno. Nobody else may open it: whoever can read may lock."""
+    """None where it cannot be made for an ``excused`` errno. Nobody else may open it: whoever can read may lock.
+
+    A record lock: it is this process's alone and ends with it, while one of ``flock`` lives on in every copy of the
+    descriptor, so that a child which has not come to close its own would keep the next supervisor out.
+    """
     path = f"{directory}/supervisor.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
@@ -124,7 +133,7 @@ def _take_lock(directory: str, excused: frozenset[int] = frozenset()) -> int | N
             return None
         raise CannotStart(f"cannot open {path}: {error.strerror}; is it ours? remove it") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)

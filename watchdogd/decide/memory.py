@@ -11,9 +11,21 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from watchdogd.decide.orders import ALIVE, SUPERVISOR, Trigger, WorkerState
-from watchdogd.model import Finding, IncidentId, Phase, Verdict
+from watchdogd.model import SECOND, Finding, IncidentId, Phase, Verdict
 
+RESTART_NS = SECOND  # RestartSec= of our unit and the way to the first look, several times over; WatchdogSec= is longer
 _HAS_PROCESS = ALIVE | {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
+
+
+def unwatched_ns(due_ns: int, now_ns: int) -> int:
+    """How late a look counts as that another supervisor had promised for ``due_ns``.
+
+    0 if no more was lost than a restart costs: what is overdue now is a hang. Longer, and nobody knows whether the
+    machine stood still, and the supervisor was killed for it, or the supervisor alone was not there: the workers get
+    the benefit of the doubt as after any late wake-up, once per call and no longer than the call's own deadline.
+    """
+    late_ns = now_ns - due_ns
+    return late_ns if late_ns > RESTART_NS else 0
 
 
 def remember(state: WorkerState) -> dict[str, Any]:
@@ -53,6 +65,25 @@ def recall(told: Mapping[str, Any]) -> WorkerState:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"not the memory of a worker: {error!r}") from None
+
+
+def recall_kills(told: Mapping[str, Any]) -> tuple[int, ...]:
+    """From the supervisor's object of the snapshot. Raises ValueError."""
+    try:
+        return tuple(_is(int, instant) for instant in told.get("kills", ()))
+    except TypeError as error:
+        raise ValueError(f"not the memory of kills: {error!r}") from None
+
+
+def unremembered(name: str, incarnation: int, spawned_ns: int, ready_ns: int | None, now_ns: int) -> WorkerState:
+    """A worker that lives, as far as it says itself what it is. Nobody knows what was in flight with whose leave (a
+    pause, a stall), so its deadlines count from now.
+    """
+    phase = Phase.STARTING if ready_ns is None else Phase.RUNNING
+    return WorkerState(
+        name, phase, now_ns, incarnation=incarnation, wanted=True, spawned_ns=min(spawned_ns, now_ns),
+        ready_ns=ready_ns, armed_ns=now_ns,
+    )  # fmt: skip
 
 
 def resume(

@@ -42,7 +42,7 @@ class Loop:
             signal.signal(number, lambda *_: None)  # the number is queued in the socket
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self.listen(self._timer.descriptor, lambda _now_ns: self._timer.drain())
-        self.listen(self._receive.fileno(), self._take_signals)
+        self.listen(self._receive.fileno(), lambda _now_ns: self.take_signals())
 
     def listen(self, descriptor: int, handler: Handler) -> None:
         """Call ``handler`` whenever the descriptor is readable or hung up."""
@@ -83,5 +83,7 @@ class Loop:
             self._window_ns, self._rested_ns = now_ns, 0
         return now_ns
 
-    def _take_signals(self, _now_ns: int) -> None:
-        self._on_signals(set(self._receive.recv(4096)))
+    def take_signals(self) -> None:
+        """Handle those that have come by now."""
+        with contextlib.suppress(BlockingIOError):
+            self._on_signals(set(self._receive.recv(4096)))

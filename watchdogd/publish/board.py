@@ -30,6 +30,7 @@ _HEADER = (
     "magic", "version", "pid", "boot_id_high", "boot_id_low", "capacity",
     "current",  # sequence number of the current body; it lies in slot current & 1
     "last_tick_ns", "ticks", "last_tick_duration_ns", "max_lateness_ns", "next_tick_ns",
+    "stall_ns", "stall_end_ns",  # how late the last late wake-up was, and when it came: the next supervisor may need it
 )  # fmt: skip
 _INDEX = {name: index for index, name in enumerate(_HEADER)}
 HISTOGRAMS = ("wakeup_lateness", "detection_lateness", "tick_duration")
@@ -53,6 +54,8 @@ class Published:
     last_tick_duration_ns: int
     max_lateness_ns: int
     next_tick_ns: int
+    stall_ns: int
+    stall_end_ns: int
     sequence: int
     histograms: dict[str, Histogram]
     body: dict[str, Any]
@@ -62,7 +65,8 @@ class Board:
     """The writer. Made anew by each supervisor: a new inode, in the place of the old one from its first body on, so
     that at every moment there is one that the next supervisor can go on from."""
 
-    def __init__(self, path: str, *, pid: int, boot_id: int, capacity: int) -> None:
+    def __init__(self, path: str, *, pid: int, boot_id: int, capacity: int, due_ns: int = 0) -> None:
+        """``due_ns``: since when a look at the workers is due, while there was none yet."""
         capacity = (capacity + 7) // 8 * 8
         size = _SLOT_START * abi.WORD + 2 * (_SLOT_HEADER.size + capacity)
         fresh = _fresh(path, pid)
@@ -80,7 +84,7 @@ class Board:
         self._sequence = 0
         first = {
             "magic": MAGIC, "version": VERSION, "pid": pid, "capacity": capacity,
-            "boot_id_high": boot_id >> 64, "boot_id_low": boot_id & (1 << 64) - 1,
+            "boot_id_high": boot_id >> 64, "boot_id_low": boot_id & (1 << 64) - 1, "next_tick_ns": due_ns,
         }  # fmt: skip
         for name, value in first.items():
             self._words[_INDEX[name]] = value
@@ -109,6 +113,11 @@ class Board:
         words[_INDEX["ticks"]] += 1
         self.count("tick_duration", duration_ns)
         words[_INDEX["last_tick_ns"]] = now_ns
+
+    def stalled(self, stall_ns: int, end_ns: int) -> None:
+        """We woke so late: told before anything is made of it, for whoever goes on from here."""
+        self._words[_INDEX["stall_ns"]] = stall_ns
+        self._words[_INDEX["stall_end_ns"]] = end_ns
 
     def count(self, histogram: str, duration_ns: int) -> None:
         """Count one duration; a negative one (woken early) counts as 0."""
@@ -201,6 +210,8 @@ def _parse(raw: bytes, path: str) -> Published | None:
         last_tick_duration_ns=value["last_tick_duration_ns"],
         max_lateness_ns=value["max_lateness_ns"],
         next_tick_ns=value["next_tick_ns"],
+        stall_ns=value["stall_ns"],
+        stall_end_ns=value["stall_end_ns"],
         sequence=sequence,
         histograms=histograms,
         body=content,

@@ -10,6 +10,7 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
      "supervisor": {"version", "started_ns", "observe_only", "runtime_dir", "state_dir", "config": [FILE, ...],
                     "metrics": "HOST:PORT" or null, "stopping": bool, "scheduling", "memory", "scopes",
                     "time_namespace": inode or null,   (whose CLOCK_MONOTONIC all times here are of)
+                    "kills": [instants of those in ``max_kills_window``; for the next supervisor],
                     "reload": {"asked": count, "outcome": null, "checking", "refused" or "done",
                                "problem": text or null},
                     "escalation": {"stage", "since_ns", "deadline_ns" or null, "action", "dry_run": bool,

@@ -11,11 +11,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from watchdogd import abi
 from watchdogd.act import birth, launching, sweep
 from watchdogd.act.process import adopt
 from watchdogd.act.runtime import CannotStart, Runtime
 from watchdogd.act.watched import Watched
-from watchdogd.decide import memory
+from watchdogd.decide import liveness, memory
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import Exit, WorkerSettings
 from watchdogd.observe import procfs
@@ -26,16 +27,22 @@ from watchdogd.publish import board
 class Adoption:
     def __init__(self, runtime: Runtime, boot_id: int) -> None:
         self._runtime = runtime
+        self._boot_id = boot_id
         self.predecessor: int | None = None
+        self.due_ns: int | None = None  # when the predecessor was to look next
+        self.kills: tuple[int, ...] = ()
         self.next_seq = 0  # of the record, if it is not all written yet
         self.changed: list[Watched] = []  # adopted, but to be started anew: their settings are others
         self.problems: list[str] = []  # what could not be taken over, and why
         self.adopted: list[str] = []  # names of workers whose process lives on
         self.kept: set[str] = set()  # heartbeats still in use, be it only to tell what is left of a worker
         self._workers: dict[str, Mapping[str, Any]] = {}
+        self._stall = (0, 0)
+        self._is_lost = False  # what the predecessor knew
         try:
             published = board.read(runtime.board)
         except board.BoardError:  # the first one here, or it left nothing that can be believed
+            self._is_lost = True
             return
         if published.boot_id != boot_id or published.body.get("supervisor", {}).get("stopping", True):
             return  # its workers ended with the machine, or with it
@@ -45,6 +52,12 @@ class Adoption:
             self._refuse_another_clock(told)
             return  # nobody lives by that clock, and what was remembered is told by it
         self.predecessor = published.pid
+        self.due_ns = published.next_tick_ns
+        try:
+            self.kills = memory.recall_kills(published.body["supervisor"])
+        except ValueError as error:
+            self.problems.append(str(error))
+        self._stall = (published.stall_ns, published.stall_end_ns)
         self.next_seq = int(published.body.get("events", {}).get("next_seq", 0))
         self._workers = {str(worker.get("name")): worker for worker in told}
 
@@ -63,6 +76,10 @@ class Adoption:
                 f"{', '.join(living)}; start this one there (nsenter --target PID --time), or end them first"
             )
 
+    def unwatched_ns(self, now_ns: int) -> int:
+        """How late a first look now is for what was adopted."""
+        return 0 if self.due_ns is None or not self.adopted else memory.unwatched_ns(self.due_ns, now_ns)
+
     def retired(self, known: set[str]) -> list[Watched]:
         """Workers that the configuration no longer has; those of them that live are to be ended."""
         found = []
@@ -75,15 +92,14 @@ class Adoption:
     def take(self, watched: Watched, now_ns: int) -> Trigger | None:
         """Make it what it was, as far as that can be proven; what happened to it meanwhile."""
         told = self._workers.get(watched.settings.name)
-        start = Trigger.START if watched.settings.autostart else None
         if told is None:
-            return start
+            return self._take_unremembered(watched, now_ns) if self._is_lost else _start(watched)
         try:
             state = memory.recall(told)
             watched.tally.recall(told)
         except ValueError as error:
             self.problems.append(f"{watched.settings.name}: {error}")
-            return start
+            return self._take_unremembered(watched, now_ns)
         name, incarnation = state.name, state.incarnation
         born = birth.read(self._runtime.birth(name, incarnation))
         heartbeat = self._runtime.heartbeat(name, incarnation)
@@ -105,6 +121,8 @@ class Adoption:
             self.kept.add(heartbeat)
         if is_alive:
             self.adopted.append(name)
+            stall_ns, end_ns = self._stall  # systemd may have killed for it who had noticed it a moment before
+            watched.examination.stalled(stall_ns, 0, end_ns)
             watched.launched = str(told.get("launched"))
             if watched.launched != launching.fingerprint(watched.settings):
                 self.changed.append(watched)
@@ -112,6 +130,42 @@ class Adoption:
             watched.held = "its supervisor was replaced"  # looked at again in the first tick
         watched.changed()
         return trigger
+
+    def _take_unremembered(self, watched: Watched, now_ns: int) -> Trigger | None:
+        """The process that says who it is, in its birth and in the header of a heartbeat of this boot."""
+        settings = watched.settings
+        for incarnation in self._runtime.born(settings.name):
+            born = birth.read(self._runtime.birth(settings.name, incarnation))
+            process = None if born is None else adopt(born.identity)
+            if process is None or process.exit_status() is not None:
+                continue
+            heartbeat = self._runtime.heartbeat(settings.name, incarnation)
+            try:
+                watched.reader = HeartbeatReader(heartbeat)
+                pulse = watched.reader.read()
+            except (HeartbeatError, OSError):
+                pulse = None
+            if pulse is None or pulse.header("boot_id_high") << 64 | pulse.header("boot_id_low") != self._boot_id:
+                process.close()
+                watched.forget_incarnation()
+                continue
+            ready_ns = pulse.header("state") & ~abi.CODE_MASK if liveness.is_ready(pulse) else None
+            spawned_ns = pulse.header("spawned_ns")
+            watched.process = process
+            watched.launched = launching.fingerprint(settings)
+            watched.state, trigger = memory.resume(
+                memory.unremembered(settings.name, incarnation, spawned_ns, ready_ns, now_ns),
+                has_begun=True,
+                is_alive=True,
+                keeps=settings.on_supervisor_exit == "keep",
+                now_ns=now_ns,
+            )
+            self.kept.add(heartbeat)
+            self.adopted.append(settings.name)
+            lost = "its budget begins anew, and whether it was paused, or its settings were others, is not known"
+            self.problems.append(f"{settings.name}: adopted without a memory of it: {lost}")
+            return trigger
+        return _start(watched)
 
     def _read(self, watched: Watched, heartbeat: str) -> None:
         try:
@@ -122,3 +176,7 @@ class Adoption:
             watched.heartbeat_error = str(error.strerror)
         if watched.heartbeat_error is not None:
             self.problems.append(f"{watched.settings.name}: heartbeat: {watched.heartbeat_error}")
+
+
+def _start(watched: Watched) -> Trigger | None:
+    return Trigger.START if watched.settings.autostart else None

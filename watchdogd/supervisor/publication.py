@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from watchdogd import __version__
+from watchdogd.act.fleet import Fleet
 from watchdogd.act.responses import Responses
 from watchdogd.act.runtime import Runtime
 from watchdogd.act.watched import Watched
@@ -21,11 +22,12 @@ from watchdogd.supervisor.household import Household
 
 class Publication:
     def __init__(
-        self, board: Board, watched: Sequence[Watched], household: Household, responses: Responses,
+        self, board: Board, watched: Sequence[Watched], fleet: Fleet, household: Household, responses: Responses,
         settings: Settings, runtime: Runtime, *, started_ns: int, scheduling: str, memory: str, scopes: str,
     ) -> None:  # fmt: skip
         self._board = board
         self._watched = watched
+        self._fleet = fleet
         self._household = household
         self._escalator = responses.escalator
         self.about = {  # what is true of the supervisor as long as it lives
@@ -43,6 +45,7 @@ class Publication:
         }
         self._stopping = False
         self._reload: dict[str, str | int | None] = {"asked": 0, "outcome": None, "problem": None}
+        self._kills = fleet.kills  # as published
         self._changed = False
         self._accelerators = sorted({w.settings.accelerator for w in watched if w.settings.accelerator is not None})
 
@@ -58,11 +61,11 @@ class Publication:
 
     def publish(self, stopping: bool) -> int | None:
         """Publish if anything changed. Returns the instant from which it can be read."""
-        ours = self._changed or self._household.dirty or self._escalator.dirty
+        ours = self._changed or self._household.dirty or self._escalator.dirty or self._kills != self._fleet.kills
         if self._stopping == stopping and not ours and not any(watched.is_changed for watched in self._watched):
             return None
         self._household.dirty = self._escalator.dirty = self._changed = False
-        self._stopping = stopping
+        self._stopping, self._kills = stopping, self._fleet.kills
         blocked = {
             w.settings.accelerator: w.settings.name
             for w in self._watched
@@ -72,6 +75,7 @@ class Publication:
             {
                 **self.about,
                 "stopping": stopping,
+                "kills": self._kills,
                 "reload": self._reload,
                 "escalation": self._escalator.describe(),
             },

@@ -22,10 +22,12 @@ from watchdogd.model import SECOND, SupervisorSettings
 from watchdogd.observe.loop import Loop
 from watchdogd.publish.board import reserve
 from watchdogd.publish.notify import Notifier
+from watchdogd.supervisor import checked
 from watchdogd.supervisor.publication import Publication
 
 CHECK_NS = 10 * SECOND
 DIRECTORIES = "WATCHDOGD_RELOADED_DIRECTORIES"  # in the environment of the new image: runtime and state directory
+_WAIT = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))  # from one image to the next
 LONGEST_PROBLEM = 2000  # bytes that are kept of what the check says
 
 
@@ -40,6 +42,7 @@ class Reload:
         self.is_due = False  # the configuration is good, and this image is still the old one
         self._process: Process | None = None
         self._said: int | None = None
+        self._checked_file: int | None = None  # what the check has read, for the new image
         self._again = False
         self.deadline_ns: int | None = None
 
@@ -48,15 +51,13 @@ class Reload:
         if self._process is not None:
             self._again = True
             return
+        self.is_due = False
         self._publication.reload("checking")
         self._said, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        command = (sys.executable, "-m", "watchdogd", "check-config", "-c", self._file)
         try:
-            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                self._process = launch(Launch(command, os.environ, stdout=null, stderr=write))
-            finally:
-                os.close(null)
+            self._take_checked(os.memfd_create("checked configuration"))
+            request = Launch(checked.command(self._file), os.environ, stdout=self._checked_file, stderr=write)
+            self._process = launch(request)
         except OSError as error:
             os.close(self._said)
             self._checked(f"cannot check the configuration: {error.strerror}")
@@ -65,6 +66,15 @@ class Reload:
             os.close(write)
         self.deadline_ns = now_ns + CHECK_NS
         self._loop.listen(self._process.pidfd, self._ended)
+
+    def _take_checked(self, descriptor: int) -> None:
+        if self._checked_file is not None:
+            os.close(self._checked_file)
+        self._checked_file = descriptor
+
+    def cancel(self) -> None:
+        """The end was asked for: whatever the check says, this image stays."""
+        self.is_due = False
 
     def watch(self, now_ns: int) -> None:
         """Give up a check that does not end."""
@@ -104,22 +114,32 @@ class Reload:
     def execute(
         self, runtime: Runtime, publish: Callable[[], object], let_go: Callable[[], None], notifier: Notifier
     ) -> None:
-        """Only returns if it cannot be done; then all goes on as before."""
+        """Only returns if it cannot be done, or is not due any more; then all goes on as before.
+
+        What comes from the first line on waits for the new image; what came before is heard by this one.
+        """
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WAIT)
         try:
-            reserve(runtime.board, os.getpid())  # without a board of its own the new image would end, and our workers
-        except OSError as error:
-            self._checked(f"no room for another board in {runtime.directory}: {error.strerror}")
-            return
-        self._tell("reloading")
-        self._publication.changed()  # with the number of that event
-        publish()
-        notifier.reloading()
-        let_go()
-        try:
-            _execute_anew(f"{runtime.directory}\n{runtime.state_directory}")
-        except OSError as error:
-            self._checked(f"cannot execute {sys.executable}: {error.strerror}")
-            notifier.ready()
+            self._loop.take_signals()
+            if not self.is_due:
+                return
+            try:
+                reserve(runtime.board, os.getpid())  # without a board the new image would end, and our workers with it
+            except OSError as error:
+                self._checked(f"no room for another board in {runtime.directory}: {error.strerror}")
+                return
+            self._tell("reloading")
+            self._publication.changed()  # with the number of that event
+            publish()
+            notifier.reloading()
+            let_go()
+            try:
+                _execute_anew(f"{runtime.directory}\n{runtime.state_directory}", self._checked_file)
+            except OSError as error:
+                self._checked(f"cannot execute {sys.executable}: {error.strerror}")
+                notifier.ready()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def done(self) -> None:
         """By the image before this one, in the same process."""
@@ -140,24 +160,21 @@ def kept_directories(settings: SupervisorSettings) -> tuple[SupervisorSettings, 
     return kept, named != (runtime_dir, state_dir)
 
 
-def _execute_anew(directories: str) -> NoReturn:
-    """This process with its own command line, in the same pid. Raises OSError: then nothing has changed.
-
-    Until the new image listens, another reload is ignored, as it reads the file later anyway; an end waits.
-    """
-    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+def _execute_anew(directories: str, checked_file: int | None) -> NoReturn:
+    """This process with its own command line, in the same pid. Raises OSError: then nothing has changed."""
     cpus = os.sched_getaffinity(0)
     if privileges.unpinned:  # what the new image starts from is what its workers get
         os.sched_setaffinity(0, privileges.unpinned)
+    environment = {**os.environ, DIRECTORIES: directories}
+    if checked_file is not None:
+        os.set_inheritable(checked_file, True)
+        environment[checked.DESCRIPTOR] = str(checked_file)
     try:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, DIRECTORIES: directories})
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     finally:
         os.sched_setaffinity(0, cpus)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGHUP, handler)
 
 
 def listening() -> None:
     """The new image has its handlers: what waited may come."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAIT)

@@ -7,12 +7,13 @@ not at all where an adopted worker's deadlines come first.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from watchdogd.act.acting import Actor, Happening
 from watchdogd.act.runtime import Runtime
 from watchdogd.act.sweep import SweepFailed
+from watchdogd.act.together import Together
 from watchdogd.act.watched import Watched
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import SECOND, Phase
@@ -41,18 +42,16 @@ class Succession:
             self._leftovers.wait(LEFTOVERS_SECONDS)
 
     def begin(
-        self, actor: Actor, loop: Loop, happenings: deque[Happening], start: Callable[[Iterable[Watched]], None],
-        tell: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        self._loop, self._start, self._tell = loop, start, tell
+        self, actor: Actor, loop: Loop, happenings: deque[Happening], together: Together, tell: Callable[[str], None]
+    ) -> None:
+        self._loop, self._start, self._tell = loop, together.start, tell
         for watched, trigger in self._meanwhile:
             actor.take_over(watched, trigger)
         for watched in self._adoption.changed:
             if watched.is_retired:  # whatever befalls it before: it is not started again
                 watched.state = replace(watched.state, wanted=False)
                 happenings.append(Happening(watched, Trigger.STOP))
-            elif watched.state.wanted:
-                happenings.append(Happening(watched, Trigger.RESTART))
+        together.change(each for each in self._adoption.changed if each.state.wanted)
         loop.listen(self._leftovers.descriptor, self.look)
 
     def look(self, now_ns: int) -> None:

@@ -72,12 +72,14 @@ class Supervisor:
             raise CannotStart(f"supervisor.cpu_affinity: {error.strerror}; name CPUs that this machine has") from None
         boot_id = procfs.boot_id()
         self._adoption = Adoption(runtime, boot_id)
+        self.fleet.kills = self._adoption.kills
         self._succession = Succession(self._adoption, runtime, self.watched, started_ns)
         if not self._adoption.adopted:  # else their deadlines come first: this may wait for a network
             self._identities.look_up(settings.workers)
         capacity = BOARD_BYTES_BASE + BOARD_BYTES_PER_WORKER * len(self.watched)
+        due_ns = self._adoption.due_ns or started_ns
         try:
-            self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity)
+            self.board = Board(runtime.board, pid=os.getpid(), boot_id=boot_id, capacity=capacity, due_ns=due_ns)
         except OSError as error:
             remedy = "make room there, or choose another supervisor.runtime_dir"
             raise CannotStart(f"cannot make {runtime.board}: {error.strerror}; {remedy}") from None
@@ -98,10 +100,10 @@ class Supervisor:
         self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
         self.publication = Publication(
-            self.board, self.watched, self.household, self.responses, settings, runtime, started_ns=started_ns,
-            scheduling=scheduling, memory=memory, scopes=scopes,
+            self.board, self.watched, self.fleet, self.household, self.responses, settings, runtime,
+            started_ns=started_ns, scheduling=scheduling, memory=memory, scopes=scopes,
         )  # fmt: skip
-        self._succession.begin(self.actor, self.loop, self._happenings, self.together.start, self.tell_problem)
+        self._succession.begin(self.actor, self.loop, self._happenings, self.together, self.tell_problem)
         self._reload = Reload(settings.files[0], self.loop, self.publication, self._tell)
         if self._adoption.predecessor == os.getpid():
             self._reload.done()
@@ -115,7 +117,7 @@ class Supervisor:
             told = {"workers": adoption.adopted, "problems": adoption.problems}
             self._tell("adopted", predecessor=adoption.predecessor, **told)
         self.responses.escalator.start(time.monotonic_ns())
-        self.tick(0)
+        self.tick(adoption.unwatched_ns(time.monotonic_ns()))
         try:
             self._identities.look_up(self.settings.workers)
         except CannotStart as error:  # its restart would fail; those that run go on
@@ -133,6 +135,8 @@ class Supervisor:
     def tick(self, late_ns: int) -> None:
         """One round. ``late_ns``: how long after the instant asked for the loop woke."""
         now_ns = time.monotonic_ns()
+        if late_ns > self.settings.supervisor.late_margin_ns:
+            self.board.stalled(late_ns, now_ns)
         self._succession.look(now_ns)
         self._reload.watch(now_ns)
         self.responses.tick(self.stopping, now_ns)
@@ -158,6 +162,7 @@ class Supervisor:
         self.notifier.feed(now_ns)
         if self._reload.is_due and not self.stopping and all(map(self.actor.has_said_who_it_is, self.watched)):
             self._reload.execute(self.runtime, self._publish, self.household.let_go, self.notifier)
+            self._next_ns = now_ns  # it stays, perhaps because it has just been told to end
 
     def _when_next(self, now_ns: int) -> int:
         instants = [self._housekeeping_ns, *self.household.next_ns(), *self.responses.next_ns()]
@@ -300,6 +305,7 @@ class Supervisor:
         """End every worker, the last started first; finished when all are gone, or past their grace."""
         if not self.stopping:
             self.stopping = self.commands.stopping = True
+            self._reload.cancel()
             self._reason = reason
             self._tell("stopping", reason=reason)
             self.notifier.stopping()

@@ -21,6 +21,7 @@ from watchdogd.observe import procfs
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.publish import board
 from watchdogd.pulse import Pulse
+from watchdogd.view import escalation
 from watchdogd.view.span import span
 
 SCHEMA = 1
@@ -237,6 +238,7 @@ def to_json(view: StatusView) -> dict[str, Any]:
                 "max": seconds(view.lateness_ns(1.0)),
             },
         },
+        "escalation": escalation.to_json(view.supervisor.get("escalation"), view.as_of_ns),
         "workers": [_worker_json(worker) for worker in view.workers],
         "accelerators": [
             {

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from watchdogd.model import SECOND, Phase
+from watchdogd.view import escalation
 from watchdogd.view.span import span
 from watchdogd.view.status import MAY_TAKE_WORK, StatusView, Trouble, WorkerView, age
 
@@ -71,23 +72,11 @@ def _supervisor(view: StatusView) -> Iterator[tuple[str, str]]:
         yield "  observe only: verdicts are recorded, nothing is signalled", _YELLOW
     if view.supervisor.get("stopping") and not view.ended:
         yield "  stopping", _YELLOW
-    yield from _escalation(view)
+    for line, is_now in escalation.lines(view.supervisor.get("escalation"), view.as_of_ns, view.ended):
+        yield line, _RED if is_now else _YELLOW
     error = view.published.body.get("events", {}).get("error")
     if error:
         yield f"  events cannot be recorded ({error}), {view.published.body['events']['dropped']} lost", _RED
-
-
-def _escalation(view: StatusView) -> Iterator[tuple[str, str]]:
-    told = view.supervisor.get("escalation")
-    if not told:
-        return
-    if told["causes"] and not view.ended:
-        dry = ", dry run" if told["dry_run"] else ""
-        causes = "; ".join(told["causes"])
-        yield f"  escalation ({told['action']}{dry}): {told['stage']}: {causes}; see `watchdogd events`", _RED
-    if told["last"]:
-        last = told["last"]
-        yield f"  last escalation: {last['action']} at {last['time']}: {last['reason']}", _YELLOW
 
 
 def _advice(view: StatusView) -> Iterator[str]:
