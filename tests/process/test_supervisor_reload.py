@@ -194,7 +194,7 @@ when, number = sys.argv[1], int(sys.argv[2])
 if DIRECTORIES in os.environ:
     sys.exit("waits" if number in signal.sigpending() else "lost")
 heard = []
-nothing, place = lambda *_: None, SimpleNamespace(directory="", state_directory="")
+nothing, place = lambda *_: None, SimpleNamespace(directory="", state_directory="", board=sys.argv[3])
 come = lambda: os.kill(os.getpid(), number)
 loop = Loop(lambda numbers: (heard.extend(numbers), reload.cancel()))
 reload = Reload("", loop, SimpleNamespace(changed=nothing), nothing)
@@ -209,9 +209,11 @@ sys.exit(f"stays {heard}" if not signal.pthread_sigmask(signal.SIG_BLOCK, ()) el
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_a_signal_right_before_the_new_image_is_heard_by_the_old_one_or_waits(
-    when: str, number: signal.Signals
+    when: str, number: signal.Signals, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", EXECUTES, when, str(int(number))]
+    board = tmp_path / "board"
+    board.touch()
+    command = [sys.executable, "-c", EXECUTES, when, str(int(number)), str(board)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=ROOT)
     assert told.stderr == (f"stays [{int(number)}]\n" if when == "before" else "waits\n")
 
