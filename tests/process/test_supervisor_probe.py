@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,25 @@ def test_an_accelerator_that_is_not_usable_is_blocked_and_probed_again_until_it_
         supervised.touch("usable")
         body = supervised.wait_phase("a", "running", 2)
         assert (body["note"], body["budget_left"]) == ("", 4)
+        assert accelerator(supervised)["blocked_by"] is None
+
+
+def test_a_blocked_accelerator_is_so_after_a_reload_and_its_worker_has_no_process() -> None:
+    with Supervised({"a": hanging("exit 1", restart={"backoff": "20s", "backoff_max": "20s"})}) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.touch("go")
+        wait_until(lambda: accelerator(supervised)["blocked_by"] == "a")
+        before = supervised.worker("a")
+        assert (before["pid"], before["heartbeat"], before["unusable"]) == (None, None, 1)
+        began = supervised.snapshot()["supervisor"]["started_ns"]
+        supervised.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: supervised.snapshot()["supervisor"]["started_ns"] != began)
+        assert accelerator(supervised)["blocked_by"] == "a"
+        told = supervised.worker("a")
+        keys = ("phase", "pid", "heartbeat", "unusable", "note", "next_start_ns", "budget_left")
+        assert [told[key] for key in keys] == [before[key] for key in keys]
+        supervised.ask("start", "a")
+        supervised.wait_phase("a", "running", 2)
         assert accelerator(supervised)["blocked_by"] is None
 
 

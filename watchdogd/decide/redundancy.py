@@ -18,6 +18,7 @@ from watchdogd.model import Phase, WorkerSettings
 
 Member = tuple[WorkerSettings, WorkerState]
 _RETURNING = frozenset((Phase.STARTING, Phase.TERMINATING, Phase.KILLING, Phase.BACKOFF))
+_BY_HAND = {Phase.STOPPED: "start", Phase.PAUSED: "resume"}
 
 
 def serves(state: WorkerState) -> bool:
@@ -36,6 +37,14 @@ def absent(settings: WorkerSettings, members: Iterable[Member], going: Collectio
     """A peer that does not serve. ``going``: names of those whose end is on its way."""
     names = (other.name for other, state in peers(settings, members) if other.name in going or not serves(state))
     return next(names, None)
+
+
+def remedy(state: WorkerState) -> str:
+    """What has an absent peer serve again."""
+    command = "reset" if state.quarantined else _BY_HAND.get(state.phase)
+    if command is None or (state.phase is Phase.STOPPED and state.wanted):
+        return f"wait for {state.name}"
+    return f"watchdogd {command} {state.name}"
 
 
 def returning(settings: WorkerSettings, members: Iterable[Member], going: Collection[str]) -> str | None:
