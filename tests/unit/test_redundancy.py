@@ -73,6 +73,7 @@ def test_nobody_is_his_own_peer() -> None:
     [
         (Phase.STOPPED, "watchdogd start b"),
         (Phase.PAUSED, "watchdogd resume b"),
+        (Phase.UNKILLABLE, "restart the machine once that is safe"),
         (Phase.BACKOFF, "wait for b"),
         (Phase.RUNNING, "wait for b"),
     ],

@@ -18,7 +18,11 @@ from watchdogd.model import Phase, WorkerSettings
 
 Member = tuple[WorkerSettings, WorkerState]
 _RETURNING = frozenset((Phase.STARTING, Phase.TERMINATING, Phase.KILLING, Phase.BACKOFF))
-_BY_HAND = {Phase.STOPPED: "start", Phase.PAUSED: "resume"}
+_BY_HAND = {
+    Phase.STOPPED: "watchdogd start {}",
+    Phase.PAUSED: "watchdogd resume {}",
+    Phase.UNKILLABLE: "restart the machine once that is safe",
+}
 
 
 def serves(state: WorkerState) -> bool:
@@ -41,10 +45,11 @@ def absent(settings: WorkerSettings, members: Iterable[Member], going: Collectio
 
 def remedy(state: WorkerState) -> str:
     """What has an absent peer serve again."""
-    command = "reset" if state.quarantined else _BY_HAND.get(state.phase)
-    if command is None or (state.phase is Phase.STOPPED and state.wanted):
-        return f"wait for {state.name}"
-    return f"watchdogd {command} {state.name}"
+    if state.quarantined:
+        return f"watchdogd reset {state.name}"
+    starts = state.phase is Phase.STOPPED and state.wanted
+    text = None if starts else _BY_HAND.get(state.phase)
+    return (text or "wait for {}").format(state.name)
 
 
 def returning(settings: WorkerSettings, members: Iterable[Member], going: Collection[str]) -> str | None:
