@@ -259,6 +259,28 @@ def test_one_of_a_redundancy_group_is_taken_along_once_its_peer_serves() -> None
         assert supervised.worker("b")["note"] == ""
 
 
+def test_who_is_still_to_follow_does_so_under_the_next_supervisor() -> None:
+    slow = "if INCARNATION == 2: tell('up', '') or wait_for('go')\nserve()"
+    workers = {
+        "a": worker("serve()", restart_with=["b", "c"], on_supervisor_exit="keep"),
+        "b": worker(slow, on_supervisor_exit="keep"),
+        "c": worker("serve()", on_supervisor_exit="keep"),
+    }
+    with Supervised(workers) as supervised:
+        for name in workers:
+            supervised.wait_phase(name, "running", 1)
+        supervised.ask("restart", "a")
+        supervised.wait_phase("b", "starting", 2)
+        supervised.wait_file("up")
+        supervised.stop(signal.SIGKILL)
+        supervised.start()
+        supervised.let_pass(0.2)
+        assert supervised.worker("c")["incarnation"] == 1  # one after the other
+        supervised.touch("go")
+        supervised.wait_phase("c", "running", 2)
+        assert supervised.worker("a")["incarnation"] == supervised.worker("b")["incarnation"] == 2
+
+
 def test_one_that_waits_for_its_peer_holds_up_nobody_else() -> None:
     workers = {
         "a": worker("serve()", restart_with=["b", "c"]),

@@ -41,6 +41,7 @@ class Together:
         ended_ns = state.ended_ns or state.spawned_ns or 0  # whoever was started since has nothing of its last life
         for other in map(self._watched.__getitem__, order.company(name, links)):
             other.state = replace(other.state, follows=(name, ended_ns))
+            other.changed()
             self._to_restart = [worker for worker in self._to_restart if worker is not other] + [other]
 
     def advance(self, now_ns: int) -> bool:
@@ -82,9 +83,10 @@ class Together:
         left = []
         for watched in self._to_restart:
             state = watched.state
-            origin, ended_ns = state.follows or ("", 0)
+            origin, ended_ns = state.follows or ("", 0)  # the latter: policy has had its word
             if state.phase not in _TAKEN or (state.spawned_ns or 0) > ended_ns:  # it is not there, or is new already
                 watched.state = replace(state, follows=None)
+                watched.changed()
                 continue
             members = [(worker.settings, worker.state) for worker in self._watched.values()]
             peer = redundancy.absent(watched.settings, members, ())
@@ -95,7 +97,6 @@ class Together:
             elif not under_way:
                 under_way = True
                 self._happenings.append(Happening(watched, Trigger.RESTART_WITH))
-                continue
             left.append(watched)
         self._to_restart = left
         return waits
