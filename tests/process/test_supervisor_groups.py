@@ -12,13 +12,6 @@ import pytest
 from tests.helpers.running import Supervised, gone, wait_until, worker
 from watchdogd.supervisor.control import Refused
 
-
-def reloaded(supervised: Supervised) -> None:
-    began = supervised.snapshot()["supervisor"]["started_ns"]
-    supervised.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: supervised.snapshot()["supervisor"]["started_ns"] != began)
-
-
 # --- redundancy -----------------------------------------------------------------------------------------------------
 
 
@@ -165,7 +158,7 @@ def test_a_worker_that_waits_is_started_by_the_next_supervisor(dies: bool) -> No
             supervised.stop(signal.SIGKILL)
             supervised.start()
         else:
-            reloaded(supervised)
+            supervised.reload()
         wait_until(lambda: supervised.worker("a")["note"] == "starts after b")
         supervised.touch("go")
         supervised.wait_phase("a", "running", 1)
@@ -252,7 +245,7 @@ def test_one_of_a_redundancy_group_is_taken_along_once_its_peer_serves() -> None
         body = supervised.worker("b")
         note = "is restarted with a once peer of its redundancy group serves: watchdogd start peer"
         assert (body["incarnation"], body["note"]) == (1, note)
-        reloaded(supervised)
+        supervised.reload()
         wait_until(lambda: supervised.worker("b")["note"] == note)
         supervised.ask("start", "peer")
         supervised.wait_phase("b", "running", 2)

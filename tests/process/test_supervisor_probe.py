@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,9 +68,7 @@ def test_a_blocked_accelerator_is_so_after_a_reload_and_its_worker_has_no_proces
         wait_until(lambda: accelerator(supervised)["blocked_by"] == "a")
         before = supervised.worker("a")
         assert (before["pid"], before["heartbeat"], before["unusable"]) == (None, None, 1)
-        began = supervised.snapshot()["supervisor"]["started_ns"]
-        supervised.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: supervised.snapshot()["supervisor"]["started_ns"] != began)
+        supervised.reload()
         assert accelerator(supervised)["blocked_by"] == "a"
         told = supervised.worker("a")
         keys = ("phase", "pid", "heartbeat", "unusable", "note", "next_start_ns", "budget_left")
@@ -169,6 +166,8 @@ def test_a_gpu_that_stays_hung_after_the_kill_is_not_started_into_and_its_load_i
         fault = device.fault("hang", label="a", scope="device", permanent=1, load=99)
         probed = supervised.wait_event("probe", "a")
         assert (probed["usable"], probed["reason"]) == ("no", "did not end in time and was killed")
+        wait_until(lambda: accelerator(supervised)["ghost"], what=supervised.snapshot)
+        supervised.reload()
         wait_until(lambda: accelerator(supervised)["ghost"], what=supervised.snapshot)
         assert (accelerator(supervised)["blocked_by"], supervised.worker("a")["incarnation"]) == ("a", 1)
         fault.clear()
