@@ -33,6 +33,7 @@ WORKER: dict[str, Any] = {
     "restarts": {"call": 2, "operator": 1},
     "budget_left": 4,
     "next_start_ns": None,
+    "unusable": 0,
     "deadlines": {"startup": 60.0, "step": 0.5, "sync": 0.2},
     "soft": 0.5,
     "hangs": {"sync": 7, "startup": 1},

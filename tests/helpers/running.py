@@ -221,6 +221,12 @@ class Supervised:
         path = str(self.runtime / "control.sock")
         return str(ask(path, {"command": command, "worker": name}, TIMEOUT_SECONDS)["message"])
 
+    def reload(self) -> None:
+        """Until the new image has published."""
+        began = self.snapshot()["supervisor"]["started_ns"]
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.snapshot()["supervisor"]["started_ns"] != began, what=self.log)
+
     def touch(self, name: str) -> None:
         """What a worker waits for with ``wait_for(name)``."""
         self.directory.joinpath(name).touch()

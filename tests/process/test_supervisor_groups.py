@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.running import Supervised, wait_until, worker
+from tests.helpers.running import Supervised, gone, wait_until, worker
 from watchdogd.supervisor.control import Refused
 
 # --- redundancy -----------------------------------------------------------------------------------------------------
@@ -27,7 +27,7 @@ def test_one_of_a_group_is_not_restarted_while_the_other_does_not_serve() -> Non
         supervised.wait_phase("b", "stopped")
         with pytest.raises(Refused, match="b of its redundancy group does not serve") as refused:
             supervised.ask("restart", "a")
-        assert "watchdogd stop a" in refused.value.remedy
+        assert refused.value.remedy.startswith("watchdogd start b; or") and "watchdogd stop a" in refused.value.remedy
         assert (supervised.phase("a"), supervised.worker("a")["incarnation"]) == ("running", 1)
         supervised.ask("start", "b")
         supervised.wait_phase("b", "running", 2)
@@ -133,6 +133,39 @@ def test_an_operator_may_start_a_worker_that_waits() -> None:
         assert supervised.worker("a")["incarnation"] == 1
 
 
+def test_a_worker_that_waits_can_be_stopped() -> None:
+    workers = {"a": worker("serve()", after=["b"]), "b": worker("wait_for('go')\nserve()")}
+    with Supervised(workers) as supervised:
+        wait_until(lambda: supervised.worker("a")["note"] == "starts after b")
+        supervised.ask("stop", "a")
+        wait_until(lambda: supervised.worker("a")["note"] == "")
+        supervised.touch("go")
+        supervised.wait_phase("b", "running", 1)
+        supervised.let_pass(0.2)
+        assert (supervised.phase("a"), supervised.worker("a")["incarnation"]) == ("stopped", 0)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_worker_that_waits_is_started_by_the_next_supervisor(dies: bool) -> None:
+    workers = {
+        "a": worker("serve()", after=["b"]),
+        "b": worker("wait_for('go')\nserve()", on_supervisor_exit="keep"),
+        "c": worker("serve()", autostart=False),
+    }
+    with Supervised(workers) as supervised:
+        wait_until(lambda: supervised.worker("a")["note"] == "starts after b")
+        if dies:
+            supervised.stop(signal.SIGKILL)
+            supervised.start()
+        else:
+            supervised.reload()
+        wait_until(lambda: supervised.worker("a")["note"] == "starts after b")
+        supervised.touch("go")
+        supervised.wait_phase("a", "running", 1)
+        assert first(supervised, "ready", "b") <= first(supervised, "phase", "a", phase="starting")
+        assert supervised.phase("c") == "stopped"
+
+
 def test_a_supervisor_that_stops_starts_nobody_who_waits() -> None:
     workers = {"a": worker("serve()", after=["b"]), "b": worker("hang()")}
     with Supervised(workers) as supervised:
@@ -143,6 +176,7 @@ def test_a_supervisor_that_stops_starts_nobody_who_waits() -> None:
 
 # --- restart_with ---------------------------------------------------------------------------------------------------
 
+CRASH = "serve_until('go')\nif INCARNATION == 1: os._exit(3)\nserve()"
 HANG = "serve_until('go')\nif INCARNATION == 1:\n    with worker.call('sync'): hang()\nserve()"
 
 
@@ -209,12 +243,116 @@ def test_one_of_a_redundancy_group_is_taken_along_once_its_peer_serves() -> None
         supervised.wait_phase("a", "running", 2)
         supervised.let_pass(0.3)
         body = supervised.worker("b")
-        assert (body["incarnation"], body["note"]) == (
-            1, "is restarted with a once peer of its redundancy group serves",
-        )  # fmt: skip
+        note = "is restarted with a once peer of its redundancy group serves: watchdogd start peer"
+        assert (body["incarnation"], body["note"]) == (1, note)
+        supervised.reload()
+        wait_until(lambda: supervised.worker("b")["note"] == note)
         supervised.ask("start", "peer")
         supervised.wait_phase("b", "running", 2)
         assert supervised.worker("b")["note"] == ""
+
+
+def test_who_is_still_to_follow_does_so_under_the_next_supervisor() -> None:
+    slow = "if INCARNATION == 2: tell('up', '') or wait_for('go')\nserve()"
+    workers = {
+        "a": worker("serve()", restart_with=["b", "c"], on_supervisor_exit="keep"),
+        "b": worker(slow, on_supervisor_exit="keep"),
+        "c": worker("serve()", on_supervisor_exit="keep"),
+    }
+    with Supervised(workers) as supervised:
+        for name in workers:
+            supervised.wait_phase(name, "running", 1)
+        supervised.ask("restart", "a")
+        supervised.wait_phase("b", "starting", 2)
+        supervised.wait_file("up")
+        supervised.stop(signal.SIGKILL)
+        supervised.start()
+        supervised.let_pass(0.2)
+        assert supervised.worker("c")["incarnation"] == 1  # one after the other
+        supervised.touch("go")
+        supervised.wait_phase("c", "running", 2)
+        assert supervised.worker("a")["incarnation"] == supervised.worker("b")["incarnation"] == 2
+
+
+def test_one_that_waits_for_its_peer_holds_up_nobody_else() -> None:
+    workers = {
+        "a": worker("serve()", restart_with=["b", "c"]),
+        "b": worker("serve()", redundancy="front"),
+        "c": worker("serve()"),
+        "peer": worker("serve()", redundancy="front", autostart=False),
+        "x": worker("serve()", restart_with=["y"]),
+        "y": worker("serve()"),
+    }
+    with Supervised(workers) as supervised:
+        for name in "abcxy":
+            supervised.wait_phase(name, "running", 1)
+        supervised.ask("restart", "a")
+        supervised.wait_phase("c", "running", 2)
+        supervised.ask("restart", "x")
+        supervised.wait_phase("y", "running", 2)
+        assert supervised.worker("b")["incarnation"] == 1
+
+
+def test_a_worker_that_waits_to_be_taken_along_and_is_paused_waits_no_longer() -> None:
+    workers = {
+        "a": worker("serve()", restart_with=["b"]),
+        "b": worker("serve()", redundancy="front"),
+        "peer": worker("serve()", redundancy="front", autostart=False),
+    }
+    with Supervised(workers) as supervised:
+        for name in "ab":
+            supervised.wait_phase(name, "running", 1)
+        supervised.ask("restart", "a")
+        wait_until(lambda: "is restarted with a" in supervised.worker("b")["note"])
+        supervised.ask("pause", "b")
+        supervised.wait_phase("b", "paused")
+        wait_until(lambda: supervised.worker("b")["note"] == "")
+        supervised.ask("resume", "b")
+        supervised.ask("start", "peer")
+        supervised.wait_phase("peer", "running", 1)
+        supervised.let_pass(0.2)
+        assert supervised.worker("b")["incarnation"] == 1
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_worker_that_is_only_observed_is_not_taken_along_and_what_would_have_been_is_on_record(whole: bool) -> None:
+    workers = {
+        "a": worker(CRASH, restart_with=["b", "c"]),
+        "b": worker("serve()", observe_only=not whole),
+        "c": worker("serve()"),
+    }
+    with Supervised(workers, supervisor={"observe_only": whole}) as supervised:
+        for name in "abc":
+            supervised.wait_phase(name, "observed" if whole or name == "b" else "running", 1)
+        supervised.touch("go")
+        refrained = supervised.wait_event("refrained", "b")
+        assert refrained["reason"] == "restart with a: observed only"
+        if whole:
+            supervised.wait_event("refrained", "c")
+        else:
+            supervised.wait_phase("c", "running", 2)
+        supervised.let_pass(0.2)
+        assert supervised.worker("b")["incarnation"] == 1
+        assert len(supervised.events("refrained", "b")) == 1
+        assert {event["worker"] for event in supervised.events("signal")} == (set() if whole else {"c"})
+
+
+def test_workers_that_crash_together_are_not_restarted_once_more_for_each_other() -> None:
+    body = f"if INCARNATION == 2: wait_for('loaded')\n{CRASH}"
+    workers = {name: worker(body, restart_with="pipe") for name in "abc"}
+    with Supervised(workers) as supervised:
+        for name in workers:
+            supervised.wait_phase(name, "running", 1)
+        supervised.process.send_signal(signal.SIGSTOP)  # it finds them ended at once
+        pids = [supervised.worker(name)["pid"] for name in workers]
+        supervised.touch("go")
+        wait_until(lambda: all(map(gone, pids)))
+        supervised.process.send_signal(signal.SIGCONT)
+        supervised.touch("loaded")
+        for name in workers:
+            supervised.wait_phase(name, "running", 2)
+        supervised.let_pass(0.5)
+        assert [supervised.worker(name)["restarts"] for name in workers] == [{"crashed": 1}] * 3
 
 
 # --- a new configuration --------------------------------------------------------------------------------------------
@@ -225,9 +363,7 @@ def for_other_settings(supervised: Supervised) -> None:
     text = supervised.config.read_text()
     assert '"X" = "old"' in text
     supervised.config.write_text(text.replace('"X" = "old"', '"X" = "new"'))
-    began = supervised.snapshot()["supervisor"]["started_ns"]
-    supervised.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: supervised.snapshot()["supervisor"]["started_ns"] != began)
+    supervised.reload()
 
 
 OLD = {"environment": {"X": "old"}}
@@ -260,7 +396,9 @@ def test_a_new_configuration_waits_for_a_peer_that_does_not_serve() -> None:
         supervised.let_pass(0.6)
         body = supervised.worker("a")
         assert (body["phase"], body["incarnation"]) == ("running", 1)
-        assert body["note"] == "is restarted for its new configuration once b of its redundancy group serves"
+        assert body["note"] == (
+            "is restarted for its new configuration once b of its redundancy group serves: watchdogd start b"
+        )
         supervised.ask("start", "b")
         supervised.wait_phase("a", "running", 2)
 

@@ -61,6 +61,23 @@ def test_an_accelerator_that_is_not_usable_is_blocked_and_probed_again_until_it_
         assert accelerator(supervised)["blocked_by"] is None
 
 
+def test_a_blocked_accelerator_is_so_after_a_reload_and_its_worker_has_no_process() -> None:
+    with Supervised({"a": hanging("exit 1", restart={"backoff": "20s", "backoff_max": "20s"})}) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.touch("go")
+        wait_until(lambda: accelerator(supervised)["blocked_by"] == "a")
+        before = supervised.worker("a")
+        assert (before["pid"], before["heartbeat"], before["unusable"]) == (None, None, 1)
+        supervised.reload()
+        assert accelerator(supervised)["blocked_by"] == "a"
+        told = supervised.worker("a")
+        keys = ("phase", "pid", "heartbeat", "unusable", "note", "next_start_ns", "budget_left")
+        assert [told[key] for key in keys] == [before[key] for key in keys]
+        supervised.ask("start", "a")
+        supervised.wait_phase("a", "running", 2)
+        assert accelerator(supervised)["blocked_by"] is None
+
+
 @pytest.mark.parametrize("script", ["exit 2", "kill -SEGV $$"])
 def test_a_probe_that_knows_nothing_does_not_block(script: str) -> None:
     with Supervised({"a": hanging(script)}) as supervised:
@@ -149,6 +166,8 @@ def test_a_gpu_that_stays_hung_after_the_kill_is_not_started_into_and_its_load_i
         fault = device.fault("hang", label="a", scope="device", permanent=1, load=99)
         probed = supervised.wait_event("probe", "a")
         assert (probed["usable"], probed["reason"]) == ("no", "did not end in time and was killed")
+        wait_until(lambda: accelerator(supervised)["ghost"], what=supervised.snapshot)
+        supervised.reload()
         wait_until(lambda: accelerator(supervised)["ghost"], what=supervised.snapshot)
         assert (accelerator(supervised)["blocked_by"], supervised.worker("a")["incarnation"]) == ("a", 1)
         fault.clear()

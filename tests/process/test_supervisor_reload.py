@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,7 +213,7 @@ def test_a_signal_right_before_the_new_image_is_heard_by_the_old_one_or_waits(
     when: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     board = tmp_path / "board"
-    board.touch()
+    board.write_bytes(bytes(4096))
     command = [sys.executable, "-c", EXECUTES, when, str(int(number)), str(board)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=ROOT)
     assert told.stderr == (f"stays [{int(number)}]\n" if when == "before" else "waits\n")

@@ -1154,6 +1154,20 @@ def test_workers_that_wait_for_the_same_one_are_none(tmp_path: Path) -> None:
     load(tmp_path, three('after = ["b", "c"]', 'after = ["c"]'))
 
 
+@pytest.mark.parametrize("keys", ['after = ["b"]', 'restart_with = ["b"]'])
+def test_nobody_waits_for_a_worker_that_is_never_late(tmp_path: Path, keys: str) -> None:
+    (found,) = problems(tmp_path, three(keys, 'deadlines.startup = "never"'))
+    assert (found.key, found.remedy[:9]) == (f"workers.a.{keys.partition(' ')[0]}", 'give "b" ')
+    assert 'deadlines.startup is "never"' in found.message
+    load(tmp_path, three(keys, c='deadlines.startup = "never"'))
+
+
+def test_one_of_a_group_that_is_never_late_is_a_problem(tmp_path: Path) -> None:
+    group = 'restart_with = "pipe"'
+    (found,) = problems(tmp_path, three(group, group + '\ndeadlines.startup = "never"'))
+    assert found.key == "workers.b.restart_with"
+
+
 def test_a_group_is_restarted_mutually_and_in_the_order_of_the_file(tmp_path: Path) -> None:
     group = 'restart_with = "pipe"'
     settings = load(tmp_path, three(group, group, group))

@@ -23,6 +23,8 @@ STATE = WorkerState(
 )  # fmt: skip
 HELD = replace(STATE, finding=FINDING)
 KILLING = replace(HELD, phase=Phase.KILLING, deadline_ns=95)
+BLOCKED = replace(STATE, phase=Phase.BACKOFF, unusable=2, ended_ns=3)
+WHOLE = [STATE, HELD, KILLING, BLOCKED, WorkerState("b"), replace(STATE, quarantined=True, follows=("b", 7))]
 HAS_PROCESS = [phase for phase in Phase if phase not in (Phase.STOPPED, Phase.BACKOFF, Phase.QUARANTINED)]
 
 
@@ -31,6 +33,7 @@ def told(state: WorkerState) -> dict[str, Any]:
     body = {
         "name": state.name, "phase": state.phase.value, "phase_since_ns": state.since_ns,
         "incarnation": state.incarnation, "spawned_ns": state.spawned_ns, "ready_ns": state.ready_ns,
+        "unusable": state.unusable,
         "remembered": remember(state),
     }  # fmt: skip
     restored: dict[str, Any] = json.loads(json.dumps(body))
@@ -41,7 +44,7 @@ def resumed(state: WorkerState, *, begun: bool = True, alive: bool = True, keeps
     return resume(state, has_begun=begun, is_alive=alive, keeps=keeps, now_ns=NOW)
 
 
-@pytest.mark.parametrize("state", [STATE, HELD, KILLING, WorkerState("b"), replace(STATE, quarantined=True)])
+@pytest.mark.parametrize("state", WHOLE)
 def test_a_worker_is_remembered_whole(state: WorkerState) -> None:
     assert recall(told(state)) == state
 
@@ -94,8 +97,13 @@ def test_what_ended_meanwhile_has_exited(phase: Phase) -> None:
 
 @pytest.mark.parametrize("phase", [Phase.STOPPED, Phase.BACKOFF, Phase.QUARANTINED])
 def test_what_had_no_process_has_none_and_nothing_has_happened_to_it(phase: Phase) -> None:
-    state = replace(STATE, phase=phase, deadline_ns=7)
+    state = replace(STATE, phase=phase, deadline_ns=7, wanted=phase is not Phase.STOPPED)
     assert resumed(state, alive=False) == (state, None)
+
+
+def test_a_start_that_waited_for_others_is_made_good() -> None:
+    waiting = WorkerState("a", wanted=True)
+    assert resumed(waiting, begun=False, alive=False) == (waiting, Trigger.START)
 
 
 @pytest.mark.parametrize("phase", [Phase.STOPPED, Phase.BACKOFF, Phase.QUARANTINED])
@@ -142,6 +150,12 @@ def test_what_ends_with_its_supervisor_is_started_again_for_that_reason(alive: b
 def test_what_ends_with_its_supervisor_and_was_told_to_end_is_not_started_again() -> None:
     state, _ = resumed(replace(STATE, phase=Phase.TERMINATING, wanted=False), alive=False, keeps=False)
     assert not state.wanted
+
+
+def test_what_an_older_version_did_not_remember_is_not_there() -> None:
+    body = told(replace(BLOCKED, follows=("b", 7)))
+    del body["unusable"], body["remembered"]["follows"], body["remembered"]["ended_ns"]
+    assert recall(body) == replace(BLOCKED, unusable=0, ended_ns=None)
 
 
 def test_a_worker_that_nobody_remembers_is_as_it_says_and_its_deadlines_count_from_now() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.pulses import deadlines
-from watchdogd.decide.order import company, cycle, is_up
-from watchdogd.decide.orders import WorkerState
+from watchdogd.decide.order import company, cycle, is_taken_along, is_up
+from watchdogd.decide.orders import TAKEN_ALONG, WorkerState
 from watchdogd.model import SECOND, Phase, WorkerSettings
 
 NOW = 80 * SECOND
@@ -68,3 +68,19 @@ def test_nobody_waits_longer_than_its_startup_deadline() -> None:
 def test_without_a_startup_deadline_it_is_waited_for() -> None:
     patient = replace(SETTINGS, deadlines=replace(SETTINGS.deadlines, startup_ns=None))
     assert not is_up(WorkerState("b", Phase.STARTING), patient, 0, 10**18)
+
+
+def along(phase: Phase, **fields: object) -> WorkerState:
+    return replace(WorkerState("b", phase, reason=TAKEN_ALONG, spawned_ns=NOW), **fields)  # type: ignore[arg-type]  # any of its fields
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_others_wait_while_one_is_taken_along(phase: Phase) -> None:
+    under_way = phase in (Phase.TERMINATING, Phase.KILLING, Phase.STARTING)
+    assert is_taken_along(along(phase), SETTINGS, NOW) == under_way
+    assert not is_taken_along(along(phase, reason="call"), SETTINGS, NOW)
+
+
+def test_others_wait_no_longer_than_its_startup_deadline() -> None:
+    assert is_taken_along(along(Phase.STARTING), SETTINGS, NOW + 5 * SECOND - 1)
+    assert not is_taken_along(along(Phase.STARTING), SETTINGS, NOW + 5 * SECOND)

@@ -20,6 +20,7 @@ from watchdogd.decide.orders import (
     Occasion,
     OpenIncident,
     Probe,
+    Refrain,
     Signal,
     Spawn,
     Trigger,
@@ -327,6 +328,23 @@ def test_a_worker_that_is_taken_along_costs_no_budget_and_is_not_waited_for() ->
 
 def test_what_was_stopped_is_not_taken_along() -> None:
     assert decide(state_in(P.STOPPED), T.RESTART_WITH, occasion()) == (state_in(P.STOPPED), ())
+
+
+@pytest.mark.parametrize("phase", [P.STARTING, P.RUNNING, P.OBSERVED])
+def test_a_worker_that_is_only_observed_is_not_taken_along(phase: Phase) -> None:
+    before = state_in(phase, follows=("first", 7))
+    after, actions = decide(before, T.RESTART_WITH, occasion(observe_only=True))
+    assert (after, actions) == (replace(before, follows=None), (Refrain("restart with first"),))
+
+
+def test_a_start_that_waits_can_be_stopped() -> None:
+    assert not decide(state_in(P.STOPPED, wanted=True), T.STOP, occasion())[0].wanted
+
+
+def test_the_end_of_a_life_is_remembered_and_not_that_of_its_descendants() -> None:
+    ended, _ = decide(state_in(P.RUNNING), T.EXITED, occasion(CRASH))
+    after, _ = decide(ended, T.CLEARED, occasion(now_ns=NOW + SECOND))
+    assert (after.ended_ns, after.spawned_ns) == (NOW, NOW + SECOND)
 
 
 # --- the probe before a start ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from watchdogd.decide.orders import WorkerState
-from watchdogd.decide.redundancy import Member, absent, returning, serves
+from watchdogd.decide.redundancy import Member, absent, remedy, returning, serves
 from watchdogd.model import Finding, Phase, Verdict, WorkerSettings
 
 HANG = Finding(Verdict.CALL, 7)
@@ -66,3 +66,26 @@ def test_workers_of_no_group_are_no_peers_of_each_other() -> None:
 def test_nobody_is_his_own_peer() -> None:
     starting = member("a", Phase.STARTING)
     assert (absent(starting[0], [starting], ["a"]), returning(starting[0], [starting], ["a"])) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("phase", "expected"),
+    [
+        (Phase.STOPPED, "watchdogd start b"),
+        (Phase.PAUSED, "watchdogd resume b"),
+        (Phase.UNKILLABLE, "restart the machine once that is safe"),
+        (Phase.BACKOFF, "wait for b"),
+        (Phase.RUNNING, "wait for b"),
+    ],
+)
+def test_the_way_to_have_a_peer_serve_again(phase: Phase, expected: str) -> None:
+    assert remedy(member("b", phase)[1]) == expected
+
+
+@pytest.mark.parametrize("phase", [Phase.STOPPED, Phase.QUARANTINED])
+def test_a_peer_in_quarantine_is_reset(phase: Phase) -> None:
+    assert remedy(member("b", phase, quarantined=True)[1]) == "watchdogd reset b"
+
+
+def test_a_peer_whose_start_waits_needs_nobody() -> None:
+    assert remedy(member("b", Phase.STOPPED, wanted=True)[1]) == "wait for b"

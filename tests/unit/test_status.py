@@ -375,6 +375,16 @@ def troubled(runtime: FakeRuntime) -> Iterator[FakeRuntime]:
     beat.close()
 
 
+def test_a_blocked_worker_is_probed_again_and_not_started(runtime: FakeRuntime) -> None:
+    later = time.monotonic_ns() + 4 * SECOND
+    runtime.worker("model_a", phase="backoff", next_start_ns=later, unusable=2)
+    runtime.publish()
+    text = table(view(runtime), 200, colour=False)
+    (line,) = (line for line in text.splitlines() if "probed again in" in line)
+    assert line.endswith("; `watchdogd start model_a` starts it without")
+    assert "starts again" not in text
+
+
 def test_the_table_says_what_is_wrong_and_what_to_do(troubled: FakeRuntime) -> None:
     text = table(view(troubled), 200, colour=False)
     lines = text.splitlines()

@@ -79,6 +79,11 @@ class Actor:
             self.begin_sweep(watched, now_ns)
         elif isinstance(order, orders.CloseIncident):
             watched.closed(order)
+        elif isinstance(order, orders.Refrain):
+            self._journal.emit(
+                EventKind.REFRAINED, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+                reason=f"{order.deed}: observed only",
+            )  # fmt: skip
 
     # --- records ---
 

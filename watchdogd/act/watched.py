@@ -51,6 +51,7 @@ class Watched:
         self.heartbeat_error: str | None = None
         self.uninstrumented = False
         self.note = ""
+        self.waits = ""  # for which other workers, to be started or restarted
         self.held: str | None = None
         self.last_error: int | None = None
         self._startup_unseen = False
@@ -274,7 +275,7 @@ class Watched:
         return self._fragment
 
     def _note(self) -> str:
-        note = self.note or self.clearing.trouble
+        note = self.note or self.waits or self.clearing.trouble
         if not note and self._startup_unseen and self.state.phase is Phase.STARTING:
             return "past its startup deadline, but whether it is ready cannot be read from its heartbeat"
         if not note and self.state.quarantined and self.state.phase is Phase.STOPPED:
@@ -298,6 +299,7 @@ class Watched:
             "ready_ns": state.ready_ns,
             "budget_left": self._budget_left,
             "next_start_ns": state.deadline_ns if state.phase is Phase.BACKOFF and not state.probing else None,
+            "unusable": state.unusable,
             "deadlines": snapshot.deadlines_seconds(settings.deadlines),
             "soft": settings.soft,
             "soft_exceeded": self.examination.soft_exceeded,

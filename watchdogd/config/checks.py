@@ -92,6 +92,7 @@ def check_worker(scope: Scope, workers: Mapping[str, Scope], path: str, problems
     _check_coupling(scope, workers, problems)
     for key in ("after", "restart_with"):
         _check_names_of_others(scope.get(key), scope, workers, problems)
+        _check_waits(scope.get(key), scope, workers, problems)
     affinity = scope.get("cpu_affinity")
     if affinity and affinity.value:
         check_affinity(affinity, cpus.present(), cpus.usable(), problems)
@@ -152,6 +153,16 @@ def _check_names_of_others(named: Cell | None, scope: Scope, workers: Mapping[st
             problems.note(named.path, f'"{name}" is this worker itself', "remove it")
         elif name not in workers:
             problems.note(named.path, f'"{name}" is not a worker', suggestion(name, {*workers} - {scope.path[-1]}))
+
+
+def _check_waits(named: Cell | None, scope: Scope, workers: Mapping[str, Scope], problems: Problems) -> None:
+    """Whoever is waited for is ready, or late, one day."""
+    names = () if named is None else named.value
+    for name in (scope.path[-1],) if isinstance(names, str) else names:  # the former: of a group
+        startup = workers[name].get("deadlines.startup") if name in workers else None
+        if named is not None and startup is not None and startup.value is None:
+            message = f'"{name}" may never be ready, nor late: its deadlines.startup is "never"'
+            problems.note(named.path, message, f'give "{name}" a startup deadline, or remove this')
 
 
 def check_order(workers: Mapping[str, Scope], problems: Problems) -> None:

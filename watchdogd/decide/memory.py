@@ -14,7 +14,7 @@ from watchdogd.decide.orders import ALIVE, SUPERVISOR, Trigger, WorkerState
 from watchdogd.model import SECOND, Finding, IncidentId, Phase, Verdict
 
 RESTART_NS = SECOND  # RestartSec= of our unit and the way to the first look, several times over; WatchdogSec= is longer
-_HAS_PROCESS = ALIVE | {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
+HAS_PROCESS = ALIVE | {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
 
 
 def unwatched_ns(due_ns: int, now_ns: int) -> int:
@@ -36,14 +36,16 @@ def remember(state: WorkerState) -> dict[str, Any]:
         "incident": state.incident,
         "finding": None if state.finding is None else asdict(state.finding),
         "deadline_ns": state.deadline_ns,
+        "ended_ns": state.ended_ns,
         "armed_ns": state.armed_ns,
         "restarts": state.restarts,
         "quarantined": state.quarantined,
+        "follows": state.follows,
     }
 
 
 def recall(told: Mapping[str, Any]) -> WorkerState:
-    """From a worker's object of the snapshot. Raises ValueError."""
+    """From a worker's object of the snapshot. Raises ValueError. What ``get`` takes, not every version remembers."""
     try:
         remembered = told["remembered"]
         finding, incident = remembered["finding"], remembered["incident"]
@@ -56,12 +58,15 @@ def recall(told: Mapping[str, Any]) -> WorkerState:
             wanted=_is(bool, remembered["wanted"]),
             spawned_ns=_maybe(int, told["spawned_ns"]),
             ready_ns=_maybe(int, told["ready_ns"]),
+            ended_ns=_maybe(int, remembered.get("ended_ns")),
             armed_ns=_maybe(int, remembered["armed_ns"]),
             finding=None if finding is None else Finding(**{**finding, "verdict": Verdict(finding["verdict"])}),
             incident=None if incident is None else IncidentId(_is(str, incident)),
             reason=_is(str, remembered["reason"]),
             restarts=tuple(_is(int, instant) for instant in remembered["restarts"]),
             quarantined=_is(bool, remembered["quarantined"]),
+            unusable=_is(int, told.get("unusable", 0)),
+            follows=_follows(remembered.get("follows")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"not the memory of a worker: {error!r}") from None
@@ -93,7 +98,7 @@ def resume(
 
     ``has_begun``: its process was there at all; ``is_alive``: it still is; ``keeps``: it was to outlive its supervisor.
     """
-    had_process = state.phase in _HAS_PROCESS
+    had_process = state.phase in HAS_PROCESS
     if had_process and not has_begun:  # its start was ordered, and not carried out
         return replace(state, phase=Phase.STOPPED, deadline_ns=None), Trigger.START
     if had_process and not keeps and state.wanted:  # it ends with its supervisor: no fault, and no restart, of its own
@@ -102,6 +107,8 @@ def resume(
         return _resume_alive(state, now_ns)
     if state.phase is Phase.BACKOFF and state.deadline_ns is None:  # it waited for an answer that nobody gets any more
         return replace(state, phase=Phase.STOPPED), Trigger.START
+    if state.phase is Phase.STOPPED and state.wanted:  # its start waited
+        return state, Trigger.START
     return state, Trigger.EXITED if had_process else None
 
 
@@ -114,6 +121,13 @@ def _resume_alive(state: WorkerState, now_ns: int) -> tuple[WorkerState, Trigger
     # Its patience is over: it was told to end, or was gone by our memory, so that it cannot go on.
     deadline_ns = state.deadline_ns if state.phase is Phase.TERMINATING else now_ns
     return replace(state, phase=Phase.TERMINATING, deadline_ns=deadline_ns or now_ns), None
+
+
+def _follows(told: Any) -> tuple[str, int] | None:
+    if told is None:
+        return None
+    origin, ended_ns = told
+    return _is(str, origin), _is(int, ended_ns)
 
 
 def _is(kind: type[Any], value: Any) -> Any:

@@ -1,13 +1,14 @@
 """Who is started after whom, and who is restarted with whom: questions about names and states.
 
-Invariant: pure; every wait for another worker's ready ends with that worker's own startup deadline.
+Invariant: pure; every wait for another worker's ready ends with that worker's own startup deadline. A configuration
+in which somebody waits for one that has none is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from watchdogd.decide.orders import WorkerState
+from watchdogd.decide.orders import TAKEN_ALONG, WorkerState
 from watchdogd.model import Phase, WorkerSettings
 
 
@@ -39,3 +40,12 @@ def is_up(state: WorkerState, settings: WorkerSettings, begun_ns: int | None, no
         return True  # the latter: nobody knows whether it will ever be
     startup_ns = settings.deadlines.startup_ns
     return begun_ns is not None and startup_ns is not None and now_ns >= begun_ns + startup_ns
+
+
+def is_taken_along(state: WorkerState, settings: WorkerSettings, now_ns: int) -> bool:
+    """Whether its restart in company is under way: others that are to follow wait for it."""
+    if state.reason != TAKEN_ALONG:
+        return False
+    if state.phase is Phase.STARTING:
+        return not is_up(state, settings, state.spawned_ns, now_ns)
+    return state.phase in (Phase.TERMINATING, Phase.KILLING)

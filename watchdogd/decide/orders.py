@@ -68,6 +68,13 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Refrain:
+    """Observe only: what would have been done is recorded, nothing is."""
+
+    deed: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpenIncident:
     incident: IncidentId
     finding: Finding
@@ -82,7 +89,7 @@ class CloseIncident:
 
 NOT_RECOVERED = frozenset(("returned", "paused", "stopped", "quarantined"))  # nothing is left to recover from
 
-Action = Spawn | Signal | Clear | Probe | OpenIncident | CloseIncident
+Action = Spawn | Signal | Clear | Probe | Refrain | OpenIncident | CloseIncident
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +101,17 @@ class WorkerState:
     since_ns: int = 0
     deadline_ns: int | None = None  # of the phase
     incarnation: int = 0
-    wanted: bool = False
+    wanted: bool = False  # with STOPPED: its start waits
     spawned_ns: int | None = None
     ready_ns: int | None = None
+    ended_ns: int | None = None  # the life before this one
     armed_ns: int | None = None  # nothing in flight counts as older than this
     finding: Finding | None = None  # the standing verdict; the last one where they are only observed
     incident: IncidentId | None = None
     reason: str = OPERATOR  # why the next start happens: a verdict's name, or one of ASKED_FOR
     restarts: tuple[int, ...] = ()  # instants of budgeted restarts within the window
     quarantined: bool = False  # until a reset, whatever else an operator asks for
+    follows: tuple[str, int] | None = None  # to be restarted with whom, unless it was started after this instant
     probing: bool = False  # in BACKOFF: the probe before its start runs
     unusable: int = 0  # probes in a row that found its accelerator not usable
 

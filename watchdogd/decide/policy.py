@@ -25,6 +25,7 @@ from watchdogd.decide.orders import (
     Occasion,
     OpenIncident,
     Probe,
+    Refrain,
     Signal,
     Spawn,
     Trigger,
@@ -164,7 +165,8 @@ def _ended_unasked(state: WorkerState, occasion: Occasion) -> Step:
 
 
 def _ended_as_asked(state: WorkerState, occasion: Occasion) -> Step:
-    state = replace(state, finding=None)  # its incident goes on; there is no word left that could move
+    # Its incident goes on; there is no word left that could move.
+    state = replace(state, finding=None, ended_ns=occasion.now_ns)
     if state.phase is Phase.UNKILLABLE:
         return state, (Clear(),)
     deadline = occasion.now_ns + occasion.kill_grace_ns
@@ -236,6 +238,10 @@ def _restart(state: WorkerState, occasion: Occasion) -> Step:
 
 
 def _restart_with(state: WorkerState, occasion: Occasion) -> Step:
+    origin, _ = state.follows or ("", 0)
+    state = replace(state, follows=None)
+    if occasion.observe_only:
+        return state, (Refrain(f"restart with {origin}"),)
     state, ask = _terminate(state, occasion, wanted=True)
     return replace(state, reason=TAKEN_ALONG), ask
 
@@ -313,6 +319,7 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
     table |= {
         (P.STOPPED, T.START): _spawn,
         (P.STOPPED, T.RESTART): _spawn,
+        (P.STOPPED, T.STOP): _not_wanted,  # its start may wait for others
         (P.STARTING, T.READY): _ready,
         (P.OBSERVED, T.VERDICT): _verdict_observed,
         (P.PAUSED, T.READY): _ready_while_paused,

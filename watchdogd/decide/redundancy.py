@@ -18,6 +18,11 @@ from watchdogd.model import Phase, WorkerSettings
 
 Member = tuple[WorkerSettings, WorkerState]
 _RETURNING = frozenset((Phase.STARTING, Phase.TERMINATING, Phase.KILLING, Phase.BACKOFF))
+_BY_HAND = {
+    Phase.STOPPED: "watchdogd start {}",
+    Phase.PAUSED: "watchdogd resume {}",
+    Phase.UNKILLABLE: "restart the machine once that is safe",
+}
 
 
 def serves(state: WorkerState) -> bool:
@@ -36,6 +41,15 @@ def absent(settings: WorkerSettings, members: Iterable[Member], going: Collectio
     """A peer that does not serve. ``going``: names of those whose end is on its way."""
     names = (other.name for other, state in peers(settings, members) if other.name in going or not serves(state))
     return next(names, None)
+
+
+def remedy(state: WorkerState) -> str:
+    """What has an absent peer serve again."""
+    if state.quarantined:
+        return f"watchdogd reset {state.name}"
+    starts = state.phase is Phase.STOPPED and state.wanted
+    text = None if starts else _BY_HAND.get(state.phase)
+    return (text or "wait for {}").format(state.name)
 
 
 def returning(settings: WorkerSettings, members: Iterable[Member], going: Collection[str]) -> str | None:

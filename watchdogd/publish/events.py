@@ -13,6 +13,7 @@ signal      ``signal``, ``pid``, ``reason``
 gone        ``pid``, ``exit``
 ready       ``pid``
 near_miss   ``operation``, ``reason``
+refrained   ``reason``: what is not done to a worker that is only observed, besides a kill
 hook        ``hook`` (``on_verdict``), ``status`` or null, ``reason`` (how it ended), ``veto``, ``told_ns`` (when it was
             started), ``seconds``
 probe       ``accelerator``, ``usable`` (``yes`` ``no`` ``unknown``), ``status`` or null, ``reason`` (how it ended),
@@ -61,6 +62,7 @@ class EventKind(str, Enum):
     GONE = "gone"
     READY = "ready"
     NEAR_MISS = "near_miss"
+    REFRAINED = "refrained"  # from what is not done to a worker that is only observed
     HOOK = "hook"  # what a program of the integrator answered
     PROBE = "probe"  # whether an accelerator is usable again
     ESCALATION = "escalation"  # each step before it is taken

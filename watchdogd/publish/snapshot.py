@@ -18,8 +18,8 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
      "workers": [{"name", "phase", "phase_since_ns", "required", "observe_only", "accelerator", "note",
                   "pid" or null, "incarnation", "heartbeat": FILE or null, "spawned_ns" or null, "ready_ns" or null,
                   "restarts": {VERDICT, "operator", "supervisor" or "restart_with": count}, "budget_left" (0 in
-                  quarantine), "next_start_ns" or null, "remembered": {what only the next supervisor needs, see
-                  ``memory``},
+                  quarantine), "next_start_ns" or null, "unusable" (probes in a row that said so),
+                  "remembered": {what only the next supervisor needs, see ``memory``},
                   "deadlines": {"startup" "first_step" "step" "sync" ...: seconds, only those that are set},
                   "soft" or null,
                   "hangs": {OPERATION: count}, "would_have_killed", "near_misses", "soft_exceeded",

@@ -128,6 +128,9 @@ class Adoption:
                 self.changed.append(watched)
         if is_alive and watched.state.finding is not None and trigger is None:
             watched.held = "its supervisor was replaced"  # looked at again in the first tick
+        if watched.state.phase not in memory.HAS_PROCESS:  # it was gone then, and all that was its
+            watched.forget_incarnation()
+            watched.note = str(told.get("note")) if state.unusable else ""
         watched.changed()
         return trigger
 

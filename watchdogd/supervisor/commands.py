@@ -63,7 +63,8 @@ class Commands:
             peer = redundancy.absent(watched.settings, members, going)
             if peer is not None:
                 why = f"{peer} of its redundancy group does not serve: nobody would do its work"
-                remedy = f"wait for {peer}; or, if that is meant: watchdogd stop {name}, watchdogd start {name}"
+                remedy = redundancy.remedy(self._watched[peer].state)
+                remedy += f"; or, if that is meant: watchdogd stop {name}, watchdogd start {name}"
                 return {"ok": False, "error": f"cannot restart {name}: {why}", "remedy": remedy}
         self._journal.emit(
             EventKind.OPERATOR, now_ns, worker=name, incarnation=state.incarnation, command=request.command,

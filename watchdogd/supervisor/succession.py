@@ -47,6 +47,8 @@ class Succession:
         self._loop, self._start, self._tell = loop, together.start, tell
         for watched, trigger in self._meanwhile:
             actor.take_over(watched, trigger)
+            if trigger is Trigger.START:  # from now on, however long that waits and whoever then does it
+                watched.state = replace(watched.state, wanted=True)
         for watched in self._adoption.changed:
             if watched.is_retired:  # whatever befalls it before: it is not started again
                 watched.state = replace(watched.state, wanted=False)

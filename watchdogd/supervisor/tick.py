@@ -275,7 +275,7 @@ class Supervisor:
             watched.changed()
         if happening.trigger is Trigger.READY and after is not before:
             self.actor.record_ready(watched, before.incident, now_ns)
-            self.together.ready(watched, now_ns)
+            self.together.ready(watched)
         if after.phase is before.phase:
             return [(watched, action) for action in actions]
         opened = [action for action in actions if isinstance(action, OpenIncident)]

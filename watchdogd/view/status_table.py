@@ -171,8 +171,7 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
     if worker.phase in _NEXT:
         yield _NEXT[worker.phase].format(name=worker.name)
     if worker.phase is Phase.BACKOFF:
-        next_ns = body["next_start_ns"]
-        yield "its accelerator is probed" if next_ns is None else f"starts again in {span(max(0, next_ns - now_ns))}"
+        yield _backoff(worker, now_ns)
     if body["held"]:
         yield f"overdue, its kill waits: {body['held']}"
     if worker.heartbeat_error:
@@ -185,6 +184,16 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
         yield f"last CUDA error {body['last_error']}"
     if body["note"]:
         yield str(body["note"])
+
+
+def _backoff(worker: WorkerView, now_ns: int) -> str:
+    next_ns = worker.body["next_start_ns"]
+    if next_ns is None:
+        return "its accelerator is probed"
+    then = span(max(0, next_ns - now_ns))
+    if worker.body.get("unusable"):
+        return f"its accelerator is probed again in {then}; `watchdogd start {worker.name}` starts it without"
+    return f"starts again in {then}"
 
 
 def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
