@@ -20,6 +20,8 @@ hot lines             ``LANES`` lines of 64 bytes, from ``HOT_OFFSET``: what is 
 stage names           ``STAGES`` entries of 32 bytes, from ``STAGE_OFFSET``: NUL-padded UTF-8, first word written last
 cold blocks           ``LANES`` blocks of ``COLD_STRIDE`` bytes, from ``COLD_OFFSET``: what has happened; never cleared,
                       so that every count only grows, whoever owns the lane
+output counts         a word for each of ``OUTPUTS`` from writers with compare-and-swap, then the same from those under
+                      the lock, from ``OUTPUT_COUNTS_OFFSET``
 ====================  =================================================================================================
 
 Claiming. A lane belongs to one thread, a stage name to whoever wrote it first. Writers with an atomic
@@ -79,7 +81,7 @@ HEADER = (
     "stages_used_cas",  # claimed stage names
     "stages_used_locked",
     "reserved_30",
-    "reserved_31",
+    "bad_outputs",  # the longest run of bad outputs under way: begin (16 bits cut), length << 8, kind of the newest
 )
 HEADER_SIZE = 256
 H = {name: index for index, name in enumerate(HEADER)}
@@ -114,6 +116,16 @@ OPERATION = {name: code for code, name in enumerate(OPERATIONS)}
 # A step begun before its process had done any is judged by ``first_step``, however long the others in flight take.
 STEP_LATER, STEP_FIRST = 0, 1
 
+# What an output can be. ``bad_outputs`` is one fact: since when, how many in a row, of what kind; 0 = the last one was
+# good, or there was none. Each check of a worker has a run of its own; the word shows the longest one under way, and
+# only the check whose run it is ends it.
+OUTPUTS = ("good", "zero", "nan", "constant", "stale", "bounds", "canary")
+OUTPUT = {name: code for code, name in enumerate(OUTPUTS)}
+RUN_LENGTH_SHIFT = 8
+MOST_IN_A_ROW = 255  # counted; a longer run stays there
+BLOCK = 256  # bytes of an output that are sampled at a time, as a memory access costs the same for four cache lines
+KEY_SIGNED, KEY_UNSIGNED, KEY_FLOAT, KEY_BFLOAT = range(4)  # how an output's elements compare
+
 STATES = ("created", "attached", "ready")
 STATE = {name: code for code, name in enumerate(STATES)}
 
@@ -140,7 +152,9 @@ COLD_STRIDE = (RING_OFFSET + RING_ENTRIES * RING_ENTRY_WORDS * WORD + 63) // 64 
 HOT_OFFSET = HEADER_SIZE
 STAGE_OFFSET = HOT_OFFSET + LANES * HOT_STRIDE
 COLD_OFFSET = STAGE_OFFSET + STAGES * STAGE_NAME_SIZE
-SIZE = (COLD_OFFSET + LANES * COLD_STRIDE + 4095) // 4096 * 4096
+OUTPUT_COUNTS_OFFSET = COLD_OFFSET + LANES * COLD_STRIDE
+OUTPUT_COUNTS = 16  # words for each of the two kinds of writers
+SIZE = (OUTPUT_COUNTS_OFFSET + 2 * OUTPUT_COUNTS * WORD + 4095) // 4096 * 4096
 
 # What the supervisor writes at creation, and any reader or writer checks before it believes the rest.
 CONSTANT_HEADER = {
@@ -162,6 +176,11 @@ CONSTANT_HEADER = {
 def stamp(time_ns: int, code: int) -> int:
     """The word for ``code`` since ``time_ns`` (CLOCK_MONOTONIC); up to 255 ns earlier than that time."""
     return (time_ns & ~CODE_MASK) | code
+
+
+def run_of_bad(begun_ns: int, length: int, kind: str) -> int:
+    """The word ``bad_outputs`` for a run that began then; its time is up to 66 us earlier."""
+    return (begun_ns & ~ERROR_MASK) | min(length, MOST_IN_A_ROW) << RUN_LENGTH_SHIFT | OUTPUT[kind]
 
 
 def bucket_of(duration_ns: int) -> int:
@@ -212,12 +231,22 @@ def c_header_block() -> str:
         "HISTOGRAM_WORDS": HISTOGRAM_WORDS,
         "CODE_MASK": CODE_MASK,
         "ERROR_MASK": ERROR_MASK,
+        "OUTPUT_COUNTS_OFFSET": OUTPUT_COUNTS_OFFSET,
+        "OUTPUT_COUNTS": OUTPUT_COUNTS,
+        "RUN_LENGTH_SHIFT": RUN_LENGTH_SHIFT,
+        "MOST_IN_A_ROW": MOST_IN_A_ROW,
+        "BLOCK": BLOCK,
+        "KEY_SIGNED": KEY_SIGNED,
+        "KEY_UNSIGNED": KEY_UNSIGNED,
+        "KEY_FLOAT": KEY_FLOAT,
+        "KEY_BFLOAT": KEY_BFLOAT,
     }
     values |= {f"HEADER_{name.upper()}": index for name, index in H.items() if not name.startswith("reserved")}
     values |= {f"LANE_{name.upper()}": index for name, index in L.items()}
     values |= {f"OP_{name.upper()}": code for name, code in OPERATION.items()}
     values |= {"STEP_LATER": STEP_LATER, "STEP_FIRST": STEP_FIRST}
     values |= {f"STATE_{name.upper()}": code for name, code in STATE.items()}
+    values |= {f"OUTPUT_{name.upper()}": code for name, code in OUTPUT.items()}
     values |= {f"STAGE_{name.upper()}": code for code, name in enumerate(WELL_KNOWN_STAGES)}
     lines = [f'#define WATCHDOGD_ENVIRONMENT "{ENVIRONMENT}"']
     lines += [f"#define WATCHDOGD_{name} UINT64_C(0x{value:x})" for name, value in values.items()]
