@@ -92,6 +92,8 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "call": {"operation": None, "age_seconds": None, "deadline_seconds": None},
                 "sync_seconds": {"p50": None, "p99": None, "count": None},
                 "steps": None,
+                "outputs": dict.fromkeys(abi.OUTPUTS),
+                "bad_outputs_in_a_row": None,
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
             }
         ],
