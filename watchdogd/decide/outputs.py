@@ -17,7 +17,7 @@ def silent(pulse: Pulse, rule: OutputSettings, now_ns: int) -> Finding | None:
         return None
     return Finding(
         Verdict.SILENT_OUTPUT,
-        now_ns,
+        detected_ns=now_ns,
         entered_ns=run.begun_ns,
         word=run.word,
         offset=bad_outputs.OFFSET,
