@@ -1,4 +1,4 @@
-"""The all-zero report, on the simulated driver: outputs become zero, no call fails, health is OK; and what is made of it.
+"""The all-zero report, on the simulated driver: outputs become zero, no call fails, health is OK; and what follows.
 
 Invariant of the programs here: nothing but their outputs says that something is wrong.
 """
@@ -15,6 +15,7 @@ from tests.simulator.control import SimulatedDevice
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
 
 BAD_IN_A_ROW = 5
+RULE = {"bad_in_a_row": BAD_IN_A_ROW}
 FRAMES = """import struct
 from watchdogd.worker import cuda
 from watchdogd.worker.output import Canary, OutputCheck
@@ -25,12 +26,12 @@ with cuda.Context() as context:
     given, taken = context.alloc_host(4 * COUNT), context.alloc_host(4 * COUNT)
     device_in, device_out = context.alloc(4 * COUNT), context.alloc(4 * COUNT)
     def infer(number):
-        given.view()[:] = struct.pack(f"{COUNT}f", *(number + at for at in range(COUNT)))
+        given.view[:] = struct.pack(f"{COUNT}f", *(number + at for at in range(COUNT)))
         stream.copy_in(device_in, given)
-        stream.launch(kernel, 1, 1, (device_out, device_in, (2.0, "f"), (COUNT, "i")))
+        stream.launch(kernel, 1, 1, (device_out, device_in, COUNT, 2.0))
         stream.copy_out(taken, device_out)
         stream.synchronize()
-        return taken.view()
+        return taken.view
     golden = struct.pack(f"{COUNT}f", *(2.0 * (1 + at) for at in range(COUNT)))
     canary = Canary(infer, 1, golden, dtype="f", every_seconds=0.05)
     if not canary.run():
@@ -58,9 +59,8 @@ def model(device: SimulatedDevice, name: str, *, canary: bool = False, **keys: o
 def test_a_worker_whose_outputs_become_zero_is_replaced_after_so_many_frames_and_a_healthy_one_is_not(
     tmp_path: Path,
 ) -> None:
-    rule = {"outputs": {"bad_in_a_row": BAD_IN_A_ROW}}
     with SimulatedDevice(tmp_path / "device") as device:
-        workers = {name: model(device, name, accelerator="gpu0", **rule) for name in ("sick", "healthy")}
+        workers = {name: model(device, name, accelerator="gpu0", outputs=RULE) for name in ("sick", "healthy")}
         with Supervised(workers) as supervised:
             healthy = supervised.wait_phase("healthy", "running", 1)["pid"]
             supervised.wait_phase("sick", "running", 1)
@@ -113,14 +113,15 @@ def test_a_worker_that_is_wrong_from_the_start_never_takes_work(tmp_path: Path) 
 
 
 def test_outputs_that_are_good_again_before_the_kill_end_the_verdict(tmp_path: Path) -> None:
-    rule = {"outputs": {"bad_in_a_row": BAD_IN_A_ROW}}
-    with SimulatedDevice(tmp_path / "device") as device:
-        with Supervised({"a": model(device, "a", **rule)}, supervisor={"observe_only": True}) as supervised:
-            supervised.wait_phase("a", "observed", 1)
-            fault = device.fault("zero", label="a")
-            incident = supervised.wait_event("verdict", "a", would_have_killed=True)["incident"]
-            fault.clear()
-            near_miss = supervised.wait_event("near_miss", "a", operation="outputs")
-            assert near_miss["incident"] == incident
-            wait_until(lambda: supervised.worker("a")["last_incident"].get("outcome") == "returned")
-            assert supervised.phase("a") == "observed"
+    with (
+        SimulatedDevice(tmp_path / "device") as device,
+        Supervised({"a": model(device, "a", outputs=RULE)}, supervisor={"observe_only": True}) as supervised,
+    ):
+        supervised.wait_phase("a", "observed", 1)
+        fault = device.fault("zero", label="a")
+        incident = supervised.wait_event("verdict", "a", would_have_killed=True)["incident"]
+        fault.clear()
+        near_miss = supervised.wait_event("near_miss", "a", operation="outputs")
+        assert near_miss["incident"] == incident
+        wait_until(lambda: supervised.worker("a")["last_incident"].get("outcome") == "returned")
+        assert supervised.phase("a") == "observed"
