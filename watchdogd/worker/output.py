@@ -131,8 +131,11 @@ class OutputCheck:
             if view.nbytes == 0:
                 return None
             step = _step(view.nbytes)
-            stale = self._stale and self._is_stale(view, step, input_changed)
-            found = self._found(view, elements, step) or ("stale" if stale else None)
+            found = self._found(view, elements, step)
+            if found is not None:
+                self._sampled = self._whole = None  # the next one is new, whatever it is
+            elif self._stale and self._is_stale(view, step, input_changed):
+                found = "stale"
         self._run = _implementation.output(self._run, abi.OUTPUT[found or "good"])
         return found
 
