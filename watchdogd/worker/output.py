@@ -26,7 +26,8 @@ was seen (8 MB, native: 128 blocks, one in 256, about 40 us). What follows from 
   wrong once in 2**64.
 - ``nan`` and ``bounds``: one element is proof, and the sample may miss it. A bad region of ``step`` blocks in a row
   (64 KiB of 8 MB) is in every sample; one of 1/n of that within 4 n calls; a single element that stays bad within
-  ``step`` calls; one that is bad in a single output with a probability of 1/``step``.
+  ``step`` calls; one that is bad in a single output with a probability of 1/``step``. A sample that found something
+  is taken again, so that what stays bad is found in every output from then on.
 
 What a network may do rightly, leave out: a mask with nothing in it is all zero, a class label is the same for many
 frames. An output of no elements says nothing. Invariant: what is read is not written, and nothing is kept of it but
@@ -134,15 +135,16 @@ class OutputCheck:
             found = self._found(view, elements, step)
             if found is not None:
                 self._sampled = self._whole = None  # the next one is new, whatever it is
-            elif self._stale and self._is_stale(view, step, input_changed):
-                found = "stale"
+            else:
+                self._turn += 1
+                if self._stale and self._is_stale(view, step, input_changed):
+                    found = "stale"
         self._run = _implementation.output(self._run, abi.OUTPUT[found or "good"])
         return found
 
     def _found(self, view: memoryview, elements: _Elements, step: int) -> str | None:
         width, kind = elements.width, elements.kind
         keys = _implementation.extremes(view, width, kind, _first(self._turn, step), step)
-        self._turn += 1
         low, high = elements.value(keys[0]), elements.value(keys[1])
         if self._nan and not (math.isfinite(low) and math.isfinite(high)):
             return "nan"
