@@ -178,17 +178,9 @@ _RESTART = _table(
     ],
     "restart.",
 )
-_OUTPUTS = _table(
-    model.OutputSettings,
-    [
-        (
-            "bad_in_a_row",
-            integer_kind(0, abi.MOST_IN_A_ROW),
-            "outputs in a row that the worker itself found bad, for which it is replaced; 0: none are",
-        )
-    ],
-    "outputs.",
-)
+_IN_A_ROW = integer_kind(0, abi.MOST_IN_A_ROW)
+_BAD_IN_A_ROW = "outputs in a row that the worker itself found bad, for which it is replaced; 0: none"
+_OUTPUTS = _table(model.OutputSettings, [("bad_in_a_row", _IN_A_ROW, _BAD_IN_A_ROW)], "outputs.")
 _WORKER = [
     *_table(
         model.WorkerSettings,
