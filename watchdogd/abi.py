@@ -20,6 +20,8 @@ hot lines             ``LANES`` lines of 64 bytes, from ``HOT_OFFSET``: what is 
 stage names           ``STAGES`` entries of 32 bytes, from ``STAGE_OFFSET``: NUL-padded UTF-8, first word written last
 cold blocks           ``LANES`` blocks of ``COLD_STRIDE`` bytes, from ``COLD_OFFSET``: what has happened; never cleared,
                       so that every count only grows, whoever owns the lane
+output counts         a word for each of ``OUTPUTS`` from writers with compare-and-swap, then the same from those under
+                      the lock, from ``OUTPUT_COUNTS_OFFSET``
 ====================  =================================================================================================
 
 Claiming. A lane belongs to one thread, a stage name to whoever wrote it first. Writers with an atomic
@@ -35,7 +37,8 @@ the start of its stack (field 28 of ``/proc/PID/stat``, another with every ``exe
 Versions. A version is a set of facts that the words carry. A file outlives the supervisor that made it (adoption), and
 libraries of several versions, each compiled on its own, may write one file. So nobody asks which version a word is of:
 **for every fact that was added, 0 means "not said"**, which is what a library of before leaves there. The previous
-version, 1, did not say whether a step is its process's first, nor which image claimed a lane; 2, the present one, does.
+version, 1, did not say whether a step is its process's first, which image claimed a lane, nor anything of outputs; 2, the
+present one, does.
 Two words of the header are about it:
 
 - ``version``: that of the supervisor that made the file. Readers believe their own and all before it, and no later one.
@@ -94,7 +97,7 @@ HEADER = (
     "stages_used_cas",  # claimed stage names
     "stages_used_locked",
     "reserved_30",
-    "reserved_31",
+    "bad_outputs",  # the longest run of bad outputs under way: begin (16 bits cut), length << 8, kind of the newest
 )
 HEADER_SIZE = 256
 H = {name: index for index, name in enumerate(HEADER)}
@@ -129,6 +132,16 @@ OPERATION = {name: code for code, name in enumerate(OPERATIONS)}
 # A step begun before its process had done any is judged by ``first_step``, however long the others in flight take.
 STEP_UNKNOWN, STEP_FIRST, STEP_LATER = range(3)
 
+# What an output can be. ``bad_outputs`` is one fact: since when, how many in a row, of what kind; 0 = the last one was
+# good, or there was none. Each check of a worker has a run of its own; the word shows the longest one under way, and
+# only the check whose run it is ends it.
+OUTPUTS = ("good", "zero", "nan", "constant", "stale", "bounds", "canary")
+OUTPUT = {name: code for code, name in enumerate(OUTPUTS)}
+RUN_LENGTH_SHIFT = 8
+MOST_IN_A_ROW = 255  # counted; a longer run stays there
+BLOCK = 256  # bytes of an output that are sampled at a time, as a memory access costs the same for four cache lines
+KEY_SIGNED, KEY_UNSIGNED, KEY_FLOAT, KEY_BFLOAT = range(4)  # how an output's elements compare
+
 STATES = ("created", "attached", "ready")
 STATE = {name: code for code, name in enumerate(STATES)}
 
@@ -155,7 +168,9 @@ COLD_STRIDE = (RING_OFFSET + RING_ENTRIES * RING_ENTRY_WORDS * WORD + 63) // 64 
 HOT_OFFSET = HEADER_SIZE
 STAGE_OFFSET = HOT_OFFSET + LANES * HOT_STRIDE
 COLD_OFFSET = STAGE_OFFSET + STAGES * STAGE_NAME_SIZE
-SIZE = (COLD_OFFSET + LANES * COLD_STRIDE + 4095) // 4096 * 4096
+OUTPUT_COUNTS_OFFSET = COLD_OFFSET + LANES * COLD_STRIDE
+OUTPUT_COUNTS = 16  # words for each of the two kinds of writers
+SIZE = (OUTPUT_COUNTS_OFFSET + 2 * OUTPUT_COUNTS * WORD + 4095) // 4096 * 4096
 
 # What the supervisor writes at creation, and any reader or writer checks before it believes the rest. The first
 # words of the header, in order.
@@ -178,6 +193,11 @@ CONSTANT_HEADER = {
 def stamp(time_ns: int, code: int) -> int:
     """The word for ``code`` since ``time_ns`` (CLOCK_MONOTONIC); up to 255 ns earlier than that time."""
     return (time_ns & ~CODE_MASK) | code
+
+
+def run_of_bad(begun_ns: int, length: int, kind: str) -> int:
+    """The word ``bad_outputs`` for a run that began then; its time is up to 66 us earlier."""
+    return (begun_ns & ~ERROR_MASK) | min(length, MOST_IN_A_ROW) << RUN_LENGTH_SHIFT | OUTPUT[kind]
 
 
 def bucket_of(duration_ns: int) -> int:
@@ -228,12 +248,22 @@ def c_header_block() -> str:
         "HISTOGRAM_WORDS": HISTOGRAM_WORDS,
         "CODE_MASK": CODE_MASK,
         "ERROR_MASK": ERROR_MASK,
+        "OUTPUT_COUNTS_OFFSET": OUTPUT_COUNTS_OFFSET,
+        "OUTPUT_COUNTS": OUTPUT_COUNTS,
+        "RUN_LENGTH_SHIFT": RUN_LENGTH_SHIFT,
+        "MOST_IN_A_ROW": MOST_IN_A_ROW,
+        "BLOCK": BLOCK,
+        "KEY_SIGNED": KEY_SIGNED,
+        "KEY_UNSIGNED": KEY_UNSIGNED,
+        "KEY_FLOAT": KEY_FLOAT,
+        "KEY_BFLOAT": KEY_BFLOAT,
     }
     values |= {f"HEADER_{name.upper()}": index for name, index in H.items() if not name.startswith("reserved")}
     values |= {f"LANE_{name.upper()}": index for name, index in L.items()}
     values |= {f"OP_{name.upper()}": code for name, code in OPERATION.items()}
     values |= {"STEP_FIRST": STEP_FIRST, "STEP_LATER": STEP_LATER}
     values |= {f"STATE_{name.upper()}": code for name, code in STATE.items()}
+    values |= {f"OUTPUT_{name.upper()}": code for name, code in OUTPUT.items()}
     values |= {f"STAGE_{name.upper()}": code for code, name in enumerate(WELL_KNOWN_STAGES)}
     lines = [f'#define WATCHDOGD_ENVIRONMENT "{ENVIRONMENT}"']
     lines += [f"#define WATCHDOGD_{name} UINT64_C(0x{value:x})" for name, value in values.items()]

@@ -41,6 +41,11 @@ class RestartSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputSettings:
+    bad_in_a_row: int = 0  # so many are a verdict; 0 = none is
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSettings:
     name: str
     command: tuple[str, ...]
@@ -50,6 +55,7 @@ class WorkerSettings:
     deadlines: Deadlines = field(default_factory=Deadlines)
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
     restart: RestartSettings = field(default_factory=RestartSettings)
+    outputs: OutputSettings = field(default_factory=OutputSettings)
     probe: tuple[str, ...] = ()  # run before the successor of a worker that was killed or crashed
     probe_deadline_ns: int = 10 * SECOND
     required: bool = True
@@ -189,6 +195,7 @@ class Verdict(str, Enum):
     CRASHED = "crashed"
     EXITED = "exited"
     STICKY_ERROR = "sticky_error"
+    SILENT_OUTPUT = "silent_output"
     UNREADABLE = "heartbeat_unreadable"
     UNINSTRUMENTED = "uninstrumented"
 

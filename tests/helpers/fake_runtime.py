@@ -36,6 +36,7 @@ WORKER: dict[str, Any] = {
     "unusable": 0,
     "deadlines": {"startup": 60.0, "step": 0.5, "sync": 0.2},
     "soft": 0.5,
+    "bad_in_a_row": 0,
     "hangs": {"sync": 7, "startup": 1},
     "would_have_killed": 0,
     "near_misses": 5,

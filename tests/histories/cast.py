@@ -29,7 +29,7 @@ LATE_MARGIN_NS = 20 * MILLISECOND
 
 @dataclass(frozen=True)
 class Writes:
-    """What a worker stores in its heartbeat: lane words (of lane 0), or the header words ``state``, ``last_error``."""
+    """What a worker stores in its heartbeat: lane words (of lane 0), or header words."""
 
     words: Mapping[str, int]
 
@@ -160,6 +160,8 @@ class Cast:
             player.examination.reported.pop(pending.key, None)
             if state.finding is not None and (state.finding.offset, state.finding.word) == pending.key:
                 self._happenings.append((player, Trigger.RETURNED, None, None))
+        if player.is_good_again():
+            self._happenings.append((player, Trigger.RETURNED, None, None))
         if state.finding is None or state.phase is Phase.OBSERVED:
             finding = player.verdict(late_ns, LATE_MARGIN_NS, now_ns)
             if finding is not None:
@@ -247,6 +249,11 @@ def returns(word: str = "outer") -> Writes:
 def fails(code: int, at_ms: float) -> Writes:
     """Records a CUDA error."""
     return Writes({"last_error": ms(at_ms) & ~abi.ERROR_MASK | code})
+
+
+def outputs(begun_ms: float, length: int, kind: str = "zero") -> Writes:
+    """Has found so many outputs bad in a row, since then; 0 = the last one was good."""
+    return Writes({"bad_outputs": abi.run_of_bad(ms(begun_ms), length, kind) if length else 0})
 
 
 def started(*names: str) -> Iterable[Row]:

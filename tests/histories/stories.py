@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.helpers.pulses import deadlines
+from tests.helpers.pulses import deadlines, ms
 from tests.histories.cast import (
     Asleep,
     Past,
@@ -18,13 +18,23 @@ from tests.histories.cast import (
     Writes,
     calls,
     fails,
+    outputs,
     ready,
     returns,
     started,
     steps,
 )
+from watchdogd import abi
 from watchdogd.decide.orders import Trigger
-from watchdogd.model import SECOND, Exit, Phase, RestartSettings, SupervisorSettings, WorkerSettings
+from watchdogd.model import (
+    SECOND,
+    Exit,
+    OutputSettings,
+    Phase,
+    RestartSettings,
+    SupervisorSettings,
+    WorkerSettings,
+)
 
 P, T = Phase, Trigger
 KILLED = Exit(signal=9)
@@ -271,6 +281,110 @@ STICKY_ERROR = Story(
         (1600, "h", ready(1600), P.RUNNING, "h close recovered"),
         (1700, "h", None, P.RUNNING, ""),
     ),
+)
+
+RULE = OutputSettings(bad_in_a_row=5)
+
+SILENT_OUTPUT = Story(
+    "outputs all zero, no error, calls return in time: the fifth in a row is a verdict; the successor's are good",
+    (replace(H, outputs=RULE),),
+    (
+        *started("h"),
+        (1000, "h", outputs(999, 1), P.RUNNING, ""),
+        (1030, "h", outputs(0, 0), P.RUNNING, ""),  # a single one passes
+        (2000, "h", outputs(2000, 1), P.RUNNING, ""),
+        (2100, "h", outputs(2000, 4), P.RUNNING, ""),
+        (2133, "h", outputs(2000, 5), P.KILLING, "h open silent_output, h KILL"),
+        *dies("h", 2140, orders="h spawn 2"),
+        (2200, "h", ready(2200), P.RUNNING, "h close recovered"),
+        (9000, "h", None, P.RUNNING, ""),
+    ),
+)
+
+SILENT_OUTPUT_WITHOUT_A_RULE = Story(
+    "outputs all zero for an hour, and nobody said that this is a fault: nothing is ordered",
+    (H,),
+    (
+        *started("h"),
+        (1000, "h", outputs(1000, 1), P.RUNNING, ""),
+        (3_600_000, "h", outputs(1000, 255), P.RUNNING, ""),
+    ),
+)
+
+OUTPUTS_OF_A_LIBRARY_TO_COME = Story(
+    "a kind of bad output that is not known here, or begun at an impossible time, condemns nobody",
+    (replace(H, outputs=RULE),),
+    (
+        *started("h"),
+        (1000, "h", Writes({"bad_outputs": ms(1000) & ~abi.ERROR_MASK | 200 << 8 | len(abi.OUTPUTS)}), P.RUNNING, ""),
+        (2000, "h", Writes({"bad_outputs": 200 << 8 | 1}), P.RUNNING, ""),
+        (3000, "h", outputs(9000, 200), P.RUNNING, ""),
+    ),
+)
+
+CANARY_BEFORE_READY = Story(
+    "the golden input's output is wrong at each try before ready: replaced without waiting for the startup deadline",
+    (replace(H, outputs=OutputSettings(bad_in_a_row=2)),),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (500, "h", outputs(400, 1, "canary"), P.STARTING, ""),
+        (900, "h", outputs(400, 2, "canary"), P.KILLING, "h open silent_output, h KILL"),
+        *dies("h", 910, orders="h spawn 2"),
+    ),
+)
+
+SILENT_OUTPUT_OF_A_PAIR = Story(
+    "the outputs of what is left of a redundancy group go bad: its kill waits for its peer, and is not needed then",
+    tuple(replace(worker(name, sync=200), redundancy="front", outputs=RULE, coupled_with=()) for name in "hk"),
+    (
+        *started("h", "k"),
+        (1000, "k", calls("sync", 1000), P.RUNNING, ""),
+        (1200, "k", None, P.KILLING, "k open call, k KILL"),
+        (1210, "h", outputs(1100, 5, "nan"), P.RUNNING, "h open silent_output"),
+        *dies("k", 1300, orders="k spawn 2"),
+        (1400, "h", outputs(0, 0), P.RUNNING, "h close returned"),
+        (1500, "k", ready(1500), P.RUNNING, "k close recovered"),
+        (1600, "h", outputs(1600, 5, "nan"), P.KILLING, "h open silent_output, h KILL"),
+    ),
+)
+
+SILENT_OUTPUT_PAUSED = Story(
+    "somebody looks at a worker whose outputs are bad: nothing while it is paused; what is still bad then is a verdict",
+    (replace(H, outputs=RULE),),
+    (
+        *started("h"),
+        (1000, "h", T.PAUSE, P.PAUSED, ""),
+        (2000, "h", outputs(2000, 9), P.PAUSED, ""),
+        (3000, "h", T.RESUME, P.RUNNING, ""),
+        (3001, "h", None, P.KILLING, "h open silent_output, h KILL"),
+    ),
+)
+
+SILENT_OUTPUT_CAPPED = Story(
+    "no kill is left in the window: the verdict stands until its outputs are good again",
+    (replace(H, outputs=RULE),),
+    (
+        *started("h"),
+        (1000, "h", outputs(1000, 5), P.RUNNING, "h open silent_output"),
+        (1500, "h", outputs(1000, 60, "constant"), P.RUNNING, ""),  # the same run, whatever its length and kind
+        (1600, "h", outputs(0, 0), P.RUNNING, "h close returned"),
+        (1700, "h", outputs(1700, 5), P.RUNNING, "h open silent_output"),  # another run is another verdict
+    ),
+    SupervisorSettings(max_kills=0),
+)
+
+SILENT_OUTPUT_OBSERVED = Story(
+    "observe only: each run of bad outputs is one verdict, and nothing is signalled",
+    (replace(H, outputs=RULE),),
+    (
+        (0, "h", T.START, P.STARTING, "h spawn 1"),
+        (10, "h", ready(10), P.OBSERVED, ""),
+        (1000, "h", outputs(1000, 5), P.OBSERVED, "h would kill silent_output"),
+        (1100, "h", outputs(1000, 8), P.OBSERVED, ""),
+        (1200, "h", outputs(0, 0), P.OBSERVED, "h close returned"),
+        (1300, "h", outputs(1300, 5), P.OBSERVED, "h would kill silent_output"),
+    ),
+    SupervisorSettings(observe_only=True),
 )
 
 OBSERVE_ONLY = Story(

@@ -7,6 +7,7 @@
 
 static uint64_t previous_stages[8];
 static unsigned open_stages;
+static uint64_t output_run;
 
 static long long obey(const char *command, const char *argument)
 {
@@ -39,6 +40,8 @@ static long long obey(const char *command, const char *argument)
         return (long long)watchdogd_load_(watchdogd_process_.words + number / sizeof(uint64_t));
     if (strcmp(command, "bucket") == 0)
         return watchdogd_bucket_(number);
+    if (strcmp(command, "output") == 0) /* of its only check */
+        return watchdogd_output(&output_run, (unsigned)number), (long long)output_run;
     if (strcmp(command, "errno") == 0) { /* as it is after a first call, which claims a lane */
         errno = (int)number;
         watchdogd_call_enter(WATCHDOGD_OP_SYNC);

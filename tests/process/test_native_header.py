@@ -67,13 +67,14 @@ def only_lane(heartbeat: HeartbeatFile, pid: int) -> int:
 
 
 def expected_constants() -> dict[str, int]:
-    tables = {"HEADER": abi.H, "LANE": abi.L, "OP": abi.OPERATION, "STATE": abi.STATE}
+    tables = {"HEADER": abi.H, "LANE": abi.L, "OP": abi.OPERATION, "STATE": abi.STATE, "OUTPUT": abi.OUTPUT}
     tables["STAGE"] = {name: code for code, name in enumerate(abi.WELL_KNOWN_STAGES)}
     values = {f"{table}_{name.upper()}": value for table, words in tables.items() for name, value in words.items()}
     plain = """VERSION MAGIC BYTE_ORDER SIZE LANES LOCKED_EVERY HOT_OFFSET HOT_STRIDE STAGE_OFFSET STAGES
         STAGE_NAME_SIZE FIRST_DYNAMIC_STAGE COLD_OFFSET COLD_STRIDE RING_OFFSET RING_ENTRIES HISTOGRAM_FIRST_OCTAVE
         HISTOGRAM_LAST_OCTAVE HISTOGRAM_SUB_BITS BUCKETS HISTOGRAM_WORDS CODE_MASK ERROR_MASK
-        STEP_LATER STEP_FIRST"""
+        STEP_LATER STEP_FIRST OUTPUT_COUNTS_OFFSET OUTPUT_COUNTS RUN_LENGTH_SHIFT MOST_IN_A_ROW BLOCK
+        KEY_SIGNED KEY_UNSIGNED KEY_FLOAT KEY_BFLOAT"""
     values |= {name: getattr(abi, name) for name in plain.split()}
     return {name: value for name, value in values.items() if "RESERVED" not in name}
 
@@ -228,13 +229,39 @@ def test_threads_that_stamp_while_one_reads_lose_and_tear_nothing(
     assert (heartbeat.total("calls") > 0) == supervised
 
 
+# --- outputs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sanitizer", ["plain", "address,undefined"])
+def test_what_is_read_of_an_output_is_what_a_plain_loop_reads_and_nothing_beyond_it(
+    tmp_path: Path, sanitizer: str
+) -> None:
+    program = build(tmp_path / "scan", C11, SOURCES / "scan.c", flags=SANITIZERS[sanitizer])
+    result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    assert int(result.stdout) > 10_000
+
+
+def test_a_c_worker_stamps_the_run_of_its_bad_outputs(worker: LineProcess, heartbeat: HeartbeatFile) -> None:
+    before_ns = time.monotonic_ns()
+    runs = [int(worker.ask(f"output {abi.OUTPUT[kind]}")) for kind in ("zero", "zero", "nan")]
+    assert heartbeat.header("bad_outputs") == runs[-1] == abi.run_of_bad(runs[0], 3, "nan")
+    assert before_ns & ~abi.ERROR_MASK <= runs[0] & ~abi.ERROR_MASK <= time.monotonic_ns()
+    worker.ask("output 99")  # a kind that there is not
+    assert heartbeat.header("bad_outputs") == runs[-1]
+    worker.ask("output 0")
+    assert heartbeat.header("bad_outputs") == 0
+    assert heartbeat.words(abi.OUTPUT_COUNTS_OFFSET, 2 * abi.OUTPUT_COUNTS) == [1, 2, 1, *[0] * 29]
+
+
 # --- the extension --------------------------------------------------------------------------------------------------
 
 
 def test_the_extension_compiles_without_a_warning() -> None:
     """Tested here rather than by -Werror in the package: a compiler of tomorrow must not refuse to install it."""
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-DPy_LIMITED_API=0x030A0000"]
-    command = [*C11, *flags, f"-I{sysconfig.get_path('include')}", str(INCLUDE / "module.c")]
+    sources = [str(INCLUDE / name) for name in ("module.c", "output.c")]
+    command = [*C11, *flags, f"-I{sysconfig.get_path('include')}", *sources]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -262,12 +289,16 @@ except (TypeError, ValueError, OverflowError) as error: say(type(error).__name__
 
 def test_guards_leak_nothing() -> None:
     source = """
+from watchdogd.worker.output import OutputCheck
+check, large = OutputCheck(), bytes(100_000)
 def use():
     for _ in range(20000):
         with worker.step(), worker.stage("mine"), worker.call("sync"): pass
         worker.end_step(worker.begin_step())
-        try: worker.call("unknown")
-        except ValueError: pass
+        for use, argument in ((worker.call, "unknown"), (check, [1.0]), (check, memoryview(bytes(8))[::2])):
+            try: use(argument)
+            except (TypeError, ValueError): pass
+        check(large)
 def resident(): return int(open("/proc/self/statm").read().split()[1])
 use(); before = resident(); use(); say(resident() - before, sys.getrefcount(type(worker.call("sync"))) < 100)
 """

@@ -33,7 +33,13 @@ def test_regions_follow_each_other_without_overlap_or_gap_beyond_alignment() -> 
     ]
     for start, size, following in ends:
         assert start + size == following
-    assert 0 <= abi.SIZE - (abi.COLD_OFFSET + abi.LANES * abi.COLD_STRIDE) < 4096
+    assert abi.COLD_OFFSET + abi.LANES * abi.COLD_STRIDE == abi.OUTPUT_COUNTS_OFFSET
+    assert 0 <= abi.SIZE - (abi.OUTPUT_COUNTS_OFFSET + 2 * abi.OUTPUT_COUNTS * abi.WORD) < 4096
+
+
+def test_the_file_is_as_large_as_before_it_held_counts_of_outputs() -> None:
+    """Libraries of before compare the size, and write nothing where the counts are."""
+    assert abi.SIZE == 0x25B000
 
 
 def test_hot_lines_and_cold_blocks_are_whole_cache_lines() -> None:
@@ -54,6 +60,8 @@ def test_both_kinds_of_claimer_have_lanes() -> None:
 def test_codes_fit_their_bits() -> None:
     assert max(len(abi.OPERATIONS), abi.STAGES, len(abi.STATES)) <= abi.CODE_MASK + 1
     assert len(abi.WELL_KNOWN_STAGES) <= abi.FIRST_DYNAMIC_STAGE
+    assert len(abi.OUTPUTS) <= abi.OUTPUT_COUNTS
+    assert abi.MOST_IN_A_ROW << abi.RUN_LENGTH_SHIFT | abi.CODE_MASK == abi.ERROR_MASK
 
 
 @pytest.mark.parametrize("index", range(abi.BUCKETS - 1))

@@ -32,6 +32,7 @@ from watchdogd.publish.snapshot import HANG_KEYS
 DOCUMENTED = {
     "watchdogd_worker_phase": ("gauge", {"worker", "phase"}),
     "watchdogd_worker_restarts_total": ("counter", {"worker", "reason"}),
+    "watchdogd_outputs_total": ("counter", {"worker", "kind"}),
     "watchdogd_hangs_total": ("counter", {"worker", "operation"}),
     "watchdogd_near_misses_total": ("counter", {"worker"}),
     "watchdogd_call_duration_seconds": ("histogram", {"worker", "operation"}),
@@ -213,6 +214,24 @@ def test_counters_exist_from_the_start(beat: FakeHeartbeat, scraper: Scraper) ->
     assert reasons == {key: {"call": 2, "operator": 1}.get(key, 0) for key in reasons_known}
     calls = scraper.samples("watchdogd_call_duration_seconds_count")
     assert calls == dict.fromkeys(abi.OPERATIONS[1:], 0)
+    assert scraper.samples("watchdogd_outputs_total") == dict.fromkeys(abi.OUTPUTS, 0)
+
+
+def test_outputs_are_counted_over_both_kinds_of_writers_and_all_incarnations(
+    beat: FakeHeartbeat, runtime: FakeRuntime, scraper: Scraper
+) -> None:
+    def count(of: FakeHeartbeat, kind: str, cas: int, locked: int) -> None:
+        for writers, number in enumerate((cas, locked)):
+            at = abi.OUTPUT_COUNTS_OFFSET + (writers * abi.OUTPUT_COUNTS + abi.OUTPUT[kind]) * abi.WORD
+            of.put(at, number)
+
+    count(beat, "zero", 3, 4)
+    count(beat, "canary", 0, 1)
+    assert scraper.samples("watchdogd_outputs_total") == {**dict.fromkeys(abi.OUTPUTS, 0), "zero": 7, "canary": 1}
+    following = runtime.incarnation("model_h", 4)
+    runtime.publish()
+    count(following, "zero", 5, 0)
+    assert scraper.value("watchdogd_outputs_total", worker="model_h", kind="zero") == 12
 
 
 def test_the_phase_is_a_state_set(beat: FakeHeartbeat, runtime: FakeRuntime, scraper: Scraper) -> None:

@@ -216,6 +216,14 @@ def test_what_cannot_serve_any_more_is_not_kept_for_its_peer(pair: Stage, verdic
     assert pair.hold("far", 1050, pair.finding(1050, verdict)) is None
 
 
+def test_bad_outputs_are_kept_for_its_peer_and_not_for_a_culprit(stage: Stage, pair: Stage) -> None:
+    finding = stage.finding(1050, Verdict.SILENT_OUTPUT)
+    assert stage.hold("gpu", 1050, finding) is None  # whose hang would wait for the one of the DLA
+    put(pair.players["dla"], phase=Phase.STARTING, wanted=True)
+    assert pair.hold("far", 2049, finding) == "dla of its redundancy group is not back yet"
+    assert pair.hold("far", 2050, finding) is None
+
+
 def test_a_peer_that_will_not_come_back_delays_no_kill(pair: Stage) -> None:
     put(pair.players["dla"], phase=Phase.QUARANTINED, wanted=True)
     assert pair.hold("far", 1050) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "watchdogd"
-ALSO_PURE = ("abi", "model", "histogram", "pulse", "publish.snapshot", "publish.tally")
+ALSO_PURE = ("abi", "bad_outputs", "model", "histogram", "pulse", "publish.snapshot", "publish.tally")
 PURE = (*ALSO_PURE, *sorted(f"decide.{path.stem}" for path in PACKAGE.glob("decide/[a-z]*.py")))
 IMPURE = {"os", "time", "datetime", "socket", "subprocess", "logging", "threading", "random", "signal", "select"}
 

@@ -104,6 +104,8 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "call": {"operation": None, "age_seconds": None, "deadline_seconds": None},
                 "sync_seconds": {"p50": None, "p99": None, "count": None},
                 "steps": None,
+                "outputs": dict.fromkeys(abi.OUTPUTS),
+                "bad_outputs_in_a_row": None,
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
             }
         ],
@@ -347,6 +349,15 @@ def test_a_worker_that_is_not_required_counts_only_when_asked_for(runtime: FakeR
     runtime.publish()
     assert view(runtime).exit_status == 0
     assert view(runtime, "model_b").exit_status == 4
+
+
+def test_outputs_are_told_by_kind_and_in_a_row(runtime: FakeRuntime) -> None:
+    beat = runtime.incarnation("model_h", 3)
+    beat.header(bad_outputs=abi.run_of_bad(time.monotonic_ns(), 3, "stale"))
+    beat.put(abi.OUTPUT_COUNTS_OFFSET + abi.OUTPUT["stale"] * abi.WORD, 3)
+    runtime.publish()
+    assert one(runtime)["outputs"] == {**dict.fromkeys(abi.OUTPUTS, 0), "stale": 3}
+    assert one(runtime)["bad_outputs_in_a_row"] == 3
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -608,3 +619,31 @@ def test_where_nothing_calls_for_an_escalation_none_is_shown(runtime: FakeRuntim
     runtime.publish()
     assert "escalation" not in table(view(runtime), 200, colour=False)
     assert (to_json(view(runtime))["escalation"] is None) == (told is None)
+
+
+@pytest.mark.parametrize(
+    ("rule", "length", "note"),
+    [
+        (0, 12, "12 bad outputs in a row, the last one all zero, for 3 s; not replaced for that: outputs.bad_in_a_row"),
+        (20, 12, "12 bad outputs in a row, the last one all zero, for 3 s; 20 lead to a verdict"),
+        (20, 0, "none of its outputs is looked at"),
+    ],
+)
+def test_bad_outputs_and_a_rule_that_cannot_find_any_are_told(
+    runtime: FakeRuntime, rule: int, length: int, note: str
+) -> None:
+    beat = runtime.incarnation("model_h", 3, bad_in_a_row=rule)
+    beat.lane(0, steps_done=10)
+    if length:
+        beat.header(bad_outputs=abi.run_of_bad(time.monotonic_ns() - 3 * SECOND, length, "zero"))
+    runtime.publish()
+    assert f"  ! {note}" in table(view(runtime), 200, colour=False)
+
+
+def test_good_outputs_and_no_rule_are_nothing_to_tell(runtime: FakeRuntime) -> None:
+    watched = runtime.incarnation("model_h", 3, bad_in_a_row=20)
+    watched.put(abi.OUTPUT_COUNTS_OFFSET, 5)
+    for beat in (watched, runtime.incarnation("model_a", 3)):
+        beat.lane(0, steps_done=10)
+    runtime.publish()
+    assert "  !" not in table(view(runtime), 200, colour=False)

@@ -125,6 +125,15 @@ class Actor:
             deadline_ns=pending.deadline_ns, reason="returned after its soft level" if incident is None else late,
         )  # fmt: skip
 
+    def record_good_again(self, watched: Watched, now_ns: int) -> None:
+        """The run of bad outputs is over that its standing verdict is about."""
+        entered_ns = watched.state.finding.entered_ns if watched.state.finding is not None else None
+        self._journal.emit_limited(
+            EventKind.NEAR_MISS, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            incident=watched.state.incident, operation="outputs", entered_ns=entered_ns, deadline_ns=None,
+            reason="its outputs are good again",
+        )  # fmt: skip
+
     def record_ready(self, watched: Watched, incident: str | None, now_ns: int) -> None:
         ready_ns = watched.state.ready_ns
         recovery_ns = None if ready_ns is None else watched.tally.recovered(ready_ns)

@@ -54,11 +54,11 @@ class Fleet:
         if len(recent) >= settings.max_kills:
             seconds = settings.max_kills_window_ns / 1e9
             return f"{len(recent)} kills in {seconds:g} s: what hits every worker is not cured by killing every worker"
-        if finding.verdict not in HANGS or finding.verdict is Verdict.STARTUP:
+        if now_ns - finding.detected_ns >= settings.hold_max_ns or finding.verdict is Verdict.STARTUP:
             return None
-        if now_ns - finding.detected_ns >= settings.hold_max_ns:
-            return None
-        return self._likelier_culprit(victim, finding, now_ns) or self._last_of_its_group(victim, now_ns)
+        culprit = self._likelier_culprit(victim, finding, now_ns) if finding.verdict in HANGS else None
+        is_there_yet = finding.verdict in HANGS or finding.verdict is Verdict.SILENT_OUTPUT
+        return culprit or (self._last_of_its_group(victim, now_ns) if is_there_yet else None)
 
     def _last_of_its_group(self, victim: Watched, now_ns: int) -> str | None:
         going = [name for name, at_ns in self._condemned.items() if at_ns == now_ns]

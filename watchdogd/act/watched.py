@@ -14,13 +14,14 @@ from watchdogd import abi
 from watchdogd.act.clearing import AGAIN_NS, RETRY_NS, Clearing
 from watchdogd.act.process import Process
 from watchdogd.act.sweep import Swept
-from watchdogd.decide import budget, liveness, memory
+from watchdogd.decide import budget, liveness, memory, outputs
+from watchdogd.decide.facts import fact, stands
 from watchdogd.decide.liveness import Pending, Threads
 from watchdogd.decide.orders import ALIVE, CloseIncident, OpenIncident, WorkerState
 from watchdogd.decide.suspicion import Stuck
 from watchdogd.model import MILLISECOND, Exit, Finding, Phase, Verdict, WorkerSettings
 from watchdogd.observe import inflight, owners
-from watchdogd.observe.examination import Examination, fact
+from watchdogd.observe.examination import Examination
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
 from watchdogd.publish import snapshot
 from watchdogd.publish.tally import Tally
@@ -129,9 +130,10 @@ class Watched:
         judged = self.examination.judge(self.reader, late_margin_ns, now_ns, observed=observed)
         if judged is not None:
             return self._described(*judged)
-        sticky = self.sticky_error(now_ns)
-        known = observed and sticky is not None and fact(sticky) in self.examination.reported
-        return None if known else sticky
+        for found in (self.sticky_error(now_ns), self._silent_output(now_ns)):
+            if found is not None and not (observed and fact(found) in self.examination.reported):
+                return found
+        return None
 
     def _described(self, finding: Finding, pending: Pending, threads: Threads | None) -> Finding:
         if self.pulse is None or self.reader is None:
@@ -154,16 +156,24 @@ class Watched:
         finding = liveness.sticky_error(self.pulse, self.state.spawned_ns or 0, now_ns)
         return finding if finding is not None and self.still(finding) else None
 
+    def _silent_output(self, now_ns: int) -> Finding | None:
+        if self.pulse is None:
+            return None
+        finding = outputs.silent(self.pulse, self.settings.outputs, now_ns)
+        return finding if finding is not None and self.still(finding) else None
+
     def still(self, finding: Finding) -> bool:
         """Whether the fact a finding rests on reads the same right now."""
-        if finding.offset is None:
-            return True
-        word = None if self.reader is None else self.reader.word(finding.offset)
-        if finding.verdict is Verdict.STARTUP:  # attaching meanwhile is not being ready
-            return word is not None and word & abi.CODE_MASK != abi.STATE["ready"]
-        if finding.verdict is Verdict.STICKY_ERROR:  # every call that fails stamps it anew
-            return word is not None and word & abi.ERROR_MASK == (finding.word or 0) & abi.ERROR_MASK
-        return word is not None and word == finding.word
+        if self.reader is None or finding.offset is None:
+            return stands(finding, None)
+        return stands(finding, self.reader.word(finding.offset))
+
+    def is_good_again(self) -> bool:
+        """Whether the run of bad outputs is over that its standing verdict is about."""
+        finding = self.state.finding
+        if finding is None or finding.verdict is not Verdict.SILENT_OUTPUT or self.pulse is None:
+            return False
+        return not stands(finding, self.pulse.header("bad_outputs"))
 
     def ready_ns(self) -> int | None:
         """When it became ready, by its own stamp."""
@@ -302,6 +312,7 @@ class Watched:
             "unusable": state.unusable,
             "deadlines": snapshot.deadlines_seconds(settings.deadlines),
             "soft": settings.soft,
+            "bad_in_a_row": settings.outputs.bad_in_a_row,
             "soft_exceeded": self.examination.soft_exceeded,
             "uninstrumented": self.uninstrumented,
             "heartbeat_error": self.heartbeat_error,

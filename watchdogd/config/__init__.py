@@ -27,6 +27,7 @@ from watchdogd.model import (
     EscalationSettings,
     HooksSettings,
     MetricsSettings,
+    OutputSettings,
     RestartSettings,
     Settings,
     SupervisorSettings,
@@ -124,6 +125,7 @@ def _worker_settings(
         name=name,
         deadlines=Deadlines(**deadlines, calls_ns=calls),
         restart=RestartSettings(**scope.fields("restart.")),
+        outputs=OutputSettings(**scope.fields("outputs.")),
         **fields,
     )
 

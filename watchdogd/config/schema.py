@@ -178,6 +178,9 @@ _RESTART = _table(
     ],
     "restart.",
 )
+_IN_A_ROW = integer_kind(0, abi.MOST_IN_A_ROW)
+_BAD_IN_A_ROW = "outputs in a row that the worker itself found bad, for which it is replaced; 0: none"
+_OUTPUTS = _table(model.OutputSettings, [("bad_in_a_row", _IN_A_ROW, _BAD_IN_A_ROW)], "outputs.")
 _WORKER = [
     *_table(
         model.WorkerSettings,
@@ -205,6 +208,7 @@ _WORKER = [
         model.WorkerSettings, [("soft", values.FRACTION, "fraction of a deadline from which a call counts as slow")]
     ),
     *_RESTART,
+    *_OUTPUTS,
     *_table(
         model.WorkerSettings,
         [

@@ -178,6 +178,13 @@ _LABELLED: tuple[tuple[str, str, str, str, _Values], ...] = (
         lambda w: ((key, w.body["hangs"].get(key, 0)) for key in HANG_KEYS),
     ),
     (
+        "outputs",
+        "counter",
+        "Outputs that the worker looked at, by what they were.",
+        "kind",
+        lambda w: w.totals.outputs.items(),
+    ),
+    (
         "call_in_flight_seconds",
         "gauge",
         "Age of the oldest call in flight.",

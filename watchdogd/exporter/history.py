@@ -25,18 +25,21 @@ class Totals:
     histograms: dict[str, Histogram] = field(default_factory=lambda: dict.fromkeys(NAMES, Histogram()))
     steps: int = 0
     laneless: int = 0
+    outputs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(abi.OUTPUTS, 0))
 
     def plus(self, other: Totals) -> Totals:
         return Totals(
             {name: add(self.histograms[name], other.histograms[name]) for name in NAMES},
             self.steps + other.steps,
             self.laneless + other.laneless,
+            {kind: count + other.outputs[kind] for kind, count in self.outputs.items()},
         )
 
     def reached_by(self, other: Totals) -> bool:
         """Whether ``other`` can be a later reading of the same heartbeat."""
         counts = (self.histograms[name].count <= other.histograms[name].count for name in NAMES)
-        return self.steps <= other.steps and self.laneless <= other.laneless and all(counts)
+        outputs = (count <= other.outputs[kind] for kind, count in self.outputs.items())
+        return self.steps <= other.steps and self.laneless <= other.laneless and all(counts) and all(outputs)
 
 
 class WorkerHistory:
@@ -100,11 +103,11 @@ class WorkerHistory:
         if self._reader is None or self.pulse is None:
             return
         try:
-            histograms = self._reader.histograms(self.pulse)
+            histograms, outputs = self._reader.histograms(self.pulse), self._reader.outputs()
         except (HeartbeatError, OSError):
             return
         laneless = self.pulse.header("laneless_cas") + self.pulse.header("laneless_locked")
-        latest = Totals(histograms, sum(self.pulse.column("steps_done")), laneless)
+        latest = Totals(histograms, sum(self.pulse.column("steps_done")), laneless, outputs)
         if self._current.reached_by(latest):
             self._current = latest
 

@@ -6,6 +6,7 @@
  */
 #include <Python.h> /* first, as always; it defines _GNU_SOURCE */
 
+#include "output.h"
 #include "watchdogd.h"
 
 #define OPERATIONS (WATCHDOGD_OP_OTHER + 1)
@@ -76,10 +77,11 @@ static void free_guard(PyObject *self)
 }
 
 /* A type whose objects are only made here, with these two methods. */
+#define FAST(function) (PyCFunction)(void (*)(void))function
 #define GUARD_TYPE(Struct, name, enter, leave)                                                                             \
     static PyMethodDef name##_methods[] = {                                                                                \
         {"__enter__", enter, METH_NOARGS, NULL},                                                                           \
-        {"__exit__", (PyCFunction)(void (*)(void))leave, METH_FASTCALL, NULL},                                             \
+        {"__exit__", FAST(leave), METH_FASTCALL, NULL},                                                                    \
         {NULL, NULL, 0, NULL},                                                                                             \
     };                                                                                                                     \
     static PyType_Slot name##_slots[] = {                                                                                  \
@@ -203,6 +205,11 @@ static PyMethodDef methods[] = {
     {"step", module_step, METH_NOARGS, "A guard around one step."},
     {"begin_step", module_begin_step, METH_NOARGS, "Begin a step; the token that ends it."},
     {"end_step", module_end_step, METH_O, "End a step, from any thread."},
+    {"output", FAST(watchdogd_output_looked_at), METH_FASTCALL, "Stamp and count an output's kind; the word of its run."},
+    {"extremes", FAST(watchdogd_output_range), METH_FASTCALL, "Lowest and highest key of a buffer's elements, on a sample."},
+    {"uniform", FAST(watchdogd_output_uniform), METH_FASTCALL, "Whether all elements of a buffer are equal."},
+    {"digest", FAST(watchdogd_output_digest), METH_FASTCALL, "Of a sample of a buffer's blocks."},
+    {"deviation", FAST(watchdogd_output_deviation), METH_FASTCALL, "Largest difference of two buffers' elements."},
     {"lane", module_lane, METH_NOARGS, "The calling thread's lane, None without one."},
     {NULL, NULL, 0, NULL},
 };

@@ -75,6 +75,15 @@
 #define WATCHDOGD_HISTOGRAM_WORDS UINT64_C(0x6f)
 #define WATCHDOGD_CODE_MASK UINT64_C(0xff)
 #define WATCHDOGD_ERROR_MASK UINT64_C(0xffff)
+#define WATCHDOGD_OUTPUT_COUNTS_OFFSET UINT64_C(0x25a100)
+#define WATCHDOGD_OUTPUT_COUNTS UINT64_C(0x10)
+#define WATCHDOGD_RUN_LENGTH_SHIFT UINT64_C(0x8)
+#define WATCHDOGD_MOST_IN_A_ROW UINT64_C(0xff)
+#define WATCHDOGD_BLOCK UINT64_C(0x100)
+#define WATCHDOGD_KEY_SIGNED UINT64_C(0x0)
+#define WATCHDOGD_KEY_UNSIGNED UINT64_C(0x1)
+#define WATCHDOGD_KEY_FLOAT UINT64_C(0x2)
+#define WATCHDOGD_KEY_BFLOAT UINT64_C(0x3)
 #define WATCHDOGD_HEADER_MAGIC UINT64_C(0x0)
 #define WATCHDOGD_HEADER_OLDEST_WRITER UINT64_C(0x1)
 #define WATCHDOGD_HEADER_BYTE_ORDER UINT64_C(0x2)
@@ -103,6 +112,7 @@
 #define WATCHDOGD_HEADER_LANELESS_LOCKED UINT64_C(0x1b)
 #define WATCHDOGD_HEADER_STAGES_USED_CAS UINT64_C(0x1c)
 #define WATCHDOGD_HEADER_STAGES_USED_LOCKED UINT64_C(0x1d)
+#define WATCHDOGD_HEADER_BAD_OUTPUTS UINT64_C(0x1f)
 #define WATCHDOGD_LANE_OUTER UINT64_C(0x0)
 #define WATCHDOGD_LANE_INNER UINT64_C(0x1)
 #define WATCHDOGD_LANE_STEP UINT64_C(0x2)
@@ -124,6 +134,13 @@
 #define WATCHDOGD_STATE_CREATED UINT64_C(0x0)
 #define WATCHDOGD_STATE_ATTACHED UINT64_C(0x1)
 #define WATCHDOGD_STATE_READY UINT64_C(0x2)
+#define WATCHDOGD_OUTPUT_GOOD UINT64_C(0x0)
+#define WATCHDOGD_OUTPUT_ZERO UINT64_C(0x1)
+#define WATCHDOGD_OUTPUT_NAN UINT64_C(0x2)
+#define WATCHDOGD_OUTPUT_CONSTANT UINT64_C(0x3)
+#define WATCHDOGD_OUTPUT_STALE UINT64_C(0x4)
+#define WATCHDOGD_OUTPUT_BOUNDS UINT64_C(0x5)
+#define WATCHDOGD_OUTPUT_CANARY UINT64_C(0x6)
 #define WATCHDOGD_STAGE_NONE UINT64_C(0x0)
 #define WATCHDOGD_STAGE_PREPROCESS UINT64_C(0x1)
 #define WATCHDOGD_STAGE_COPY_IN UINT64_C(0x2)
@@ -676,6 +693,27 @@ static inline void watchdogd_error(int curesult)
     uint64_t code = (unsigned)curesult > WATCHDOGD_ERROR_MASK ? WATCHDOGD_ERROR_MASK : (uint64_t)curesult;
     if (words && code)
         watchdogd_store_(words + WATCHDOGD_HEADER_LAST_ERROR, (watchdogd_now_ns() & ~WATCHDOGD_ERROR_MASK) | code);
+}
+
+/*
+ * One output was looked at: WATCHDOGD_OUTPUT_GOOD, or what is wrong with it. `run`: one word, 0 at first, for each check;
+ * calls with the same one must not overlap. The heartbeat shows the longest run of bad ones; whose it is not, leaves it.
+ */
+static inline void watchdogd_output(uint64_t *run, unsigned kind)
+{
+    uint64_t *words = __atomic_load_n(&watchdogd_process_.words, __ATOMIC_ACQUIRE);
+    const uint64_t most = WATCHDOGD_MOST_IN_A_ROW << WATCHDOGD_RUN_LENGTH_SHIFT, one = UINT64_C(1) << WATCHDOGD_RUN_LENGTH_SHIFT;
+    if (!words || kind > WATCHDOGD_OUTPUT_CANARY)
+        return;
+    uint64_t mine = *run, now = 0, *shown = words + WATCHDOGD_HEADER_BAD_OUTPUTS, before = watchdogd_load_(shown);
+    if (kind) {
+        uint64_t length = (mine & most) == most ? most : (mine & most) + one;
+        now = ((mine ? mine : watchdogd_now_ns()) & ~WATCHDOGD_ERROR_MASK) | length | kind;
+    }
+    *run = now;
+    if (before == mine || (before & most) < (now & most))
+        watchdogd_swap_(shown, before, now);
+    __atomic_fetch_add(words + WATCHDOGD_OUTPUT_COUNTS_OFFSET / sizeof *words + kind, 1, __ATOMIC_RELAXED);
 }
 
 #ifdef __cplusplus

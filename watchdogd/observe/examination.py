@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from watchdogd import abi
 from watchdogd.decide import liveness
+from watchdogd.decide.facts import Fact
 from watchdogd.decide.liveness import Look, Patience, Pending, Rules, Threads, Wait
 from watchdogd.decide.orders import WorkerState
 from watchdogd.model import MILLISECOND, Finding, Phase, Verdict
@@ -20,7 +20,6 @@ from watchdogd.pulse import Pulse, word_at
 
 BASELINE_EVERY_NS = 50 * MILLISECOND  # a worker that is always slow is sampled this often at most
 
-Fact = tuple[int, int]  # (offset, word) of the heartbeat
 ThreadsOf = Callable[[Pending], tuple[Threads | None, bool]]  # as ``Owners.threads``
 
 
@@ -132,11 +131,3 @@ class Examination:
 def _moved(pulse: Pulse, pending: Pending) -> bool:
     """Else the word stands, and only its deadline has: armed again by a resume, or the owner is gone."""
     return word_at(pulse.raw, pending.offset) != pending.word
-
-
-def fact(finding: Finding) -> Fact | None:
-    """What ``reported`` knows it by. A sticky error is stamped anew by every call that fails."""
-    if finding.offset is None or finding.word is None:
-        return None
-    sticky = finding.verdict is Verdict.STICKY_ERROR
-    return finding.offset, finding.word & abi.ERROR_MASK if sticky else finding.word

@@ -117,6 +117,15 @@ class HeartbeatReader:
         raw = os.pread(self._descriptor, abi.WORD, offset)
         return word_at(raw, 0) if len(raw) == abi.WORD else None
 
+    def outputs(self) -> dict[str, int]:
+        """How many outputs the worker looked at, by ``abi.OUTPUTS``. Raises HeartbeatError."""
+        words = 2 * abi.OUTPUT_COUNTS
+        raw = os.pread(self._descriptor, words * abi.WORD, abi.OUTPUT_COUNTS_OFFSET)
+        if len(raw) < words * abi.WORD:
+            raise HeartbeatError(Unreadable.TRUNCATED, self.path)
+        counts = struct.unpack(f"={words}Q", raw)
+        return {kind: counts[code] + counts[abi.OUTPUT_COUNTS + code] for kind, code in abi.OUTPUT.items()}
+
     def stage_name(self, code: int) -> str:
         """The name of a stage code (``stage 17`` where it was claimed but not yet named)."""
         if code < len(abi.WELL_KNOWN_STAGES):

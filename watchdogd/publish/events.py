@@ -12,7 +12,7 @@ verdict     ``verdict``, ``operation``, ``entered_ns``, ``armed_ns`` (the deadli
 signal      ``signal``, ``pid``, ``reason``
 gone        ``pid``, ``exit``
 ready       ``pid``
-near_miss   ``operation``, ``reason``
+near_miss   ``operation`` (``outputs``: a verdict stood on a run of bad ones), ``reason``
 refrained   ``reason``: what is not done to a worker that is only observed, besides a kill
 hook        ``hook`` (``on_verdict``), ``status`` or null, ``reason`` (how it ended), ``veto``, ``told_ns`` (when it was
             started), ``seconds``

@@ -21,7 +21,7 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   quarantine), "next_start_ns" or null, "unusable" (probes in a row that said so),
                   "remembered": {what only the next supervisor needs, see ``memory``},
                   "deadlines": {"startup" "first_step" "step" "sync" ...: seconds, only those that are set},
-                  "soft" or null,
+                  "soft" or null, "bad_in_a_row": of outputs, for a verdict; 0 = none is,
                   "hangs": {OPERATION: count}, "would_have_killed", "near_misses", "soft_exceeded",
                   "uninstrumented": bool, "heartbeat_error": text or null, "last_error": CUresult or null,
                   "held": text or null,   (a verdict stands, its kill waits; why)

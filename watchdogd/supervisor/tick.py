@@ -202,6 +202,9 @@ class Supervisor:
             self.actor.record_near_miss(watched, pending, incident, now_ns)
             if state.finding is not None and (state.finding.offset, state.finding.word) == pending.key:
                 self._happenings.append(Happening(watched, Trigger.RETURNED))
+        if watched.is_good_again():
+            self.actor.record_good_again(watched, now_ns)
+            self._happenings.append(Happening(watched, Trigger.RETURNED))
         if state.finding is None or state.phase is Phase.OBSERVED:
             finding = watched.verdict(late_ns, late_margin_ns, now_ns)
             if finding is not None:

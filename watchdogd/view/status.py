@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from watchdogd import abi, exits
+from watchdogd import abi, bad_outputs, exits
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
 from watchdogd.observe import procfs
@@ -61,6 +61,8 @@ class WorkerView:
     sync: Histogram
     steps: int | None
     heartbeat_error: str | None
+    looked_at: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(abi.OUTPUTS, 0))  # outputs, by kind
+    bad: bad_outputs.Run | None = None  # those in a row, up to now
 
     @property
     def name(self) -> str:
@@ -182,7 +184,7 @@ def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
         reader = HeartbeatReader(path)
         try:
             pulse = reader.read()
-            sync = reader.histograms(pulse)["sync"]
+            sync, counts = reader.histograms(pulse)["sync"], reader.outputs()
         finally:
             reader.close()
     except (HeartbeatError, OSError) as failure:
@@ -195,7 +197,8 @@ def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
             operation = max(ages, key=ages.__getitem__)
             seconds = body["deadlines"].get(operation)
             call = Call(operation, ages[operation], None if seconds is None else round(seconds * SECOND))
-    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error)
+    bad = bad_outputs.under_way(pulse, now_ns)
+    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error, counts, bad)
 
 
 def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
@@ -280,5 +283,7 @@ def _worker_json(worker: WorkerView) -> dict[str, Any]:
             "count": worker.sync.count,
         },
         "steps": worker.steps,
+        "outputs": worker.looked_at,
+        "bad_outputs_in_a_row": 0 if worker.bad is None else worker.bad.length,
         "last_incident": worker.body["last_incident"],
     }

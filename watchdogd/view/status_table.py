@@ -18,6 +18,7 @@ from watchdogd.view.status import MAY_TAKE_WORK, StatusView, Trouble, WorkerView
 if TYPE_CHECKING:
     from watchdogd.view.status_detail import Detail
 
+UNCHECKED_AFTER_STEPS = 10
 _RED, _YELLOW, _PLAIN = "\033[1;31m", "\033[33m", ""
 _HEAD = ("WORKER", "PHASE", "PID", "INC", "UP", "RESTARTS", "CALL / DEADLINE", "SYNC p50 / p99", "STEPS")
 _FIRST_TO_YIELD = ("STEPS", "SYNC p50 / p99", "INC", "UP", "RESTARTS", "PID")  # to a line below the row
@@ -178,6 +179,7 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
         yield f"{worker.heartbeat_error}; its hangs cannot be seen"
     if body["uninstrumented"]:
         yield "none of its calls is stamped: a hang inside one cannot be seen; see the worker API"
+    yield from _outputs(worker, now_ns)
     if body["would_have_killed"]:
         yield f"would have been killed {body['would_have_killed']} times, had it not been observed only"
     if body["last_error"]:
@@ -194,6 +196,15 @@ def _backoff(worker: WorkerView, now_ns: int) -> str:
     if worker.body.get("unusable"):
         return f"its accelerator is probed again in {then}; `watchdogd start {worker.name}` starts it without"
     return f"starts again in {then}"
+
+
+def _outputs(worker: WorkerView, now_ns: int) -> Iterator[str]:
+    rule = worker.body.get("bad_in_a_row", 0)  # a supervisor of before tells none
+    if worker.bad is not None:
+        then = f"{rule} lead to a verdict" if rule else "not replaced for that: outputs.bad_in_a_row is not set"
+        yield f"{worker.bad}, for {span(age(now_ns, worker.bad.begun_ns))}; {then}"
+    elif rule and (worker.steps or 0) >= UNCHECKED_AFTER_STEPS and not any(worker.looked_at.values()):
+        yield "none of its outputs is looked at: bad ones cannot be seen; see OutputCheck in the worker API"
 
 
 def _loads(view: StatusView) -> Iterator[tuple[str, str]]:

@@ -23,9 +23,9 @@ from watchdogd.abi import ENVIRONMENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing alone would double the import's time
-    from watchdogd import _native as _implementation
+    from watchdogd import _native
 
-    IMPLEMENTATION = ""
+    IMPLEMENTATION, _implementation = "", _native
 elif os.environ.get("WATCHDOGD_PURE_PYTHON") == "1":
     from watchdogd.worker import _fallback as _implementation
 

@@ -15,6 +15,12 @@ from time import monotonic_ns
 
 from watchdogd import abi
 from watchdogd.worker._memory import Heartbeat, cold_word, hot_word
+from watchdogd.worker._scan import deviation, digest, extremes, uniform
+
+__all__ = [
+    "attach", "begin_step", "call", "deviation", "digest", "end_step", "error", "extremes", "lane", "output", "ready",
+    "stage", "step", "uniform",
+]  # fmt: skip
 
 _DEPTH = 8  # as in watchdogd.h: the time of deeper guards is not kept
 _STEPS = 1024
@@ -277,6 +283,12 @@ def error(curesult: int) -> None:
     code = curesult if 0 <= curesult <= abi.ERROR_MASK else abi.ERROR_MASK
     if code:
         _process.heartbeat.words[abi.H["last_error"]] = monotonic_ns() & ~abi.ERROR_MASK | code
+
+
+def output(run: int, kind: int) -> int:
+    """As ``watchdogd_output`` of ``watchdogd.h``; the new word of the run."""
+    with _process.lock:
+        return _process.heartbeat.looked_at(run, kind)
 
 
 def lane() -> int | None:

@@ -161,6 +161,23 @@ class Heartbeat:
                 self._unlock()
         return code
 
+    def looked_at(self, run: int, kind: int) -> int:
+        """Count an output of this kind and show the run that it makes of ``run``, if that is the longest under way."""
+        words, longest = self.words, abi.MOST_IN_A_ROW << abi.RUN_LENGTH_SHIFT
+        now = 0
+        if kind:
+            begun_ns = run or time.monotonic_ns()
+            now = abi.run_of_bad(begun_ns, ((run & longest) >> abi.RUN_LENGTH_SHIFT) + 1, abi.OUTPUTS[kind])
+        shown = words[abi.H["bad_outputs"]]
+        if shown == run or shown & longest < now & longest:
+            words[abi.H["bad_outputs"]] = now
+        if self._lock():
+            try:
+                words[abi.OUTPUT_COUNTS_OFFSET // abi.WORD + abi.OUTPUT_COUNTS + kind] += 1
+            finally:
+                self._unlock()
+        return now
+
     def _free_lanes_of_old_image(self) -> None:
         """After an exec: the words of the image before this one are nobody's, and its lanes are free."""
         words, pid = self.words, os.getpid()
