@@ -234,7 +234,7 @@ def test_threads_that_stamp_while_one_reads_lose_and_tear_nothing(
 def test_the_extension_compiles_without_a_warning() -> None:
     """Tested here rather than by -Werror in the package: a compiler of tomorrow must not refuse to install it."""
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-DPy_LIMITED_API=0x030A0000"]
-    command = [*C11, *flags, f"-I{sysconfig.get_path('include')}", str(INCLUDE / "module.c")]
+    command = [*C11, *flags, f"-I{sysconfig.get_path('include')}", str(INCLUDE / "module.c"), str(INCLUDE / "place.c")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -279,6 +279,10 @@ def error(curesult: int) -> None:
         _process.heartbeat.words[abi.H["last_error"]] = monotonic_ns() & ~abi.ERROR_MASK | code
 
 
+def in_step() -> bool:
+    return _process.lane is not None and _process.lane.hot[_STEP] != 0 and _process.heartbeat.is_ready()
+
+
 def lane() -> int | None:
     claimed: _ThreadLane | None = getattr(_local, "lane", None)
     return None if claimed is None else claimed.number

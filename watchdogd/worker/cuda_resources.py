@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from watchdogd.worker.cuda_driver import driver, native
+from watchdogd.worker.cuda_place import Owner
 
 if TYPE_CHECKING:
     from watchdogd.worker.cuda import Context
@@ -41,7 +43,20 @@ class Resource:
 class Stream(Resource):
     """What is queued in it runs in order. From ``Context.stream``."""
 
-    __slots__ = ()
+    __slots__ = ("_owner",)
+
+    def __init__(self, context: Context, handle: Any, owner: Owner | None = None) -> None:
+        super().__init__(context, handle)
+        self._owner = owner
+
+    def _run(self, guard: Any, function: Callable[..., Any], *arguments: Any) -> None:
+        if self._owner is not None and self._owner.ident != get_ident():
+            self._context._place.misused(function.__name__, self._owner)
+        self._context._run(guard, function, *arguments)
+
+    def _queue(self, what: str, guard: Any, function: Callable[..., Any], *arguments: Any) -> None:
+        self._run(guard, function, *arguments)
+        self._context._queued = what, self._object
 
     @property
     def handle(self) -> int:
@@ -50,24 +65,23 @@ class Stream(Resource):
 
     def synchronize(self) -> None:
         """Waits until all that was queued is done."""
-        context = self._context
-        context._run(context._sync, driver.cuStreamSynchronize, self._live)
+        self._run(self._context._sync, driver.cuStreamSynchronize, self._live)
 
     def wait(self, event: Event) -> None:
         """What is queued from now on runs after the event; nothing waits here."""
-        self._context._run(self._context._launch, driver.cuStreamWaitEvent, self._live, event._live, 0)
+        self._run(self._context._launch, driver.cuStreamWaitEvent, self._live, event._live, 0)
 
     def copy_in(self, buffer: Buffer, host: HostBuffer) -> None:
         """Queues a copy of the whole host buffer to the device."""
         nbytes = _fits(host, buffer)
         arguments = buffer._live, host._live, nbytes, self._live
-        self._context._run(self._context._copy, driver.cuMemcpyHtoDAsync, *arguments)
+        self._queue("copy_in", self._context._copy, driver.cuMemcpyHtoDAsync, *arguments)
 
     def copy_out(self, host: HostBuffer, buffer: Buffer) -> None:
         """Queues a copy of the whole device buffer to the host."""
         nbytes = _fits(buffer, host)
         arguments = host._live, buffer._live, nbytes, self._live
-        self._context._run(self._context._copy, driver.cuMemcpyDtoHAsync, *arguments)
+        self._queue("copy_out", self._context._copy, driver.cuMemcpyDtoHAsync, *arguments)
 
     def launch(
         self,
@@ -84,11 +98,10 @@ class Stream(Resource):
         """
         values = [_as_ctypes(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        shape = *_three(grid), *_three(block)
+        sizes = *_three(grid), *_three(block)
         parameters = ctypes.addressof(pointers) if values else 0
-        self._context._run(
-            self._context._launch, driver.cuLaunchKernel, kernel._live, *shape, shared, self._live, parameters, 0
-        )
+        call = driver.cuLaunchKernel, kernel._live, *sizes, shared, self._live, parameters, 0
+        self._queue(kernel.name, self._context._launch, *call)
 
     def close(self) -> None:
         """Destroys it; what is queued still runs."""
@@ -107,7 +120,7 @@ class Event(Resource):
 
     def record(self, stream: Stream) -> None:
         """It is reached when all that is queued in the stream so far is done."""
-        self._context._run(self._context._launch, driver.cuEventRecord, self._live, stream._live)
+        stream._run(self._context._launch, driver.cuEventRecord, self._live, stream._live)
 
     def synchronize(self) -> None:
         """Waits until it is reached; at once if it was never recorded."""
@@ -170,7 +183,8 @@ class Module(Resource):
     def kernel(self, name: str) -> Kernel:
         """Raises CudaError with CUDA_ERROR_NOT_FOUND when there is none of that name."""
         context = self._context
-        return Kernel(context, context._run(context._other, driver.cuModuleGetFunction, self._live, name.encode()))
+        function = context._run(context._other, driver.cuModuleGetFunction, self._live, name.encode())
+        return Kernel(context, function, name)
 
     def close(self) -> None:
         """Unloads it; its kernels are gone too."""
@@ -180,7 +194,11 @@ class Module(Resource):
 class Kernel(Resource):
     """A function of a module. From ``Module.kernel``."""
 
-    __slots__ = ()
+    __slots__ = ("name",)
+
+    def __init__(self, context: Context, function: Any, name: str) -> None:
+        super().__init__(context, function)
+        self.name = name
 
 
 def _fits(source: Buffer | HostBuffer, target: Buffer | HostBuffer) -> int:
