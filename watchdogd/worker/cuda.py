@@ -25,11 +25,13 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import warnings
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from watchdogd.worker import attach
+from watchdogd.worker import attach, in_step
 from watchdogd.worker.cuda_driver import (
     NOT_READY,
     SUCCESS,
@@ -45,7 +47,7 @@ from watchdogd.worker.cuda_driver import (
     initialize,
     native,
 )
-from watchdogd.worker.cuda_place import MISUSES, ContextLost, HostFunctionError, Owner, Place
+from watchdogd.worker.cuda_place import MISUSES, ContextLost, HostFunctionError, Owner, Place, in_host_function
 from watchdogd.worker.cuda_resources import Buffer, Event, HostBuffer, Kernel, Module, Stream
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "Event",
     "HostBuffer",
     "HostFunctionError",
+    "HotLoopWarning",
     "Kernel",
     "Module",
     "StickyCudaError",
@@ -76,7 +79,13 @@ _NON_BLOCKING = int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _DISABLE_TIMING = int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
 _BLOCKING_SYNC = int(driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC)
 
+_GLOBAL = int(driver.CUmemAttach_flags.CU_MEM_ATTACH_GLOBAL)
+
 _open: set[Context] = set()
+
+
+class HotLoopWarning(RuntimeWarning):
+    """An alloc or a free inside a step of a ready worker."""
 
 
 class Context:
@@ -97,6 +106,8 @@ class Context:
         _one_of("wait", wait, _WAITS)
         _one_of("owner", owner, (None, "thread"))
         _one_of("on_misuse", on_misuse, MISUSES)
+        if in_host_function():
+            raise HostFunctionError("Context")
         guards = [attach().call(name) for name in ("sync", "event", "alloc", "free", "copy", "launch", "other")]
         self._sync, self._event, self._alloc, self._free, self._copy, self._launch, self._other = guards
         # An event goes by its own flag, not by its context's.
@@ -109,6 +120,9 @@ class Context:
             if owner is not None:
                 check(driver.cuCtxPushCurrent, self._context)
         self._look()
+        self.hot_calls = 0
+        """How many allocs and frees were made inside steps of a ready worker; each line of code is warned of once."""
+        self._raised: deque[BaseException] = deque()  # by host functions
         self._queued: tuple[str, Any] | None = None  # what was last, and in which CUstream
         _open.add(self)
 
@@ -141,6 +155,15 @@ class Context:
             raise failure(answer[0], function.__name__, self._last_queued())
         return answer[1] if len(answer) > 1 else None
 
+    def _count(self, operation: str) -> None:
+        if in_step():
+            self.hot_calls += 1
+            warnings.warn(f"{operation} inside a step: it may wait for the device; see Pool", HotLoopWarning, 3)
+
+    def _raise(self) -> None:
+        if self._raised:
+            raise self._raised.popleft()
+
     def _last_queued(self) -> str:
         return "" if self._queued is None else f"{self._queued[0]} in CUstream {int(native(self._queued[1])):#x}"
 
@@ -155,12 +178,19 @@ class Context:
 
     def alloc(self, nbytes: int) -> Buffer:
         """Device memory, not cleared."""
+        self._count("alloc")
         return Buffer(self, int(self._run(self._alloc, driver.cuMemAlloc, nbytes)), nbytes)
+
+    def alloc_managed(self, nbytes: int) -> Buffer:
+        """Memory of device and host alike, not cleared."""
+        self._count("alloc")
+        return Buffer(self, int(self._run(self._alloc, driver.cuMemAllocManaged, nbytes, _GLOBAL)), nbytes)
 
     def alloc_host(self, nbytes: int) -> HostBuffer:
         """Page-locked host memory, zeros."""
         # Our own pages, locked by the driver: a view that somebody kept is plain memory once they are freed, where the
         # driver's would be gone. Shared, as a write after a fork would move private ones away from under the device.
+        self._count("alloc")
         memory = mmap.mmap(-1, nbytes)
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         self._run(self._alloc, driver.cuMemHostRegister, address, nbytes, 0)
@@ -174,6 +204,7 @@ class Context:
     def synchronize(self) -> None:
         """Waits for everything queued in this context."""
         self._run(self._sync, driver.cuCtxSynchronize)
+        self._raise()
 
     @contextmanager
     def current(self) -> Iterator[Context]:

@@ -33,6 +33,7 @@ except ImportError:  # before 12.9.1
 __all__ = [
     "NOT_READY",
     "SUCCESS",
+    "BacklogFullError",
     "ContextFailedError",
     "CudaError",
     "CudaUnavailableError",
@@ -78,6 +79,10 @@ class ContextFailedError(CudaError):
 
 class CudaUnavailableError(RuntimeError):
     """There is no CUDA driver that this process can load."""
+
+
+class BacklogFullError(RuntimeError):
+    """More waits than was allowed: what was to be added was not, and is still the caller's."""
 
 
 _sticky: tuple[int, str] | None = None  # the first of this process, and the call that brought it

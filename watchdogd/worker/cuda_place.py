@@ -72,6 +72,13 @@ class HostFunctionError(RuntimeError):
         super().__init__(f"{call}: no CUDA call is allowed in a host function; hand the work to a thread")
 
 
+def lost(call: str, expected: int, owner: Owner | None) -> Exception:
+    """What to raise for a misuse by the calling thread."""
+    if in_host_function():
+        return HostFunctionError(call)
+    return ContextLost(call, expected, int(native(check(driver.cuCtxGetCurrent))), owner, Owner.calling())
+
+
 _WORDS = {
     "now": "check",
     "before": "before the block",
@@ -111,11 +118,9 @@ class Place:
 
     def misused(self, call: str, owner: Owner | None = None) -> None:
         """Raises, or counts. ``owner``: of a stream that is pinned for itself."""
-        if in_host_function():
-            raise HostFunctionError(call)
-        found = int(native(check(driver.cuCtxGetCurrent)))
-        if self._raises:
-            raise ContextLost(call, self._handle, found, owner or self.owner, Owner.calling())
+        problem = lost(call, self._handle, owner or self.owner)
+        if self._raises or isinstance(problem, HostFunctionError):
+            raise problem
         self.rebound += 1
 
     def require_owner(self, call: str) -> None:

@@ -13,6 +13,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from watchdogd.worker.cuda_driver import driver, native
+from watchdogd.worker.cuda_host import TRAMPOLINE, forget, queued
 from watchdogd.worker.cuda_place import Owner
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Stream(Resource):
     def synchronize(self) -> None:
         """Waits until all that was queued is done."""
         self._run(self._context._sync, driver.cuStreamSynchronize, self._live)
+        self._context._raise()
 
     def wait(self, event: Event) -> None:
         """What is queued from now on runs after the event; nothing waits here."""
@@ -103,6 +105,21 @@ class Stream(Resource):
         call = driver.cuLaunchKernel, kernel._live, *sizes, shared, self._live, parameters, 0
         self._queue(kernel.name, self._context._launch, *call)
 
+    def host_function(self, function: Callable[[], object]) -> None:
+        """Queues a call of a Python function, in a thread of the driver's; what is queued after it waits for it.
+
+        It must make no CUDA call (one of ours raises HostFunctionError there) and wait for nothing that needs the GPU.
+        What it raises is raised by the context's next ``synchronize`` of anything. After an error in the context it is
+        not called at all, so better record an event, and wait for that.
+        """
+        number = queued(function, self._context._raised)
+        arguments = self._live, TRAMPOLINE, number
+        try:
+            self._queue("a host function", self._context._launch, driver.cuLaunchHostFunc, *arguments)
+        except BaseException:
+            forget(number)
+            raise
+
     def close(self) -> None:
         """Destroys it; what is queued still runs."""
         self._close(self._context._other, driver.cuStreamDestroy)
@@ -125,6 +142,11 @@ class Event(Resource):
     def synchronize(self) -> None:
         """Waits until it is reached; at once if it was never recorded."""
         self._context._run(self._context._event, driver.cuEventSynchronize, self._live)
+        self._context._raise()
+
+    def done(self) -> bool:
+        """Whether it is reached; waits for nothing."""
+        return self._context._run(self._context._other, driver.cuEventQuery, self._live) is None
 
     def close(self) -> None:
         self._close(self._context._other, driver.cuEventDestroy)
@@ -142,14 +164,25 @@ class _Memory(Resource):
         """ValueError once freed."""
         return int(self._live)
 
+    def _take(self) -> int:
+        """Its address, which is somebody else's from now on. ValueError once freed."""
+        address, self._object = self.address, None
+        return address
+
 
 class Buffer(_Memory):
-    """Device memory. From ``Context.alloc``."""
+    """Device memory. From ``Context.alloc``, ``Context.alloc_managed`` or ``Pool.alloc``."""
 
-    __slots__ = ()
+    __slots__ = ("capacity",)
+
+    def __init__(self, context: Context, address: int, nbytes: int, capacity: int | None = None) -> None:
+        super().__init__(context, address, nbytes)
+        self.capacity = nbytes if capacity is None else capacity
+        """What is there, ``nbytes`` or more."""
 
     def free(self) -> None:
         """Gives it back, which may wait for the device."""
+        self._context._count("free")
         self._close(self._context._free, driver.cuMemFree)
 
 
@@ -170,6 +203,7 @@ class HostBuffer(_Memory):
 
     def free(self) -> None:
         """Unlocks it, which may wait for the device."""
+        self._context._count("free")
         address = self._object
         self._close(self._context._free, driver.cuMemHostUnregister)
         self._context._pinned.pop(address, None)

@@ -26,16 +26,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from watchdogd.worker import attach
 from watchdogd.worker.cuda import Context, ContextLost, CudaError
+from watchdogd.worker.cuda_driver import BacklogFullError
 from watchdogd.worker.cuda_place import Owner
 
 T = TypeVar("T")
 
 START_SECONDS = 120.0  # as the startup deadline
 SHUTDOWN_SECONDS = 5.0
-
-
-class BacklogFullError(RuntimeError):
-    """More is waiting than was allowed: what was to be added was not."""
 
 
 class _Task(NamedTuple):
