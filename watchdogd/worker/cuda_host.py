@@ -1,5 +1,8 @@
 """Host functions: Python that the driver calls in a stream, in a thread of its own.
 
+While one runs, it is in the heartbeat as a call ``other`` in stage ``host function``: one that waits for what waits for
+it is seen, and named.
+
 Invariant: while one runs, its thread is marked, and every CUDA call of ours there raises HostFunctionError. One
 trampoline serves them all and is never freed: a callback must not free the code that it runs in.
 """
@@ -11,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import count
 
+from watchdogd.worker import attach
 from watchdogd.worker.cuda_driver import driver
 from watchdogd.worker.cuda_place import host_function
 
@@ -32,7 +36,8 @@ def forget(number: int) -> None:
 
 def _call(number: int) -> None:
     function, raised = _queued.pop(number)
-    with host_function:
+    worker = attach()
+    with worker.stage("host function"), worker.call("other"), host_function:
         try:
             function()
         except BaseException as error:  # noqa: BLE001 - there is nobody to raise it to here
