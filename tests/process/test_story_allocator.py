@@ -17,7 +17,7 @@ from watchdogd.view import status, status_table
 
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
 
-DEADLINES = {operation: "200ms" for operation in ("alloc", "free", "launch", "other")}
+DEADLINES = dict.fromkeys(("alloc", "free", "launch", "other"), "200ms")
 UNGUARDED = """from watchdogd.worker import cuda
 context = cuda.Context()
 stream = context.stream()

@@ -30,8 +30,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from weakref import WeakSet
 
 from watchdogd.worker import attach, in_step
+from watchdogd.worker.cuda_buffers import Buffer, HostBuffer
 from watchdogd.worker.cuda_driver import (
     NOT_READY,
     SUCCESS,
@@ -47,8 +49,9 @@ from watchdogd.worker.cuda_driver import (
     initialize,
     native,
 )
+from watchdogd.worker.cuda_order import MODES, Line, OrderError, reached
 from watchdogd.worker.cuda_place import MISUSES, ContextLost, HostFunctionError, Owner, Place, in_host_function
-from watchdogd.worker.cuda_resources import Buffer, Event, HostBuffer, Kernel, Module, Stream
+from watchdogd.worker.cuda_resources import Event, Kernel, Module, Stream
 
 __all__ = [
     "Buffer",
@@ -63,6 +66,7 @@ __all__ = [
     "HotLoopWarning",
     "Kernel",
     "Module",
+    "OrderError",
     "StickyCudaError",
     "Stream",
     "exit_on_sticky",
@@ -98,14 +102,19 @@ class Context:
     ``owner="thread"`` pins it to the calling thread, where it is current until it is closed: a call by any other
     thread, or while another context is current there, raises ContextLost. ``on_misuse="rebind"`` makes the call all the
     same, with the context current for it, and counts it in ``rebound``.
+
+    ``order``: where two streams use the same memory with no order between them, "insert" has the later wait for the
+    earlier, by an event; "strict" raises OrderError; "off" leaves it to the caller.
     """
 
     def __init__(
-        self, device: int = 0, wait: str = "blocking", *, owner: str | None = None, on_misuse: str = "raise"
-    ) -> None:
+        self, device: int = 0, wait: str = "blocking", *, owner: str | None = None, on_misuse: str = "raise",
+        order: str = "insert",
+    ) -> None:  # fmt: skip
         _one_of("wait", wait, _WAITS)
         _one_of("owner", owner, (None, "thread"))
         _one_of("on_misuse", on_misuse, MISUSES)
+        _one_of("order", order, MODES)
         if in_host_function():
             raise HostFunctionError("Context")
         guards = [attach().call(name) for name in ("sync", "event", "alloc", "free", "copy", "launch", "other")]
@@ -120,6 +129,8 @@ class Context:
             if owner is not None:
                 check(driver.cuCtxPushCurrent, self._context)
         self._look()
+        self._order = order
+        self._lines: WeakSet[Line] = WeakSet()
         self.hot_calls = 0
         """How many allocs and frees were made inside steps of a ready worker; each line of code is warned of once."""
         self._raised: deque[BaseException] = deque()  # by host functions
@@ -159,6 +170,13 @@ class Context:
         if in_step():
             self.hot_calls += 1
             warnings.warn(f"{operation} inside a step: it may wait for the device; see Pool", HotLoopWarning, 3)
+
+    def _new_line(self, stream: Stream) -> Line | None:
+        if self._order == "off":
+            return None
+        line = Line(stream, self._order == "strict")
+        self._lines.add(line)
+        return line
 
     def _raise(self) -> None:
         if self._raised:
@@ -203,7 +221,10 @@ class Context:
 
     def synchronize(self) -> None:
         """Waits for everything queued in this context."""
+        clocks = [line.clock() for line in self._lines]
         self._run(self._sync, driver.cuCtxSynchronize)
+        for clock in clocks:
+            reached(clock)
         self._raise()
 
     @contextmanager

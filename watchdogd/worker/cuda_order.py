@@ -1,0 +1,128 @@
+"""What runs before what: which streams last wrote and read each piece of memory, and whether later work waits for them.
+
+A *line* is one stream's order: it counts what is queued, and knows how far into other lines that comes after (a vector
+clock), from the events that were waited for. A host that has synchronized is behind everything that was done by then.
+
+Invariant: no two uses of one piece of memory, at least one of them a write, are queued without an order between them:
+in mode ``insert`` the later one waits for an event recorded behind the earlier one, in ``strict`` it raises OrderError
+and queues nothing. Only what is queued by us, or told by ``Stream.ordered``, is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from watchdogd.worker.cuda_buffers import Memory
+    from watchdogd.worker.cuda_resources import Event, Stream
+
+MANY = 8  # readers of one piece of memory; from then on those that are done are looked for
+MODES = ("insert", "strict", "off")
+
+
+class OrderError(Exception):
+    """Work on memory that another stream uses, with no order between the two; nothing was queued."""
+
+
+class Line:
+    __slots__ = ("__weakref__", "done", "marker", "queued", "seen", "stream", "strict")
+
+    def __init__(self, stream: Stream, strict: bool) -> None:
+        self.stream = stream
+        self.strict = strict
+        self.queued = 0
+        self.done = 0  # so many are known to have run
+        self.seen: dict[Line, int] = {}  # what is queued here from now on runs after so many of another
+        self.marker: Event | None = None  # ours, to be waited for by others
+
+    # --- uses of memory ---
+
+    def before(self, reads: Iterable[Memory], writes: Iterable[Memory]) -> None:
+        """Orders what is about to be queued here behind what others did with that memory."""
+        for memory in reads:
+            self._behind(memory, memory._uses.writer, "written")
+        for memory in writes:
+            self._behind(memory, memory._uses.writer, "written")
+            for reader in tuple(memory._uses.readers.items()):
+                self._behind(memory, Use(*reader), "read")
+
+    def after(self, reads: Iterable[Memory], writes: Iterable[Memory]) -> None:
+        """It was queued."""
+        self.queued += 1
+        for memory in reads:
+            memory._uses.read(self, self.queued)
+        for memory in writes:
+            memory._uses = Uses(Use(self, self.queued))
+
+    def _behind(self, memory: Memory, use: Use | None, how: str) -> None:
+        if use is None or use.line is self or use.is_over() or self.seen.get(use.line, 0) >= use.number:
+            return
+        if self.strict:
+            what = f"{type(memory).__name__} {memory.address:#x}"
+            remedy = "record an event there, and wait for it here"
+            raise OrderError(
+                f"{what} was {how} in {use.line}, and is used in {self} with no order between them: {remedy}"
+            )
+        self.stream.wait(use.line.mark())
+
+    def mark(self) -> Event:
+        """An event behind all that is queued here."""
+        if self.marker is None:
+            self.marker = self.stream._context.event()
+        if self.stream._object is not None:  # else it was recorded before the close
+            self.marker.record(self.stream)
+        return self.marker
+
+    def is_busy(self) -> bool:
+        """Whether something may still run in the open stream."""
+        is_open = self.stream._object is not None and self.stream._context._context is not None
+        return is_open and self.queued > self.done
+
+    # --- events and waits ---
+
+    def clock(self) -> Mapping[Line, int]:
+        """What an event recorded now is behind."""
+        return {**self.seen, self: self.queued}
+
+    def join(self, clock: Mapping[Line, int]) -> None:
+        """What is queued here from now on runs after that."""
+        for line, count in clock.items():
+            if line is not self and count > max(line.done, self.seen.get(line, 0)):
+                self.seen[line] = count
+
+    def __str__(self) -> str:
+        return "a closed stream" if self.stream._object is None else f"CUstream {self.stream.handle:#x}"
+
+
+class Use(NamedTuple):
+    """The ``number``-th of a line."""
+
+    line: Line
+    number: int
+
+    def is_over(self) -> bool:
+        return self.line.done >= self.number or self.line.stream._context._context is None
+
+
+class Uses:
+    """Of one piece of memory: the last write, and what has read it since."""
+
+    __slots__ = ("readers", "writer")
+
+    def __init__(self, writer: Use | None = None) -> None:
+        self.writer = writer
+        self.readers: dict[Line, int] = {}
+
+    def read(self, line: Line, number: int) -> None:
+        if len(self.readers) >= MANY:  # of streams that came and went, perhaps
+            self.readers = {other: last for other, last in self.readers.items() if not Use(other, last).is_over()}
+        self.readers[line] = number
+
+
+def reached(clock: Mapping[Line, int]) -> None:
+    """The host has seen an event with this clock: all that it is behind has run."""
+    for line, count in clock.items():
+        line.done = max(line.done, count)
+        for other in [other for other, seen in line.seen.items() if other.done >= seen]:
+            line.seen.pop(other, None)  # or lines of streams long closed would be kept
