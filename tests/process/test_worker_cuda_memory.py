@@ -143,9 +143,17 @@ def steps(worker: Worker, call: str) -> None:
     worker.run(f"with worker.step():\n    for _ in range(2):\n        {call}")
 
 
+WARNED = "import warnings; told = []; warnings.showwarning = lambda *given: told.append(given); worker.ready()\n"
+
+
+def test_the_warning_names_the_line_that_asked_through_the_pool_too(start: Start) -> None:
+    worker = start(SETUP + WARNED)
+    steps(worker, "pool.alloc(64)")
+    assert worker.run("[given[2:4] for given in told]") == [["<string>", 3]]
+
+
 def test_an_alloc_or_free_in_the_hot_loop_is_counted_and_warned_of_once(start: Start) -> None:
-    worker = start(SETUP + "import warnings; told = []; warnings.showwarning = lambda *given: told.append(given)\n")
-    worker.run("worker.ready()")
+    worker = start(SETUP + WARNED)
     steps(worker, "ctx.alloc(64).free()")
     assert worker.run("ctx.hot_calls") == 4
     told = worker.run("[str(given[0]) for given in told]")

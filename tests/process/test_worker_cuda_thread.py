@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tests.helpers.cuda_process import Start
-from tests.helpers.worker_process import wait_until
+from tests.helpers.worker_process import ROOT, wait_until
 from tests.simulator.control import SimulatedDevice
 from watchdogd import abi
 
@@ -142,6 +146,17 @@ def test_a_context_that_is_not_made_in_time_is_not_waited_for(device: SimulatedD
     device.fault("call_hang", call="ctx_create")
     kind, text = worker.run("caught(lambda: CudaThread(start_timeout=0.05))")
     assert (kind, "has no context after 0.05 s" in text) == ("TimeoutError", True)
+
+
+def test_the_readmes_example_allocates_nothing_in_its_steps(device: SimulatedDevice) -> None:
+    guards = (ROOT / "README.md").read_text().split("### Guards", 1)[1]
+    example = guards.split("```python\n", 1)[1].split("```", 1)[0]
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example + "\nprint(pool.misses, pool.hits, gpu.context.hot_calls)"],
+        env={**os.environ, **device.environment("worker"), "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (ended.stdout, ended.stderr) == ("1 3 0\n", "")
 
 
 # Lost contexts

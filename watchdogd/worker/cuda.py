@@ -25,15 +25,14 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakSet
 
-from watchdogd.worker import attach, in_step
-from watchdogd.worker.cuda_buffers import Buffer, HostBuffer
+from watchdogd.worker import attach
+from watchdogd.worker.cuda_buffers import Buffer, HostBuffer, HotLoopWarning, notice
 from watchdogd.worker.cuda_driver import (
     NOT_READY,
     SUCCESS,
@@ -86,10 +85,6 @@ _BLOCKING_SYNC = int(driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC)
 _GLOBAL = int(driver.CUmemAttach_flags.CU_MEM_ATTACH_GLOBAL)
 
 _open: set[Context] = set()
-
-
-class HotLoopWarning(RuntimeWarning):
-    """An alloc or a free inside a step of a ready worker."""
 
 
 class Context:
@@ -166,11 +161,6 @@ class Context:
             raise failure(answer[0], function.__name__, self._last_queued())
         return answer[1] if len(answer) > 1 else None
 
-    def _count(self, operation: str) -> None:
-        if in_step():
-            self.hot_calls += 1
-            warnings.warn(f"{operation} inside a step: it may wait for the device; see Pool", HotLoopWarning, 3)
-
     def _new_line(self, stream: Stream) -> Line | None:
         if self._order == "off":
             return None
@@ -196,19 +186,19 @@ class Context:
 
     def alloc(self, nbytes: int) -> Buffer:
         """Device memory, not cleared."""
-        self._count("alloc")
+        notice(self, "alloc")
         return Buffer(self, int(self._run(self._alloc, driver.cuMemAlloc, nbytes)), nbytes)
 
     def alloc_managed(self, nbytes: int) -> Buffer:
         """Memory of device and host alike, not cleared."""
-        self._count("alloc")
+        notice(self, "alloc")
         return Buffer(self, int(self._run(self._alloc, driver.cuMemAllocManaged, nbytes, _GLOBAL)), nbytes)
 
     def alloc_host(self, nbytes: int) -> HostBuffer:
         """Page-locked host memory, zeros."""
         # Our own pages, locked by the driver: a view that somebody kept is plain memory once they are freed, where the
         # driver's would be gone. Shared, as a write after a fork would move private ones away from under the device.
-        self._count("alloc")
+        notice(self, "alloc")
         memory = mmap.mmap(-1, nbytes)
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         self._run(self._alloc, driver.cuMemHostRegister, address, nbytes, 0)

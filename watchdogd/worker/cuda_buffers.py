@@ -7,14 +7,33 @@ else, and closing twice, or after the context, does nothing.
 from __future__ import annotations
 
 import mmap
+import sys
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from watchdogd.worker import in_step
 from watchdogd.worker.cuda_driver import driver
 from watchdogd.worker.cuda_order import Uses
 
 if TYPE_CHECKING:
     from watchdogd.worker.cuda import Context
+
+
+class HotLoopWarning(RuntimeWarning):
+    """An alloc or a free inside a step of a ready worker."""
+
+
+def notice(context: Context, operation: str) -> None:
+    """Counts an alloc or a free in the hot loop; each line of code that asks for one there is warned of once."""
+    if not in_step():
+        return
+    context.hot_calls += 1
+    level = 1
+    while sys._getframe(level).f_globals["__name__"].startswith("watchdogd.worker."):
+        level += 1
+    text = f"{operation} inside a step: it may wait for the device; see Pool"
+    warnings.warn(text, HotLoopWarning, level + 1)
 
 
 class Resource:
@@ -69,7 +88,7 @@ class Buffer(Memory):
 
     def free(self) -> None:
         """Gives it back, which may wait for the device."""
-        self._context._count("free")
+        notice(self._context, "free")
         self._close(self._context._free, driver.cuMemFree)
 
 
@@ -90,7 +109,7 @@ class HostBuffer(Memory):
 
     def free(self) -> None:
         """Unlocks it, which may wait for the device."""
-        self._context._count("free")
+        notice(self._context, "free")
         address = self._object
         self._close(self._context._free, driver.cuMemHostUnregister)
         self._context._pinned.pop(address, None)

@@ -11,7 +11,7 @@ and queues nothing. Only what is queued by us, or told by ``Stream.ordered``, is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from watchdogd.worker.cuda_buffers import Memory
@@ -41,11 +41,17 @@ class Line:
     def before(self, reads: Iterable[Memory], writes: Iterable[Memory]) -> None:
         """Orders what is about to be queued here behind what others did with that memory."""
         for memory in reads:
-            self._behind(memory, memory._uses.writer, "written")
+            uses = memory._uses
+            if uses.writer is not self and uses.writer is not None:
+                self._behind(memory, uses.writer, uses.number, "written")
         for memory in writes:
-            self._behind(memory, memory._uses.writer, "written")
-            for reader in tuple(memory._uses.readers.items()):
-                self._behind(memory, Use(*reader), "read")
+            uses = memory._uses
+            if uses.writer is not self and uses.writer is not None:
+                self._behind(memory, uses.writer, uses.number, "written")
+            if uses.readers:
+                for line, number in tuple(uses.readers.items()):
+                    if line is not self:
+                        self._behind(memory, line, number, "read")
 
     def after(self, reads: Iterable[Memory], writes: Iterable[Memory]) -> None:
         """It was queued."""
@@ -53,18 +59,23 @@ class Line:
         for memory in reads:
             memory._uses.read(self, self.queued)
         for memory in writes:
-            memory._uses = Uses(Use(self, self.queued))
+            uses = memory._uses
+            uses.writer, uses.number = self, self.queued
+            if uses.readers:
+                uses.readers = {}
 
-    def _behind(self, memory: Memory, use: Use | None, how: str) -> None:
-        if use is None or use.line is self or use.is_over() or self.seen.get(use.line, 0) >= use.number:
+    def _behind(self, memory: Memory, line: Line, number: int, how: str) -> None:
+        if line.is_over(number) or self.seen.get(line, 0) >= number:
             return
         if self.strict:
             what = f"{type(memory).__name__} {memory.address:#x}"
             remedy = "record an event there, and wait for it here"
-            raise OrderError(
-                f"{what} was {how} in {use.line}, and is used in {self} with no order between them: {remedy}"
-            )
-        self.stream.wait(use.line.mark())
+            raise OrderError(f"{what} was {how} in {line}, and is used in {self} with no order between them: {remedy}")
+        self.stream.wait(line.mark())
+
+    def is_over(self, number: int) -> bool:
+        """Whether its ``number``-th use is known to have run."""
+        return self.done >= number or self.stream._context._context is None
 
     def mark(self) -> Event:
         """An event behind all that is queued here."""
@@ -85,6 +96,13 @@ class Line:
         """What an event recorded now is behind."""
         return {**self.seen, self: self.queued}
 
+    def run(self, number: int, seen: Mapping[Line, int]) -> None:
+        """The host has waited for all that was queued when these were taken."""
+        self.done = max(self.done, number)
+        if seen:
+            reached(seen)
+            _forget_over(self)
+
     def join(self, clock: Mapping[Line, int]) -> None:
         """What is queued here from now on runs after that."""
         for line, count in clock.items():
@@ -95,28 +113,19 @@ class Line:
         return "a closed stream" if self.stream._object is None else f"CUstream {self.stream.handle:#x}"
 
 
-class Use(NamedTuple):
-    """The ``number``-th of a line."""
-
-    line: Line
-    number: int
-
-    def is_over(self) -> bool:
-        return self.line.done >= self.number or self.line.stream._context._context is None
-
-
 class Uses:
-    """Of one piece of memory: the last write, and what has read it since."""
+    """Of one piece of memory: the last write, the ``number``-th of its line, and what has read it since."""
 
-    __slots__ = ("readers", "writer")
+    __slots__ = ("number", "readers", "writer")
 
-    def __init__(self, writer: Use | None = None) -> None:
-        self.writer = writer
+    def __init__(self) -> None:
+        self.writer: Line | None = None
+        self.number = 0
         self.readers: dict[Line, int] = {}
 
     def read(self, line: Line, number: int) -> None:
         if len(self.readers) >= MANY:  # of streams that came and went, perhaps
-            self.readers = {other: last for other, last in self.readers.items() if not Use(other, last).is_over()}
+            self.readers = {other: last for other, last in self.readers.items() if not other.is_over(last)}
         self.readers[line] = number
 
 
@@ -124,5 +133,10 @@ def reached(clock: Mapping[Line, int]) -> None:
     """The host has seen an event with this clock: all that it is behind has run."""
     for line, count in clock.items():
         line.done = max(line.done, count)
-        for other in [other for other, seen in line.seen.items() if other.done >= seen]:
-            line.seen.pop(other, None)  # or lines of streams long closed would be kept
+        if line.seen:
+            _forget_over(line)
+
+
+def _forget_over(line: Line) -> None:
+    """Or lines of streams long closed would be kept."""
+    line.seen = {other: count for other, count in line.seen.items() if other.done < count}

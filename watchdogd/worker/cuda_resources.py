@@ -33,19 +33,25 @@ class Stream(Resource):
         self._line = context._new_line(self)
 
     def _run(self, guard: Any, function: Callable[..., Any], *arguments: Any) -> None:
+        if self._owner is not None:
+            self._check_owner(function)
+        self._context._run(guard, function, *arguments)
+
+    def _check_owner(self, function: Callable[..., Any]) -> None:
         if self._owner is not None and self._owner.ident != get_ident():
             self._context._place.misused(function.__name__, self._owner)
-        self._context._run(guard, function, *arguments)
 
     def _queue(
         self, what: str, reads: Iterable[Memory], writes: Iterable[Memory], guard: Any,
         function: Callable[..., Any], *arguments: Any,
     ) -> None:  # fmt: skip
-        line = self._line
+        line, context = self._line, self._context
         if line is not None:
             line.before(reads, writes)
-        self._run(guard, function, *arguments)
-        self._context._queued = what, self._object
+        if self._owner is not None:
+            self._check_owner(function)
+        context._run(guard, function, *arguments)
+        context._queued = what, self._object
         if line is not None:
             line.after(reads, writes)
 
@@ -69,11 +75,15 @@ class Stream(Resource):
 
     def synchronize(self) -> None:
         """Waits until all that was queued is done."""
-        clock = None if self._line is None else self._line.clock()
-        self._run(self._context._sync, driver.cuStreamSynchronize, self._live)
-        if clock is not None:
-            reached(clock)
-        self._context._raise()
+        line = self._line
+        if line is None:
+            self._run(self._context._sync, driver.cuStreamSynchronize, self._live)
+        else:
+            number, seen = line.queued, line.seen and dict(line.seen)
+            self._run(self._context._sync, driver.cuStreamSynchronize, self._live)
+            line.run(number, seen)
+        if self._context._raised:
+            self._context._raise()
 
     def wait(self, event: Event) -> None:
         """What is queued from now on runs after the event; nothing waits here."""
@@ -115,8 +125,10 @@ class Stream(Resource):
         sizes = *_three(grid), *_three(block)
         parameters = ctypes.addressof(pointers) if values else 0
         call = driver.cuLaunchKernel, kernel._live, *sizes, shared, self._live, parameters, 0
-        read = {id(buffer) for buffer in reads}
-        writes = [item for item in arguments if isinstance(item, Buffer) and id(item) not in read]
+        writes = [item for item in arguments if isinstance(item, Buffer)]
+        if reads:
+            read = set(map(id, reads))
+            writes = [buffer for buffer in writes if id(buffer) not in read]
         self._queue(kernel.name, reads, writes, self._context._launch, *call)
 
     def fill(self, buffer: Buffer, byte: int) -> None:
