@@ -113,8 +113,10 @@ def test_what_is_still_in_use_is_not_handed_out_again(start: Start) -> None:
     assert worker.run("third.address == address") is True
 
 
-def test_a_buffer_from_elsewhere_is_not_taken_for_a_larger_one(start: Start) -> None:
-    worker = start(SETUP + "foreign = ctx.alloc(100); address = foreign.address; pool.free(foreign, stream)")
+def test_a_buffer_from_elsewhere_is_not_taken_for_a_larger_one(device: SimulatedDevice, start: Start) -> None:
+    worker = start(SETUP + "pool.free(ctx.alloc((1 << 20) + 1), stream); stream.synchronize(); pool.collect()")
+    assert in_use(device) < 1 << 20
+    worker.run("foreign = ctx.alloc(100); address = foreign.address; pool.free(foreign, stream)")
     worker.run("stream.synchronize(); large = pool.alloc(500)")
     assert worker.run("[pool.misses, pool.hits]") == [1, 0]
     assert worker.run("caught(lambda: pool.free(cuda.Context().alloc(4), stream))")[0] == "ValueError"

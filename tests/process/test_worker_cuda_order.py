@@ -126,6 +126,24 @@ def test_a_closed_stream_is_waited_for_all_the_same(start: Start) -> None:
     assert worker.run("[inputs(), first.close(), outputs()][2]") == 6.0
 
 
+def test_a_stream_of_another_thread_alone_is_not_recorded_in_but_its_event_is_enough(start: Start) -> None:
+    worker = start(
+        "from watchdogd.worker.cuda_thread import CudaThread\n"
+        "one, two = CudaThread(), CudaThread()\n"
+        "def parts(gpu):\n"
+        "    ctx = gpu.context\n"
+        "    return ctx.stream(), ctx.alloc(64), ctx.alloc_host(64), ctx.event()\n"
+        "writer, buffer, frame, event = one.submit(parts, one).result(9)\n"
+        "reader, _, result, _ = two.submit(parts, two).result(9)\n"
+        "def written(): writer.copy_in(buffer, frame); event.record(writer)\n"
+        "one.submit(written).result(9)"
+    )
+    read = "two.submit(reader.copy_out, result, buffer).result(9)"
+    kind, text = worker.run(f"caught(lambda: {read})")
+    assert (kind, text.startswith("Buffer ")) == ("OrderError", True)
+    worker.run(f"two.submit(reader.wait, event).result(9); {read}")
+
+
 @pytest.mark.parametrize("order", ["insert", "strict"])
 def test_what_another_library_queues_can_be_told(start: Start, order: str) -> None:
     worker = of(start, order)

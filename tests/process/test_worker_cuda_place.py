@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+from typing import Any
 
 import pytest
 
 from tests.helpers.cuda_process import Start
+from watchdogd import _native
+from watchdogd.worker import _place
 
 PINNED = """
 ctx = cuda.Context(owner="thread")
@@ -45,8 +49,9 @@ def test_a_call_by_its_own_thread_is_made(start: Start, pure: str) -> None:
     assert worker.run("current() == ctx.handle")
 
 
-def test_a_context_that_another_thread_made_current_is_lost_all_the_same(start: Start) -> None:
-    worker = start(PINNED)
+@both
+def test_a_context_that_another_thread_made_current_is_lost_all_the_same(start: Start, pure: str) -> None:
+    worker = start(PINNED, WATCHDOGD_PURE_PYTHON=pure)
     tid, (kind, text) = worker.run("named('reader', lambda: (driver.cuCtxSetCurrent(ctx._context), ctx.alloc(4)))")
     handle = worker.run("ctx.handle")
     assert (kind, text.count(f"context {handle:#x}")) == ("ContextLost", 2)
@@ -121,9 +126,10 @@ def test_a_stream_may_have_a_thread_of_its_own(start: Start) -> None:
 
 
 def test_a_pinned_context_is_closed_by_its_own_thread_only(start: Start) -> None:
-    worker = start(PINNED)
+    worker = start(PINNED + "empty = cuda.Context(owner='thread')")
     assert worker.run("in_thread(lambda: caught(ctx.close))")[0] == "ContextLost"
-    worker.run("stream.synchronize(); ctx.close()")
+    assert worker.run("in_thread(lambda: caught(empty.close))")[0] == "ContextLost"
+    worker.run("empty.close(); stream.synchronize(); ctx.close()")
     assert worker.run("current()") == 0
     assert (
         worker.run("caught(ctx.check)")
@@ -133,6 +139,14 @@ def test_a_pinned_context_is_closed_by_its_own_thread_only(start: Start) -> None
             "the Context is closed",
         ]
     )
+
+
+def test_a_closed_context_is_not_expected_where_its_handle_is_left_over(start: Start) -> None:
+    worker = start("ctx = cuda.Context(); handle = ctx.handle")
+    worker.run("for _ in range(2): driver.cuCtxPushCurrent(ctx._context)")
+    worker.run("ctx.close()")
+    assert worker.run("current() == handle") is True
+    assert worker.run("caught(ctx.check)") == ["ValueError", "the Context is closed"]
 
 
 def test_two_pinned_contexts_of_one_thread_are_told_apart(start: Start) -> None:
@@ -161,3 +175,33 @@ def test_a_pinned_context_can_be_forgotten(start: Start) -> None:
         "import gc, weakref\nctx = cuda.Context(owner='thread'); kept = weakref.ref(ctx._place); ctx.close()"
     )
     assert worker.run("[ctx := None, gc.collect(), kept()][2]") is None
+
+
+# What the two implementations ask, with a stand-in for the driver's function: it counts.
+
+
+@pytest.mark.parametrize("implementation", [_native, _place])
+def test_in_a_host_function_the_driver_is_not_asked(implementation: Any) -> None:
+    asked: list[int] = []
+    missed: list[str] = []
+
+    def get_current(current: Any) -> int:
+        asked.append(1)
+        current[0] = 7
+        return 0
+
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_void_p))(get_current)
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    place = implementation.place(address, 7, 0, missed.append)
+    assert place.here()
+    assert len(asked) == 1
+    with implementation.host_function:
+        assert implementation.in_host_function()
+        assert not place.here()
+        place.check()
+    assert (len(asked), missed) == (1, ["now"])
+    assert not implementation.in_host_function()
+    with place:
+        current_elsewhere = implementation.place(address, 8, 0, missed.append)
+        current_elsewhere.check()
+    assert missed == ["now", "now"]

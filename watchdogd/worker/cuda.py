@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from watchdogd.worker import attach
 from watchdogd.worker.cuda_buffers import Buffer, HostBuffer, HotLoopWarning, notice
@@ -125,7 +125,7 @@ class Context:
                 check(driver.cuCtxPushCurrent, self._context)
         self._look()
         self._order = order
-        self._lines: WeakSet[Line] = WeakSet()
+        self._lines: WeakValueDictionary[int, Line] = WeakValueDictionary()
         self.hot_calls = 0
         """How many allocs and frees were made inside steps of a ready worker; each line of code is warned of once."""
         self._raised: deque[BaseException] = deque()  # by host functions
@@ -165,7 +165,7 @@ class Context:
         if self._order == "off":
             return None
         line = Line(stream, self._order == "strict")
-        self._lines.add(line)
+        self._lines[id(line)] = line
         return line
 
     def _raise(self) -> None:
@@ -211,7 +211,7 @@ class Context:
 
     def synchronize(self) -> None:
         """Waits for everything queued in this context."""
-        clocks = [line.clock() for line in self._lines]
+        clocks = [line.clock() for ref in self._lines.valuerefs() if (line := ref()) is not None]
         self._run(self._sync, driver.cuCtxSynchronize)
         for clock in clocks:
             reached(clock)

@@ -4,19 +4,22 @@ A *line* is one stream's order: it counts what is queued, and knows how far into
 clock), from the events that were waited for. A host that has synchronized is behind everything that was done by then.
 
 Invariant: no two uses of one piece of memory, at least one of them a write, are queued without an order between them:
-in mode ``insert`` the later one waits for an event recorded behind the earlier one, in ``strict`` it raises OrderError
-and queues nothing. Only what is queued by us, or told by ``Stream.ordered``, is known.
+in mode ``insert`` the later one waits for an event recorded behind the earlier one; in ``strict``, or where that stream
+is another thread's alone, it raises OrderError and queues nothing. Only what is queued by us, or told by
+``Stream.ordered``, is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from watchdogd.worker.cuda_buffers import Memory
     from watchdogd.worker.cuda_resources import Event, Stream
 
+_lock = Lock()  # of every line's ``seen``, for those who change it; never held during a call of the driver
 MANY = 8  # readers of one piece of memory; from then on those that are done are looked for
 MODES = ("insert", "strict", "off")
 
@@ -67,7 +70,7 @@ class Line:
     def _behind(self, memory: Memory, line: Line, number: int, how: str) -> None:
         if line.is_over(number) or self.seen.get(line, 0) >= number:
             return
-        if self.strict:
+        if self.strict or not line.may_mark():
             what = f"{type(memory).__name__} {memory.address:#x}"
             remedy = "record an event there, and wait for it here"
             raise OrderError(f"{what} was {how} in {line}, and is used in {self} with no order between them: {remedy}")
@@ -76,6 +79,11 @@ class Line:
     def is_over(self, number: int) -> bool:
         """Whether its ``number``-th use is known to have run."""
         return self.done >= number or self.stream._context._context is None
+
+    def may_mark(self) -> bool:
+        """Whether the calling thread may record an event in this stream."""
+        owner = self.stream._owner or self.stream._context.owner
+        return owner is None or owner.ident == get_ident() or self.stream._object is None
 
     def mark(self) -> Event:
         """An event behind all that is queued here."""
@@ -105,9 +113,10 @@ class Line:
 
     def join(self, clock: Mapping[Line, int]) -> None:
         """What is queued here from now on runs after that."""
-        for line, count in clock.items():
-            if line is not self and count > max(line.done, self.seen.get(line, 0)):
-                self.seen[line] = count
+        with _lock:
+            for line, count in clock.items():
+                if line is not self and count > max(line.done, self.seen.get(line, 0)):
+                    self.seen[line] = count
 
     def __str__(self) -> str:
         return "a closed stream" if self.stream._object is None else f"CUstream {self.stream.handle:#x}"
@@ -125,7 +134,9 @@ class Uses:
 
     def read(self, line: Line, number: int) -> None:
         if len(self.readers) >= MANY:  # of streams that came and went, perhaps
-            self.readers = {other: last for other, last in self.readers.items() if not other.is_over(last)}
+            for other, last in list(self.readers.items()):
+                if other.is_over(last):
+                    self.readers.pop(other, None)
         self.readers[line] = number
 
 
@@ -139,4 +150,5 @@ def reached(clock: Mapping[Line, int]) -> None:
 
 def _forget_over(line: Line) -> None:
     """Or lines of streams long closed would be kept."""
-    line.seen = {other: count for other, count in line.seen.items() if other.done < count}
+    with _lock:
+        line.seen = {other: count for other, count in line.seen.items() if other.done < count}
