@@ -96,7 +96,7 @@ class Place:
         self._handle = int(native(context))
         self._raises = on_misuse == "raise"
         # The driver's own function: cuda-python would make three objects a call.
-        self._get_current = int(driver.cuGetProcAddress(b"cuCtxGetCurrent", _GET_CURRENT_SINCE, 0)[1])
+        self._get_current = int(check(driver.cuGetProcAddress, b"cuCtxGetCurrent", _GET_CURRENT_SINCE, 0))
         self._watch(self.owner.ident if self.owner else _ANY_THREAD)
 
     def _watch(self, thread: int) -> None:

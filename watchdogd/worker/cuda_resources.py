@@ -64,9 +64,11 @@ class Stream(Resource):
         reads, writes = tuple(reads), tuple(writes)
         if self._line is not None:
             self._line.before(reads, writes)
-        yield self.handle
-        if self._line is not None:
-            self._line.after(reads, writes)
+        try:
+            yield self.handle
+        finally:  # what failed may have queued some of it
+            if self._line is not None:
+                self._line.after(reads, writes)
 
     @property
     def handle(self) -> int:
@@ -153,14 +155,8 @@ class Stream(Resource):
 
     def close(self) -> None:
         """Destroys it; what is queued still runs."""
-        line = self._line
-        if (
-            line is not None
-            and self._object is not None
-            and line.queued > line.done
-            and self._context._context is not None
-        ):
-            line.mark()
+        if self._line is not None and self._line.is_busy():
+            self._line.mark()  # for those who will have to wait for it
         self._close(self._context._other, driver.cuStreamDestroy)
 
 
