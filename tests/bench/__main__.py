@@ -9,13 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import adoption, false_kills, guard, lateness, output, recovery, resources, tick
+from tests.bench import adoption, context, false_kills, guard, lateness, output, recovery, resources, tick
 from tests.bench.report import Bench, Row, Scale, as_json, table
 
 BENCHES: dict[str, Bench] = {
     "guard": guard.in_python,
     "guard_c": guard.in_c,
     "output": output.run,
+    "context": context.run,
     "tick": tick.run,
     "recovery": recovery.run,
     "adoption": adoption.run,

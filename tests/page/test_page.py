@@ -162,7 +162,7 @@ def test_no_text_from_outside_becomes_markup(runtime: FakeRuntime) -> None:
     runtime.workers["model_h"] |= dict.fromkeys(("name", "note", "held", "accelerator", "heartbeat_error"), EVIL)
     runtime.workers["model_h"] |= {"last_error": EVIL, "deadlines": {"sync": 0.2, EVIL: 1.0}}
     incident = dict.fromkeys(("id", "verdict", "operation", "time", "outcome"), EVIL)
-    runtime.workers["model_h"]["last_incident"] = incident
+    runtime.workers["model_h"]["last_incident"] = {**incident, "also_in_flight": [EVIL]}
     runtime.accelerators[0] |= {"name": EVIL, "device": EVIL, "source": EVIL, "blocked_by": EVIL}
     runtime.sources[0] |= {"name": EVIL, "note": EVIL, "up": False}
     runtime.supervisor |= {"version": EVIL, "scheduling": EVIL}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.cuda_process import device, start  # noqa: F401 - fixtures
 from tests.helpers.running import wait_until
 
 FREEZER = Path("/sys/fs/cgroup/freezer")

@@ -260,7 +260,7 @@ def test_a_c_worker_stamps_the_run_of_its_bad_outputs(worker: LineProcess, heart
 def test_the_extension_compiles_without_a_warning() -> None:
     """Tested here rather than by -Werror in the package: a compiler of tomorrow must not refuse to install it."""
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-DPy_LIMITED_API=0x030A0000"]
-    sources = [str(INCLUDE / name) for name in ("module.c", "output.c")]
+    sources = [str(INCLUDE / name) for name in ("module.c", "output.c", "place.c")]
     command = [*C11, *flags, f"-I{sysconfig.get_path('include')}", *sources]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (result.returncode, result.stderr) == (0, "")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.helpers.running import Supervised, gone, wait_until, worker
+from tests.simulator.control import SimulatedDevice
 from watchdogd import abi
+from watchdogd.cuda_results import STICKY_EXIT
 
 MS = 1_000_000
 DEADLINES = {"startup": "20s", "sync": "80ms"}
@@ -161,6 +165,36 @@ def test_an_exit_after_a_sticky_cuda_error_is_a_sticky_error() -> None:
         assert verdict["verdict"] == "sticky_error"
         assert "719" in verdict["detail"]
         supervised.wait_phase("a", "running", 2)
+
+
+STICKY = """from watchdogd.worker import cuda
+context = cuda.Context()
+stream, buffer = context.stream(), context.alloc(4)
+kernel = context.module(b"").kernel("sim_add_one")
+def faulty():
+    stream.launch(kernel, 1, 1, (buffer, 1000))
+    try:
+        stream.synchronize()
+    finally:
+        hang()  # as tidying up after such an error may
+cuda.exit_on_sticky()
+"""
+
+
+def test_a_worker_that_ends_itself_on_a_sticky_error_is_replaced_under_the_errors_name(tmp_path: Path) -> None:
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    with SimulatedDevice(tmp_path / "device") as device:
+        body = worker(STICKY + once("faulty()"), environment=device.environment("a"))
+        with Supervised({"a": body}) as supervised:
+            go(supervised)
+            supervised.wait_phase("a", "running", 2)
+            verdict = supervised.wait_event("verdict", "a")
+            assert verdict["verdict"] == "sticky_error"
+            assert "CUDA_ERROR_ILLEGAL_ADDRESS (700)" in verdict["detail"]
+            ended = supervised.wait_event("gone", "a")["exit"]
+            assert ended in (f"exited with status {STICKY_EXIT}", "killed by signal 9")  # whoever was first
+            log = supervised.state.joinpath("log", "a.log").read_text()
+            assert "CUDA_ERROR_ILLEGAL_ADDRESS (700); of earlier asynchronous work, last queued: sim_add_one" in log
 
 
 def test_a_cuda_error_that_is_not_sticky_is_shown_and_kills_nobody() -> None:

@@ -1,137 +1,19 @@
-"""watchdogd.worker.cuda on the simulated driver: real cuda-python in a process of its own, its heartbeat read here.
-
-A `Worker` is such a process; it evaluates what it is sent, so that a call that hangs hangs there.
-"""
+"""watchdogd.worker.cuda on the simulated driver: real cuda-python in a process of its own, its heartbeat read here."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.helpers.heartbeat_file import HeartbeatFile
-from tests.helpers.worker_process import ROOT, LineProcess, wait_until
+from tests.helpers.cuda_process import SETUP, Start
+from tests.helpers.worker_process import ROOT, TIMEOUT_SECONDS, wait_until
 from tests.simulator.control import SimulatedDevice
-from watchdogd import abi
-from watchdogd.cuda_results import STICKY_ERRORS
-
-PRELUDE = r"""
-import ctypes, json, os, sys, threading, time
-import watchdogd.worker
-from cuda.bindings import driver
-from watchdogd.worker import cuda
-
-worker = watchdogd.worker.attach()
-
-def caught(call):
-    try:
-        call()
-    except cuda.CudaError as error:
-        return [type(error).__name__, error.name, error.code, error.call, str(error)]
-    except (ValueError, cuda.CudaUnavailableError) as error:
-        return [type(error).__name__, str(error)]
-
-def in_thread(call):
-    answers = []
-    thread = threading.Thread(target=lambda: answers.append(call()))
-    thread.start()
-    thread.join()
-    return answers[0]
-
-def current():
-    return int(driver.cuCtxGetCurrent()[1])
-
-def step_for_ever():
-    while True:
-        with worker.step():
-            time.sleep(0.001)
-
-def busy_seconds(wait, how):
-    ctx = cuda.Context(wait=wait)
-    stream, event = ctx.stream(), ctx.event()
-    kernel = ctx.module(b"").kernel("sim_sleep_us_100000")
-    stream.launch(kernel, 1, 1)
-    event.record(stream)
-    begin = time.thread_time()
-    {"stream": stream, "event": event, "context": ctx}[how].synchronize()
-    return time.thread_time() - begin
-
-print(json.dumps("ready"), flush=True)
-for line in sys.stdin:
-    source = json.loads(line)
-    try:
-        value = eval(source)
-    except SyntaxError:
-        exec(source)
-        value = None
-    print(json.dumps(value), flush=True)
-"""
-
-SETUP = """
-ctx = cuda.Context()
-stream, event, buffer, host = ctx.stream(), ctx.event(), ctx.alloc(64), ctx.alloc_host(64)
-kernel = ctx.module(b"").kernel("sim_add_one__50us")
-"""
-
-
-class Worker(LineProcess):
-    """A process that uses watchdogd.worker.cuda on the simulated driver, and its heartbeat."""
-
-    def __init__(self, device: SimulatedDevice, path: Path, **environment: str) -> None:
-        self.heartbeat = HeartbeatFile(path)
-        environment = {abi.ENVIRONMENT: str(path), **device.environment("worker"), **environment}
-        super().__init__([sys.executable, "-c", PRELUDE], environment)
-        assert self.answer() == "ready"
-
-    def send(self, source: str) -> None:
-        self.tell(json.dumps(source))
-
-    def answer(self) -> Any:
-        return json.loads(self.hear())
-
-    def run(self, source: str) -> Any:
-        self.send(source)
-        return self.answer()
-
-    def operations(self) -> list[str]:
-        """What the outermost guards say."""
-        words = [self.heartbeat.lane(lane, "outer") for lane in self.heartbeat.owners()]
-        return [abi.OPERATIONS[word & abi.CODE_MASK] for word in words if word]
-
-    def last_error(self) -> int:
-        return self.heartbeat.header("last_error") & abi.ERROR_MASK
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[SimulatedDevice]:
-    with SimulatedDevice(tmp_path / "device") as opened:
-        yield opened
-
-
-Start = Callable[..., Worker]
-
-
-@pytest.fixture
-def start(device: SimulatedDevice, tmp_path: Path) -> Iterator[Start]:
-    with ExitStack() as started:
-
-        def begin(setup: str = SETUP, **environment: str) -> Worker:
-            worker = Worker(device, tmp_path / "heartbeat", **environment)
-            started.enter_context(worker)
-            worker.run(setup)
-            return worker
-
-        yield begin
-
+from watchdogd.cuda_results import CONTEXT_ERRORS, STICKY_ERRORS, STICKY_EXIT
 
 # What the heartbeat says
 
@@ -143,17 +25,21 @@ def start(device: SimulatedDevice, tmp_path: Path) -> Iterator[Start]:
         ("ctx_synchronize", "ctx.synchronize()", "sync"),
         ("event_synchronize", "event.synchronize()", "event"),
         ("alloc", "ctx.alloc(64)", "alloc"),
+        ("alloc_managed", "ctx.alloc_managed(64)", "alloc"),
         ("host_register", "ctx.alloc_host(64)", "alloc"),
         ("free", "buffer.free()", "free"),
         ("host_unregister", "host.free()", "free"),
         ("copy_async", "stream.copy_in(buffer, host)", "copy"),
         ("copy_async", "stream.copy_out(host, buffer)", "copy"),
         ("launch", "stream.launch(kernel, 1, 1, (buffer, 1))", "launch"),
+        ("set_async", "stream.fill(buffer, 0)", "launch"),
+        ("launch_host", "stream.host_function(int)", "launch"),
         ("event_record", "event.record(stream)", "launch"),
         ("stream_wait_event", "stream.wait(event)", "launch"),
         ("stream_create", "ctx.stream()", "other"),
         ("stream_destroy", "stream.close()", "other"),
         ("event_create", "ctx.event()", "other"),
+        ("event_query", "event.done()", "other"),
         ("event_destroy", "event.close()", "other"),
         ("module_load", "ctx.module(b'')", "other"),
         ("ctx_create", "cuda.Context()", "other"),
@@ -221,14 +107,25 @@ def test_a_sticky_error_has_a_type_of_its_own_and_is_recorded(device: SimulatedD
     worker = start()
     device.fault("error", code=700)
     worker.run("stream.launch(kernel, 1, 1, (buffer, 1))")
-    assert worker.run("caught(stream.synchronize)") == [
-        "StickyCudaError",
-        "CUDA_ERROR_ILLEGAL_ADDRESS",
-        700,
-        "cuStreamSynchronize",
-        "cuStreamSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS (700)",
-    ]
+    *error, text = worker.run("caught(stream.synchronize)")
+    assert error == ["StickyCudaError", "CUDA_ERROR_ILLEGAL_ADDRESS", 700, "cuStreamSynchronize"]
+    assert text.startswith("cuStreamSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS (700); of earlier asynchronous work")
     assert worker.last_error() == 700
+
+
+def test_an_error_of_earlier_work_names_what_was_last_queued(start: Start) -> None:
+    worker = start()
+    worker.run("before = ctx.module(b'').kernel('sim_sleep_us_10'); stream.launch(before, 1, 1)")
+    worker.run("stream.launch(kernel, 1, 1, (buffer, 1000))")
+    text = worker.run("caught(stream.synchronize)")[4]
+    assert text.endswith(f"last queued: sim_add_one__50us in CUstream {worker.run('hex(stream.handle)')}")
+    assert worker.run("caught(lambda: ctx.alloc(4))")[4].endswith("(700); as since cuStreamSynchronize")
+
+
+def test_an_error_of_the_call_itself_blames_no_other(start: Start) -> None:
+    worker = start()
+    worker.run("stream.launch(kernel, 1, 1, (buffer, 1))")
+    assert worker.run("caught(lambda: ctx.alloc(1 << 60))")[4] == "cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY (2)"
 
 
 def test_an_error_that_can_be_survived_is_not_sticky_but_recorded(start: Start) -> None:
@@ -240,33 +137,40 @@ def test_an_error_that_can_be_survived_is_not_sticky_but_recorded(start: Start) 
     worker.run("stream.synchronize()")
 
 
-def test_a_recorded_sticky_error_stays(device: SimulatedDevice, start: Start) -> None:
+def test_an_assertion_on_the_device_needs_a_new_context_only(device: SimulatedDevice, start: Start) -> None:
     worker = start()
-    worker.run("other = cuda.Context()")
-    device.fault("error", code=710)  # which fails every call of its context, and no other
+    device.fault("error", code=710)
     worker.run("stream.launch(kernel, 1, 1, (buffer, 1))")
-    assert worker.run("caught(stream.synchronize)")[:2] == ["StickyCudaError", "CUDA_ERROR_ASSERT"]
+    assert worker.run("caught(stream.synchronize)")[:2] == ["ContextFailedError", "CUDA_ERROR_ASSERT"]
+    worker.run("ctx.close()")
+    worker.run("ctx = cuda.Context(); ctx.alloc(64); ctx.stream().synchronize()")
+
+
+STICKY = "cuda_driver.failure(driver.CUresult(700), 'cuOther')"
+
+
+def test_a_recorded_sticky_error_stays(start: Start) -> None:
+    worker = start("from watchdogd.worker import cuda_driver" + SETUP)
+    worker.run(f"{STICKY} and None")
     word = worker.heartbeat.header("last_error")
-    assert worker.run("caught(lambda: other.alloc(1 << 60))")[:2] == ["CudaError", "CUDA_ERROR_OUT_OF_MEMORY"]
-    assert worker.run("caught(stream.synchronize)")[0] == "StickyCudaError"
+    assert worker.run("caught(lambda: ctx.alloc(1 << 60))")[:2] == ["CudaError", "CUDA_ERROR_OUT_OF_MEMORY"]
+    worker.run(f"{STICKY} and None")
     assert worker.heartbeat.header("last_error") == word
 
 
-def test_a_sticky_error_recorded_meanwhile_is_not_hidden(device: SimulatedDevice, start: Start) -> None:
-    worker = start("other = cuda.Context()" + SETUP)
-    device.fault("error", code=710)
-    worker.run("stream.launch(kernel, 1, 1, (buffer, 1))")
+def test_a_sticky_error_recorded_meanwhile_is_not_hidden(start: Start) -> None:
+    worker = start()
     worker.run(
         "from watchdogd.worker import cuda_driver\n"
         "class Overtaken:\n"
         "    def error(self, code):\n"
         "        cuda_driver.attach = watchdogd.worker.attach\n"
-        "        in_thread(lambda: caught(stream.synchronize))\n"
+        f"        {STICKY}\n"
         "        worker.error(code)\n"
         "cuda_driver.attach = Overtaken"
     )
-    assert worker.run("caught(lambda: other.alloc(1 << 60))")[2] == 2
-    assert worker.last_error() == 710
+    assert worker.run("caught(lambda: ctx.alloc(1 << 60))")[2] == 2
+    assert worker.last_error() == 700
 
 
 def test_no_error_is_recorded_where_none_was(start: Start) -> None:
@@ -306,7 +210,33 @@ def test_what_close_could_not_unlock_does_not_keep_the_context(device: Simulated
 
 def test_sticky_errors_bear_nvidias_names() -> None:
     driver = pytest.importorskip("cuda.bindings.driver")
-    assert {code: driver.CUresult(code).name for code in STICKY_ERRORS} == STICKY_ERRORS
+    for errors in (STICKY_ERRORS, CONTEXT_ERRORS):
+        assert {code: driver.CUresult(code).name for code in errors} == errors
+
+
+@pytest.mark.parametrize("switched_on", [True, False])
+def test_a_sticky_error_ends_the_process_where_that_was_asked_for(start: Start, switched_on: bool) -> None:
+    worker = start()
+    if switched_on:
+        worker.run("cuda.exit_on_sticky()")
+    worker.run("stream.launch(kernel, 1, 1, (buffer, 1000))")
+    worker.send(
+        "in_thread(lambda: caught(stream.synchronize))[1]"
+    )  # though it would be caught, and not in the main thread
+    if not switched_on:
+        assert worker.answer() == "CUDA_ERROR_ILLEGAL_ADDRESS"
+        return
+    assert worker.process.wait(TIMEOUT_SECONDS) == STICKY_EXIT == 76
+    errors = worker.errors()
+    assert "in synchronize" in errors
+    assert "CUDA_ERROR_ILLEGAL_ADDRESS (700); of earlier asynchronous work" in errors
+    assert worker.last_error() == 700
+
+
+def test_other_errors_do_not_end_the_process(start: Start) -> None:
+    worker = start()
+    worker.run("cuda.exit_on_sticky()")
+    assert worker.run("caught(lambda: ctx.alloc(1 << 60))")[2] == 2
 
 
 def test_a_forked_child_is_told_that_it_has_no_driver(start: Start) -> None:

@@ -63,6 +63,13 @@ def test_what_was_only_observed_is_nothing_to_recover_from() -> None:
     assert (told["would_have_killed"], told["hangs"]["sync"]) == (1, 1)
 
 
+def test_the_last_incident_tells_what_was_in_flight_besides_and_nothing_where_nothing_was() -> None:
+    tally = hung()
+    assert "also_in_flight" not in tally.describe()["last_incident"]
+    tally.opened(OpenIncident(TWO, HANG), "now", ["free"])
+    assert tally.describe()["last_incident"]["also_in_flight"] == ["free"]
+
+
 def test_the_last_incident_has_its_own_outcome_and_nobody_elses() -> None:
     tally = hung()
     tally.closed(CloseIncident(TWO, "recovered"))

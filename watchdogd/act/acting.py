@@ -105,7 +105,8 @@ class Actor:
             armed_ns=armed_ns if armed_later and finding.deadline_ns is not None else None,
             deadline_ns=finding.deadline_ns, detected_ns=finding.detected_ns, published_ns=published_ns,
             pid=finding.pid, tid=finding.tid, detail=finding.detail, would_have_killed=action.would_kill,
-            held=watched.held, suspects=self._fleet.suspects(watched, finding.detected_ns),
+            held=watched.held, also_in_flight=watched.beside(finding, finding.detected_ns),
+            suspects=self._fleet.suspects(watched, finding.detected_ns),
         )  # fmt: skip
 
     def record_report_only(self, watched: Watched, verdict: Verdict, detail: str, now_ns: int) -> None:

@@ -17,7 +17,7 @@ from watchdogd.act.sweep import Swept
 from watchdogd.decide import budget, liveness, memory, outputs
 from watchdogd.decide.facts import fact, stands
 from watchdogd.decide.liveness import Pending, Threads
-from watchdogd.decide.orders import ALIVE, CloseIncident, OpenIncident, WorkerState
+from watchdogd.decide.orders import ALIVE, HANGS, CloseIncident, OpenIncident, WorkerState
 from watchdogd.decide.suspicion import Stuck
 from watchdogd.model import MILLISECOND, Exit, Finding, Phase, Verdict, WorkerSettings
 from watchdogd.observe import inflight, owners
@@ -214,6 +214,13 @@ class Watched:
         orphaned, spawned_ns = self.examination.orphaned, self.state.spawned_ns or 0
         return inflight.most_stuck(self.settings, self.reader, self.pulse, orphaned, spawned_ns, now_ns)
 
+    def beside(self, finding: Finding, now_ns: int) -> list[dict[str, Any]]:
+        """As ``inflight.beside``, with the verdict on a hang."""
+        if self.pulse is None or self.reader is None or finding.verdict not in HANGS:
+            return []
+        orphaned, spawned_ns = self.examination.orphaned, self.state.spawned_ns or 0
+        return inflight.beside(self.reader, self.pulse, orphaned, finding, spawned_ns, now_ns)
+
     # --- act ---
 
     def signal(self, number: int) -> OSError | None:
@@ -254,7 +261,8 @@ class Watched:
 
     def opened(self, opening: OpenIncident, time: str) -> None:
         """From here on its fact is known to be a verdict. ``time``: for people."""
-        self.tally.opened(opening, time)
+        beside = self.beside(opening.finding, opening.finding.detected_ns)
+        self.tally.opened(opening, time, [str(call["operation"]) for call in beside])
         known = fact(opening.finding)
         if known is not None:
             self.examination.reported[known] = opening.incident

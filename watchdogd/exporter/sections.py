@@ -210,6 +210,8 @@ def _incident(incident: Mapping[str, Any] | None) -> Html | None:
     if not incident:
         return None
     what = " ".join(filter(None, (incident["verdict"], incident["operation"], incident.get("outcome"))))
+    also = ", ".join(map(str, incident.get("also_in_flight") or ()))
+    what += f" (with {also} in flight)" if also else ""
     return element(
         "p",
         f"Last incident: {what}, {incident['time'][:19].replace('T', ' ')} UTC ",

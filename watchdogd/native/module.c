@@ -7,6 +7,7 @@
 #include <Python.h> /* first, as always; it defines _GNU_SOURCE */
 
 #include "output.h"
+#include "place.h"
 #include "watchdogd.h"
 
 #define OPERATIONS (WATCHDOGD_OP_OTHER + 1)
@@ -187,6 +188,14 @@ static PyObject *module_end_step(PyObject *Py_UNUSED(module), PyObject *token)
     Py_RETURN_NONE;
 }
 
+static PyObject *module_in_step(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    const uint64_t *words = watchdogd_process_.words, *hot = __atomic_load_n(&watchdogd_process_.hot, __ATOMIC_ACQUIRE);
+    if (!words || !hot || (watchdogd_load_(words + WATCHDOGD_HEADER_STATE) & WATCHDOGD_CODE_MASK) != WATCHDOGD_STATE_READY)
+        Py_RETURN_FALSE;
+    return PyBool_FromLong(watchdogd_load_(hot + WATCHDOGD_LANE_STEP) != 0);
+}
+
 static PyObject *module_lane(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
 {
     const uint64_t *hot = watchdogd_thread_.hot;
@@ -210,6 +219,7 @@ static PyMethodDef methods[] = {
     {"uniform", FAST(watchdogd_output_uniform), METH_FASTCALL, "Whether all elements of a buffer are equal."},
     {"digest", FAST(watchdogd_output_digest), METH_FASTCALL, "Of a sample of a buffer's blocks."},
     {"deviation", FAST(watchdogd_output_deviation), METH_FASTCALL, "Largest difference of two buffers' elements."},
+    {"in_step", module_in_step, METH_NOARGS, "Whether the worker is ready and a step of this process is in flight."},
     {"lane", module_lane, METH_NOARGS, "The calling thread's lane, None without one."},
     {NULL, NULL, 0, NULL},
 };
@@ -245,7 +255,7 @@ static int fill(void)
 PyMODINIT_FUNC PyInit__native(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module && fill() < 0)
+    if (module && (fill() < 0 || watchdogd_add_place(module) < 0))
         Py_CLEAR(module);
     return module;
 }

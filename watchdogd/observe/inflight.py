@@ -6,14 +6,17 @@ Invariant: a word whose owner was found gone is no call in flight, and neither i
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from watchdogd import abi
 from watchdogd.decide.liveness import FUTURE_TOLERANCE_NS
 from watchdogd.decide.suspicion import Stuck, stuck
 from watchdogd.histogram import Histogram
-from watchdogd.model import WorkerSettings
+from watchdogd.model import Finding, WorkerSettings
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.pulse import Pulse, word_offset
+
+MOST_BESIDE = 8  # calls told with a verdict
 
 
 def activity(pulse: Pulse, orphaned: Collection[tuple[int, int]]) -> tuple[bool, int]:
@@ -48,6 +51,35 @@ def most_stuck(
         for word, operation in calls
     ]
     return min(found, key=lambda item: (not item.outside, item.expected_ns))
+
+
+def beside(
+    reader: HeartbeatReader, pulse: Pulse, orphaned: Collection[tuple[int, int]], finding: Finding, spawned_ns: int,
+    now_ns: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The calls that a worker's other threads are in at a verdict, the oldest first, the innermost of each.
+
+    Of two calls that wait for each other, the verdict names one; the other is here.
+    """
+    found: dict[int, int] = {}
+    for column in ("outer", "inner"):  # the inner one, where there is one, says more
+        for lane, word in enumerate(pulse.column(column)):
+            own = finding.offset in (word_offset(lane, "outer"), word_offset(lane, "inner"))
+            if word and not own and (word_offset(lane, column), word) not in orphaned:
+                found[lane] = word
+    calls = sorted((word, lane) for lane, word in found.items() if _believable(word, spawned_ns, now_ns))
+    return [_told(reader, pulse, word, lane) for word, lane in calls[:MOST_BESIDE]]
+
+
+def _told(reader: HeartbeatReader, pulse: Pulse, word: int, lane: int) -> dict[str, Any]:
+    owner, stage = pulse.lane(lane, "owner"), pulse.lane(lane, "stage") & abi.CODE_MASK
+    return {
+        "operation": abi.OPERATIONS[word & abi.CODE_MASK],
+        "stage": reader.stage_name(stage) if stage else None,
+        "entered_ns": word & ~abi.CODE_MASK,
+        "pid": owner >> 32,
+        "tid": owner & 0xFFFF_FFFF,
+    }
 
 
 def _owned(pulse: Pulse, column: str, orphaned: Collection[tuple[int, int]]) -> list[int]:

@@ -8,7 +8,8 @@ of its kind:
 phase       ``previous``, ``phase``, ``reason``
 verdict     ``verdict``, ``operation``, ``entered_ns``, ``armed_ns`` (the deadline counts from then, if that was later:
             a resume), ``deadline_ns``, ``detected_ns``, ``published_ns`` (the rest of the vehicle could know from then
-            on), ``detail``
+            on), ``detail``, ``also_in_flight`` (the other calls of a worker that hangs, each with ``operation``,
+            ``stage``, ``entered_ns``, ``pid``, ``tid``)
 signal      ``signal``, ``pid``, ``reason``
 gone        ``pid``, ``exit``
 ready       ``pid``
@@ -266,6 +267,8 @@ def _says_nothing(value: object) -> bool:
 def _text(value: object) -> str:
     if isinstance(value, list) and all(isinstance(item, dict) and "worker" in item for item in value):
         return ",".join(_text(item["worker"]) for item in value)
+    if isinstance(value, list) and all(isinstance(item, dict) and "operation" in item for item in value):
+        return ",".join(_text(item["operation"]) for item in value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ",".join(value)
     if isinstance(value, dict) and all(isinstance(item, int) for item in value.values()):

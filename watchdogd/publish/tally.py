@@ -5,7 +5,7 @@ Invariant: pure, and every count only grows; a time to recovery is counted once,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from watchdogd.decide.orders import HANGS, NOT_RECOVERED, CloseIncident, OpenIncident
@@ -47,8 +47,8 @@ class Tally:
     def near_miss(self) -> None:
         self._near_misses += 1
 
-    def opened(self, opening: OpenIncident, time: str) -> None:
-        """``time``: for people."""
+    def opened(self, opening: OpenIncident, time: str, also_in_flight: Sequence[str] = ()) -> None:
+        """``time``: for people. ``also_in_flight``: the operations of the calls that it was in besides."""
         finding = opening.finding
         if finding.verdict in HANGS:
             self._hangs[finding.operation or finding.verdict.value] += 1
@@ -58,6 +58,7 @@ class Tally:
             self._stuck_since_ns = finding.entered_ns or finding.detected_ns
         self._last_incident = {
             "id": opening.incident, "verdict": finding.verdict.value, "operation": finding.operation, "time": time,
+            **({"also_in_flight": list(also_in_flight)} if also_in_flight else {}),
         }  # fmt: skip
 
     def closed(self, closing: CloseIncident) -> None:

@@ -109,6 +109,8 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
         incident = worker.body["last_incident"]
         if incident:
             what = " ".join(filter(None, (incident["verdict"], incident["operation"])))
+            also = ", ".join(map(str, incident.get("also_in_flight") or ()))
+            what += f" (with {also} in flight)" if also else ""
             yield f"  last incident: {what} at {incident['time']} [{incident['id']}]", _PLAIN
         if detail is not None:
             yield from ((f"  {text}", _PLAIN) for text in _detailed(detail, incident))

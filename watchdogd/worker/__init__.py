@@ -41,6 +41,10 @@ else:
         IMPLEMENTATION = "python"
 
 
+in_step = _implementation.in_step
+"""Whether the worker is ready and a step of this process is in flight."""
+
+
 class Worker:
     """This process as the supervisor sees it. From ``attach()``; every thread may use the same one."""
 

@@ -291,6 +291,10 @@ def output(run: int, kind: int) -> int:
         return _process.heartbeat.looked_at(run, kind)
 
 
+def in_step() -> bool:
+    return _process.lane is not None and _process.lane.hot[_STEP] != 0 and _process.heartbeat.is_ready()
+
+
 def lane() -> int | None:
     claimed: _ThreadLane | None = getattr(_local, "lane", None)
     return None if claimed is None else claimed.number

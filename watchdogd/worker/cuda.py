@@ -25,36 +25,50 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from watchdogd.worker import attach
+from watchdogd.worker.cuda_buffers import Buffer, HostBuffer, HotLoopWarning, notice
 from watchdogd.worker.cuda_driver import (
+    NOT_READY,
     SUCCESS,
+    ContextFailedError,
     CudaError,
     CudaUnavailableError,
     StickyCudaError,
     check,
     create_context,
     driver,
+    exit_on_sticky,
     failure,
     initialize,
     native,
 )
-from watchdogd.worker.cuda_resources import Buffer, Event, HostBuffer, Kernel, Module, Stream
+from watchdogd.worker.cuda_order import MODES, Line, OrderError, reached
+from watchdogd.worker.cuda_place import MISUSES, ContextLost, HostFunctionError, Owner, Place, in_host_function
+from watchdogd.worker.cuda_resources import Event, Kernel, Module, Stream
 
 __all__ = [
     "Buffer",
     "Context",
+    "ContextFailedError",
+    "ContextLost",
     "CudaError",
     "CudaUnavailableError",
     "Event",
     "HostBuffer",
+    "HostFunctionError",
+    "HotLoopWarning",
     "Kernel",
     "Module",
+    "OrderError",
     "StickyCudaError",
     "Stream",
+    "exit_on_sticky",
 ]
 
 _FLAGS = driver.CUctx_flags
@@ -68,7 +82,8 @@ _NON_BLOCKING = int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _DISABLE_TIMING = int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
 _BLOCKING_SYNC = int(driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC)
 
-_get_current = driver.cuCtxGetCurrent
+_GLOBAL = int(driver.CUmemAttach_flags.CU_MEM_ATTACH_GLOBAL)
+
 _open: set[Context] = set()
 
 
@@ -78,11 +93,25 @@ class Context:
     ``wait``: how a thread waits for the device. "blocking" sleeps; "spin" answers some microseconds sooner and costs a
     core; "yield" spins but lets others run; "auto" is the driver's choice. ``with Context() as ctx`` closes it, and
     until then has it current to the thread, which saves 0.2 us a call. Raises CudaUnavailableError without a driver.
+
+    ``owner="thread"`` pins it to the calling thread, where it is current until it is closed: a call by any other
+    thread, or while another context is current there, raises ContextLost. ``on_misuse="rebind"`` makes the call all the
+    same, with the context current for it, and counts it in ``rebound``.
+
+    ``order``: where two streams use the same memory with no order between them, "insert" has the later wait for the
+    earlier, by an event; "strict" raises OrderError; "off" leaves it to the caller.
     """
 
-    def __init__(self, device: int = 0, wait: str = "blocking") -> None:
-        if wait not in _WAITS:
-            raise ValueError(f"wait={wait!r}: use one of {', '.join(_WAITS)}")
+    def __init__(
+        self, device: int = 0, wait: str = "blocking", *, owner: str | None = None, on_misuse: str = "raise",
+        order: str = "insert",
+    ) -> None:  # fmt: skip
+        _one_of("wait", wait, _WAITS)
+        _one_of("owner", owner, (None, "thread"))
+        _one_of("on_misuse", on_misuse, MISUSES)
+        _one_of("order", order, MODES)
+        if in_host_function():
+            raise HostFunctionError("Context")
         guards = [attach().call(name) for name in ("sync", "event", "alloc", "free", "copy", "launch", "other")]
         self._sync, self._event, self._alloc, self._free, self._copy, self._launch, self._other = guards
         # An event goes by its own flag, not by its context's.
@@ -91,16 +120,35 @@ class Context:
         with self._other:
             initialize()
             self._context: Any = create_context(_WAITS[wait], device)
+            self._place = Place(self._context, owner is not None, on_misuse)
+            if owner is not None:
+                check(driver.cuCtxPushCurrent, self._context)
+        self._look()
+        self._order = order
+        self._lines: WeakValueDictionary[int, Line] = WeakValueDictionary()
+        self.hot_calls = 0
+        """How many allocs and frees were made inside steps of a ready worker; each line of code is warned of once."""
+        self._raised: deque[BaseException] = deque()  # by host functions
+        self._queued: tuple[str, Any] | None = None  # what was last, and in which CUstream
         _open.add(self)
+
+    def _look(self) -> None:
+        """Bound here rather than methods that call: a Python frame costs more than the check."""
+        self._here = self._place.here
+        self.check: Callable[[], None] = self._place.check
+        """Raises ContextLost unless it is current here and now and, if it is pinned, this is its thread. 0.1 us."""
+        self.expected: AbstractContextManager[None] = self._place.expected
+        """``with context.expected:`` around other libraries' calls: checks before them, and after them once more."""
 
     def _run(self, guard: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         with guard:
             context = self._context
             if context is None:
                 raise ValueError("the Context is closed")
-            if _get_current()[1] == context:
+            if self._here():
                 answer = function(*arguments)
             else:
+                self._place.away(function.__name__)
                 answer = driver.cuCtxPushCurrent(context)
                 if answer[0] is SUCCESS:
                     try:
@@ -108,24 +156,49 @@ class Context:
                     finally:
                         driver.cuCtxPopCurrent()
         if answer[0] is not SUCCESS:
-            raise failure(answer[0], function.__name__)
+            if answer[0] is NOT_READY:
+                return NOT_READY
+            raise failure(answer[0], function.__name__, self._last_queued())
         return answer[1] if len(answer) > 1 else None
 
-    def stream(self) -> Stream:
-        """A new stream, independent of the legacy default stream."""
-        return Stream(self, self._run(self._other, driver.cuStreamCreate, _NON_BLOCKING))
+    def _new_line(self, stream: Stream) -> Line | None:
+        if self._order == "off":
+            return None
+        line = Line(stream, self._order == "strict")
+        self._lines[id(line)] = line
+        return line
+
+    def _raise(self) -> None:
+        if self._raised:
+            raise self._raised.popleft()
+
+    def _last_queued(self) -> str:
+        return "" if self._queued is None else f"{self._queued[0]} in CUstream {int(native(self._queued[1])):#x}"
+
+    def stream(self, owner: str | None = None) -> Stream:
+        """A new stream, independent of the legacy default stream. ``owner="thread"``: only for the calling thread."""
+        _one_of("owner", owner, (None, "thread"))
+        handle = self._run(self._other, driver.cuStreamCreate, _NON_BLOCKING)
+        return Stream(self, handle, None if owner is None else Owner.calling())
 
     def event(self) -> Event:
         return Event(self, self._run(self._other, driver.cuEventCreate, self._event_flags))
 
     def alloc(self, nbytes: int) -> Buffer:
         """Device memory, not cleared."""
+        notice(self, "alloc")
         return Buffer(self, int(self._run(self._alloc, driver.cuMemAlloc, nbytes)), nbytes)
+
+    def alloc_managed(self, nbytes: int) -> Buffer:
+        """Memory of device and host alike, not cleared."""
+        notice(self, "alloc")
+        return Buffer(self, int(self._run(self._alloc, driver.cuMemAllocManaged, nbytes, _GLOBAL)), nbytes)
 
     def alloc_host(self, nbytes: int) -> HostBuffer:
         """Page-locked host memory, zeros."""
         # Our own pages, locked by the driver: a view that somebody kept is plain memory once they are freed, where the
         # driver's would be gone. Shared, as a write after a fork would move private ones away from under the device.
+        notice(self, "alloc")
         memory = mmap.mmap(-1, nbytes)
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         self._run(self._alloc, driver.cuMemHostRegister, address, nbytes, 0)
@@ -138,7 +211,11 @@ class Context:
 
     def synchronize(self) -> None:
         """Waits for everything queued in this context."""
+        clocks = [line.clock() for ref in self._lines.valuerefs() if (line := ref()) is not None]
         self._run(self._sync, driver.cuCtxSynchronize)
+        for clock in clocks:
+            reached(clock)
+        self._raise()
 
     @contextmanager
     def current(self) -> Iterator[Context]:
@@ -148,8 +225,24 @@ class Context:
         try:
             yield self
         finally:
-            if _get_current()[1] == context:  # else it was closed, which popped it
+            if driver.cuCtxGetCurrent()[1] == context:  # else it was closed, which popped it
                 driver.cuCtxPopCurrent()
+
+    def rebind(self) -> None:
+        """Has it current to the calling thread in place of what is: once another library has changed that."""
+        _ = self.handle
+        self._place.require_owner("Context.rebind")
+        self._place.rebind()
+
+    @property
+    def owner(self) -> Owner | None:
+        """The thread it is pinned to."""
+        return self._place.owner
+
+    @property
+    def rebound(self) -> int:
+        """How many misuses were put right; with ``on_misuse="rebind"``."""
+        return self._place.rebound
 
     @property
     def handle(self) -> int:
@@ -162,6 +255,7 @@ class Context:
         """Destroys it and all that it has, which may wait for the device. Closed already: does nothing."""
         if self._context is None:
             return
+        self._place.require_owner("Context.close")
         problem: CudaError | None = None
         for host in tuple(self._pinned.values()):  # the driver destroys the rest with the context
             try:
@@ -170,13 +264,16 @@ class Context:
                 problem = problem or error
         context, self._context = self._context, None
         _open.discard(self)
+        self._place.close()
+        self._look()
         with self._other:
             check(driver.cuCtxDestroy, context)
         if problem is not None:
             raise problem
 
     def __enter__(self) -> Context:
-        self._run(self._other, driver.cuCtxPushCurrent, self._context)
+        if self._place.owner is None:  # else it is current already
+            self._run(self._other, driver.cuCtxPushCurrent, self._context)
         return self
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
@@ -185,3 +282,8 @@ class Context:
         except CudaError:
             if kind is None:  # else the error on its way says more than what follows from it
                 raise
+
+
+def _one_of(name: str, value: object, allowed: Collection[object]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: use one of {', '.join(map(str, allowed))}")

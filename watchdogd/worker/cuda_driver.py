@@ -6,12 +6,14 @@ error recorded there stays: what fails after it is only its consequence.
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from watchdogd.cuda_bindings import holds_gil
-from watchdogd.cuda_results import STICKY_ERRORS
+from watchdogd.cuda_results import CONTEXT_ERRORS, STICKY_ERRORS, STICKY_EXIT
 from watchdogd.worker import attach
 
 try:
@@ -29,56 +31,111 @@ except ImportError:  # before 12.9.1
     native = int
 
 __all__ = [
+    "NOT_READY",
     "SUCCESS",
+    "BacklogFullError",
+    "ContextFailedError",
     "CudaError",
     "CudaUnavailableError",
     "StickyCudaError",
     "check",
     "create_context",
     "driver",
+    "exit_on_sticky",
     "failure",
     "initialize",
     "native",
 ]
 
 SUCCESS = driver.CUresult.CUDA_SUCCESS
+NOT_READY = driver.CUresult.CUDA_ERROR_NOT_READY  # what a query says of work in flight; no error
+_ASYNCHRONOUS = STICKY_ERRORS.keys() | {710}  # what only kernels and copies can do wrong
 
 
 class CudaError(Exception):
-    """A driver call that did not succeed: ``name`` and ``code`` of its CUresult, and the ``call``."""
+    """A driver call that did not succeed: ``name`` and ``code`` of its CUresult, and the ``call``.
 
-    def __init__(self, name: str, code: int, call: str) -> None:
-        super().__init__(name, code, call)
+    ``origin``: whose error it is, where it is not the call's own.
+    """
+
+    def __init__(self, name: str, code: int, call: str, origin: str = "") -> None:
+        super().__init__(name, code, call, origin)
         self.name = name
         self.code = code
         self.call = call
+        self.origin = origin
 
     def __str__(self) -> str:
-        return f"{self.call}: {self.name} ({self.code})"
+        return f"{self.call}: {self.name} ({self.code})" + (f"; {self.origin}" if self.origin else "")
 
 
 class StickyCudaError(CudaError):
     """Every later call fails too: only a new process helps. The supervisor starts one where the error is recorded."""
 
 
+class ContextFailedError(CudaError):
+    """Every later call in this context fails too: only a new context helps."""
+
+
 class CudaUnavailableError(RuntimeError):
     """There is no CUDA driver that this process can load."""
 
 
-_sticky = 0  # the first of this process
+class BacklogFullError(RuntimeError):
+    """More waits than was allowed: what was to be added was not, and is still the caller's."""
 
 
-def failure(result: Any, call: str) -> CudaError:
-    """The exception for a result, recorded in the heartbeat."""
+_sticky: tuple[int, str] | None = None  # the first of this process, and the call that brought it
+_exits = False
+
+
+def exit_on_sticky() -> None:
+    """From now on, the first sticky error ends this process at once with status 76, whoever would catch it.
+
+    What it was is on standard error, with the stack, and in the heartbeat, so the supervisor names it. Nothing is
+    tidied up (no ``finally``, no ``atexit``): after a sticky error, each CUDA call of that fails, or hangs.
+    """
+    global _exits  # noqa: PLW0603 (one process)
+    _exits = True
+
+
+def failure(result: Any, call: str, queued: str = "") -> CudaError:
+    """The exception for a result, recorded in the heartbeat. ``queued``: what was last queued before the call."""
     global _sticky  # noqa: PLW0603 (one header per process)
     code = int(result)
-    if not _sticky:
+    first = _sticky
+    if first is None:
         if code in STICKY_ERRORS:
-            _sticky = code
+            _sticky = code, call
         attach().error(code)
-        if _sticky not in (0, code):  # another thread's, which this record may have hidden
-            attach().error(_sticky)
-    return (StickyCudaError if code in STICKY_ERRORS else CudaError)(result.name, code, call)
+        overtaken: Any = _sticky
+        if overtaken is not None and overtaken[0] != code:  # another thread's, which this record may have hidden
+            attach().error(overtaken[0])
+    kind = StickyCudaError if code in STICKY_ERRORS else ContextFailedError if code in CONTEXT_ERRORS else CudaError
+    error = kind(result.name, code, call, _origin(code, first, queued))
+    if _exits and code in STICKY_ERRORS:
+        _exit(error)
+    return error
+
+
+def _origin(code: int, first: tuple[int, str] | None, queued: str) -> str:
+    """The driver tells of what went wrong on the device at some later call, which has nothing to do with it."""
+    if code not in _ASYNCHRONOUS:
+        return ""
+    if first is not None:
+        return f"as since {first[1]}"
+    return "of earlier asynchronous work" + (f", last queued: {queued}" if queued else "")
+
+
+def _exit(error: CudaError) -> None:
+    traceback.print_stack(sys._getframe(2))
+    print(f"watchdogd: {error}: this process ends with status {STICKY_EXIT}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # nobody reads it any more: no reason to stay
+            continue
+    os._exit(STICKY_EXIT)
 
 
 def check(function: Callable[..., Any], *arguments: Any) -> Any:

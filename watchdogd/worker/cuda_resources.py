@@ -1,4 +1,4 @@
-"""What belongs to a CUDA context: streams, events, memory, modules. See ``watchdogd.worker.cuda``.
+"""What belongs to a CUDA context: streams, events, modules. See ``watchdogd.worker.cuda``.
 
 Invariant: a closed one is never handed to the driver, to which no handle would mean something else (the legacy stream),
 and closing twice, or after the context, does nothing.
@@ -7,41 +7,68 @@ and closing twice, or after the context, does nothing.
 from __future__ import annotations
 
 import ctypes
-import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from watchdogd.worker.cuda_buffers import Buffer, HostBuffer, Memory, Resource, fits
 from watchdogd.worker.cuda_driver import driver, native
+from watchdogd.worker.cuda_host import TRAMPOLINE, forget, queued
+from watchdogd.worker.cuda_order import Line, reached
+from watchdogd.worker.cuda_place import Owner
 
 if TYPE_CHECKING:
     from watchdogd.worker.cuda import Context
 
 
-class Resource:
-    """Something of a context's, gone with it."""
-
-    __slots__ = ("_context", "_object")
-
-    def __init__(self, context: Context, handle: Any) -> None:
-        self._context = context
-        self._object = handle
-
-    @property
-    def _live(self) -> Any:
-        if self._object is None:
-            raise ValueError(f"the {type(self).__name__} is closed")
-        return self._object
-
-    def _close(self, guard: Any, function: Callable[..., Any]) -> None:
-        released, self._object = self._object, None
-        if released is not None and self._context._context is not None:
-            self._context._run(guard, function, released)
-
-
 class Stream(Resource):
     """What is queued in it runs in order. From ``Context.stream``."""
 
-    __slots__ = ()
+    __slots__ = ("_line", "_owner")
+
+    def __init__(self, context: Context, handle: Any, owner: Owner | None = None) -> None:
+        super().__init__(context, handle)
+        self._owner = owner
+        self._line = context._new_line(self)
+
+    def _run(self, guard: Any, function: Callable[..., Any], *arguments: Any) -> None:
+        if self._owner is not None:
+            self._check_owner(function)
+        self._context._run(guard, function, *arguments)
+
+    def _check_owner(self, function: Callable[..., Any]) -> None:
+        if self._owner is not None and self._owner.ident != get_ident():
+            self._context._place.misused(function.__name__, self._owner)
+
+    def _queue(
+        self, what: str, reads: Iterable[Memory], writes: Iterable[Memory], guard: Any,
+        function: Callable[..., Any], *arguments: Any,
+    ) -> None:  # fmt: skip
+        line, context = self._line, self._context
+        if line is not None:
+            line.before(reads, writes)
+        if self._owner is not None:
+            self._check_owner(function)
+        context._run(guard, function, *arguments)
+        context._queued = what, self._object
+        if line is not None:
+            line.after(reads, writes)
+
+    @contextmanager
+    def ordered(self, reads: Iterable[Memory] = (), writes: Iterable[Memory] = ()) -> Iterator[int]:
+        """``with stream.ordered(...) as handle:`` around what another library queues here: what of that memory it uses.
+
+        Before the block it is ordered behind other streams' uses, and theirs are behind it afterwards.
+        """
+        reads, writes = tuple(reads), tuple(writes)
+        if self._line is not None:
+            self._line.before(reads, writes)
+        try:
+            yield self.handle
+        finally:  # what failed may have queued some of it
+            if self._line is not None:
+                self._line.after(reads, writes)
 
     @property
     def handle(self) -> int:
@@ -50,24 +77,33 @@ class Stream(Resource):
 
     def synchronize(self) -> None:
         """Waits until all that was queued is done."""
-        context = self._context
-        context._run(context._sync, driver.cuStreamSynchronize, self._live)
+        line = self._line
+        if line is None:
+            self._run(self._context._sync, driver.cuStreamSynchronize, self._live)
+        else:
+            number, seen = line.queued, line.seen and dict(line.seen)
+            self._run(self._context._sync, driver.cuStreamSynchronize, self._live)
+            line.run(number, seen)
+        if self._context._raised:
+            self._context._raise()
 
     def wait(self, event: Event) -> None:
         """What is queued from now on runs after the event; nothing waits here."""
-        self._context._run(self._context._launch, driver.cuStreamWaitEvent, self._live, event._live, 0)
+        self._run(self._context._launch, driver.cuStreamWaitEvent, self._live, event._live, 0)
+        if self._line is not None:
+            self._line.join(event._clock)
 
     def copy_in(self, buffer: Buffer, host: HostBuffer) -> None:
         """Queues a copy of the whole host buffer to the device."""
-        nbytes = _fits(host, buffer)
+        nbytes = fits(host, buffer)
         arguments = buffer._live, host._live, nbytes, self._live
-        self._context._run(self._context._copy, driver.cuMemcpyHtoDAsync, *arguments)
+        self._queue("copy_in", (host,), (buffer,), self._context._copy, driver.cuMemcpyHtoDAsync, *arguments)
 
     def copy_out(self, host: HostBuffer, buffer: Buffer) -> None:
         """Queues a copy of the whole device buffer to the host."""
-        nbytes = _fits(buffer, host)
+        nbytes = fits(buffer, host)
         arguments = host._live, buffer._live, nbytes, self._live
-        self._context._run(self._context._copy, driver.cuMemcpyDtoHAsync, *arguments)
+        self._queue("copy_out", (buffer,), (host,), self._context._copy, driver.cuMemcpyDtoHAsync, *arguments)
 
     def launch(
         self,
@@ -76,29 +112,62 @@ class Stream(Resource):
         block: int | Sequence[int],
         arguments: Sequence[object] = (),
         shared: int = 0,
+        reads: Collection[Buffer] = (),
     ) -> None:
         """Queues a kernel; ``shared``: bytes of dynamic shared memory.
+
+        A Buffer among the arguments counts as written, unless it is in ``reads`` too: kernels of several streams that
+        only read one, as weights are, need no order among them.
 
         Arguments: a Buffer is a pointer, an int a C int, a float a C float, anything of ctypes what it says. The driver
         cannot check their number and types.
         """
         values = [_as_ctypes(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        shape = *_three(grid), *_three(block)
+        sizes = *_three(grid), *_three(block)
         parameters = ctypes.addressof(pointers) if values else 0
-        self._context._run(
-            self._context._launch, driver.cuLaunchKernel, kernel._live, *shape, shared, self._live, parameters, 0
-        )
+        call = driver.cuLaunchKernel, kernel._live, *sizes, shared, self._live, parameters, 0
+        writes = [item for item in arguments if isinstance(item, Buffer)]
+        if reads:
+            read = set(map(id, reads))
+            writes = [buffer for buffer in writes if id(buffer) not in read]
+        self._queue(kernel.name, reads, writes, self._context._launch, *call)
+
+    def fill(self, buffer: Buffer, byte: int) -> None:
+        """Queues a fill of the whole device buffer."""
+        arguments = buffer._live, byte, buffer.nbytes, self._live
+        self._queue("fill", (), (buffer,), self._context._launch, driver.cuMemsetD8Async, *arguments)
+
+    def host_function(self, function: Callable[[], object]) -> None:
+        """Queues a call of a Python function, in a thread of the driver's; what is queued after it waits for it.
+
+        It must make no CUDA call (one of ours raises HostFunctionError there) and wait for nothing that needs the GPU.
+        What it raises is raised by the context's next ``synchronize`` of anything. After an error in the context it is
+        not called at all, so better record an event, and wait for that.
+        """
+        number = queued(function, self._context._raised)
+        arguments = self._live, TRAMPOLINE, number
+        try:
+            self._queue("a host function", (), (), self._context._launch, driver.cuLaunchHostFunc, *arguments)
+        except BaseException:
+            forget(number)
+            raise
 
     def close(self) -> None:
         """Destroys it; what is queued still runs."""
+        if self._line is not None and self._line.is_busy():
+            self._line.mark()  # for those who will have to wait for it
         self._close(self._context._other, driver.cuStreamDestroy)
 
 
 class Event(Resource):
     """A point in a stream. From ``Context.event``; it keeps no time."""
 
-    __slots__ = ()
+    __slots__ = ("_clock",)
+
+    def __init__(self, context: Context, handle: Any) -> None:
+        super().__init__(context, handle)
+        self._clock: Mapping[Line, int] = {}
 
     @property
     def handle(self) -> int:
@@ -107,59 +176,27 @@ class Event(Resource):
 
     def record(self, stream: Stream) -> None:
         """It is reached when all that is queued in the stream so far is done."""
-        self._context._run(self._context._launch, driver.cuEventRecord, self._live, stream._live)
+        stream._run(self._context._launch, driver.cuEventRecord, self._live, stream._live)
+        if stream._line is not None:
+            self._clock = stream._line.clock()
 
     def synchronize(self) -> None:
         """Waits until it is reached; at once if it was never recorded."""
+        clock = self._clock
         self._context._run(self._context._event, driver.cuEventSynchronize, self._live)
+        reached(clock)
+        self._context._raise()
+
+    def done(self) -> bool:
+        """Whether it is reached; waits for nothing."""
+        clock = self._clock
+        if self._context._run(self._context._other, driver.cuEventQuery, self._live) is not None:
+            return False
+        reached(clock)
+        return True
 
     def close(self) -> None:
         self._close(self._context._other, driver.cuEventDestroy)
-
-
-class _Memory(Resource):
-    __slots__ = ("nbytes",)
-
-    def __init__(self, context: Context, address: int, nbytes: int) -> None:
-        super().__init__(context, address)
-        self.nbytes = nbytes
-
-    @property
-    def address(self) -> int:
-        """ValueError once freed."""
-        return int(self._live)
-
-
-class Buffer(_Memory):
-    """Device memory. From ``Context.alloc``."""
-
-    __slots__ = ()
-
-    def free(self) -> None:
-        """Gives it back, which may wait for the device."""
-        self._close(self._context._free, driver.cuMemFree)
-
-
-class HostBuffer(_Memory):
-    """Page-locked host memory. From ``Context.alloc_host``."""
-
-    __slots__ = ("_memory",)
-
-    def __init__(self, context: Context, address: int, memory: mmap.mmap) -> None:
-        super().__init__(context, address, len(memory))
-        self._memory = memory
-
-    @property
-    def view(self) -> memoryview:
-        """The bytes, to read and write. A view kept after ``free`` is plain memory. ValueError once freed."""
-        _ = self._live
-        return memoryview(self._memory)
-
-    def free(self) -> None:
-        """Unlocks it, which may wait for the device."""
-        address = self._object
-        self._close(self._context._free, driver.cuMemHostUnregister)
-        self._context._pinned.pop(address, None)
 
 
 class Module(Resource):
@@ -170,7 +207,8 @@ class Module(Resource):
     def kernel(self, name: str) -> Kernel:
         """Raises CudaError with CUDA_ERROR_NOT_FOUND when there is none of that name."""
         context = self._context
-        return Kernel(context, context._run(context._other, driver.cuModuleGetFunction, self._live, name.encode()))
+        function = context._run(context._other, driver.cuModuleGetFunction, self._live, name.encode())
+        return Kernel(context, function, name)
 
     def close(self) -> None:
         """Unloads it; its kernels are gone too."""
@@ -180,13 +218,11 @@ class Module(Resource):
 class Kernel(Resource):
     """A function of a module. From ``Module.kernel``."""
 
-    __slots__ = ()
+    __slots__ = ("name",)
 
-
-def _fits(source: Buffer | HostBuffer, target: Buffer | HostBuffer) -> int:
-    if source.nbytes > target.nbytes:
-        raise ValueError(f"{source.nbytes} bytes do not fit into {target.nbytes}")
-    return source.nbytes
+    def __init__(self, context: Context, function: Any, name: str) -> None:
+        super().__init__(context, function)
+        self.name = name
 
 
 def _three(extent: int | Sequence[int]) -> tuple[int, ...]:
