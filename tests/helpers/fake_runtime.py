@@ -45,6 +45,8 @@ WORKER: dict[str, Any] = {
     "held": None,
     "recovery": {"counts": [0, 2, 1, *[0] * (len(snapshot.RECOVERY_BOUNDS_NS) - 2)], "total_ns": 370 * MS},
     "last_incident": None,
+    "kernel": None,
+    "blocked": [],
 }
 ACCELERATOR: dict[str, Any] = {
     "name": "gpu0",
@@ -56,6 +58,8 @@ ACCELERATOR: dict[str, Any] = {
     "device": "Orin",
     "uuid": None,
     "blocked_by": None,
+    "power": None,
+    "kernel": None,
 }
 SOURCE: dict[str, Any] = {
     "name": "tegrastats",
