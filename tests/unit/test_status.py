@@ -53,6 +53,12 @@ def one(runtime: FakeRuntime) -> dict[str, Any]:
     return worker
 
 
+def xid(ago_ns: int = 3 * SECOND, **changes: Any) -> dict[str, Any]:
+    """What the kernel said, as the snapshot tells it."""
+    told = {"about": "xid", "number": 109, "text": "NVRM: Xid (PCI:0000:02:00): 109, CTX SWITCH TIMEOUT"}
+    return {**told, "at_ns": time.monotonic_ns() - ago_ns, "expected": False, **changes}
+
+
 def shape(value: Any) -> Any:
     """The keys of an object and of what is in it."""
     if isinstance(value, dict):
@@ -65,11 +71,17 @@ def shape(value: Any) -> Any:
 
 def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None:
     incident = {"id": "i-1", "verdict": "call", "operation": "sync", "time": "2025-01-02T03:04:05.000006Z"}
-    beat = runtime.incarnation("model_h", 3, last_incident=incident)
+    thread = {"pid": 7, "tid": 8, "since_ns": 9, "place": "uvm_spin_loop"}
+    beat = runtime.incarnation("model_h", 3, last_incident=incident, kernel=xid(), blocked=[thread])
     beat.enter(0, "sync", time.monotonic_ns())
-    runtime.accelerators = [ACCELERATOR]
+    runtime.accelerators = [{**ACCELERATOR, "kernel": xid()}]
     runtime.sources = [SOURCE]
+    runtime.holders = [
+        {"pid": 7, "name": "nvidia-smi", "devices": ["/dev/nvidia0"], "worker": None, "blocked": [thread]}
+    ]
     runtime.publish()
+    said = dict.fromkeys(("about", "number", "text", "expected", "age_seconds"))
+    blocked = [dict.fromkeys(("pid", "tid", "place", "seconds"))]
     assert shape(to_json(view(runtime))) == {
         "schema": None,
         "supervisor": {
@@ -93,9 +105,17 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "sync_seconds": {"p50": None, "p99": None, "count": None},
                 "steps": None,
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
+                "kernel": said,
+                "blocked": blocked,
             }
         ],
-        "accelerators": [{"name": None, "load_ratio": None, "frozen": None, "source": None, "age_seconds": None}],
+        "accelerators": [
+            {
+                **dict.fromkeys(("name", "load_ratio", "power", "frozen", "source", "age_seconds")),
+                "kernel": said,
+            }
+        ],
+        "holders": [{"pid": None, "name": None, "devices": [None], "worker": None, "blocked": blocked}],
         "sources": [{"name": None, "up": None, "age_seconds": None}],
     }
 

@@ -56,7 +56,8 @@ def _owner(
     message: KernelMessage, parties: Sequence[Party], lineage: Collection[int], now_ns: int
 ) -> tuple[Party | None, bool]:
     """The worker it is about, and whether it only tells that we killed it."""
-    torn_down = (message.kind, message.number) in _TORN_DOWN
+    # Of a channel that an earlier fault took down the driver says so: that fault was not our kill.
+    torn_down = (message.kind, message.number) in _TORN_DOWN and "caused by previous Xid" not in message.text
     if message.pid is not None:
         for party in parties:
             if _recent(party.killed, {message.pid, *lineage}, now_ns):

@@ -7,7 +7,7 @@ given up if it does not return.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from watchdogd.act.evidence import Thread, blocked
@@ -27,8 +27,12 @@ _ENDING = (Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE)
 
 
 class Blocked:
-    def __init__(self, watched: Sequence[Watched], journal: Journal, haunted: Callable[[], bool]) -> None:
+    def __init__(
+        self, watched: Sequence[Watched], journal: Journal, haunted: Callable[[], bool],
+        look: Callable[[Collection[int]], list[dict[str, Any]]] = holders.look,
+    ) -> None:  # fmt: skip
         """``haunted``: whether an accelerator is busy with nobody there."""
+        self._look = look
         self._watched = watched
         self._journal = journal
         self._haunted = haunted
@@ -78,7 +82,7 @@ class Blocked:
         pids = {pid for watched in self._watched for pid, _ in watched.evidence.waits}
         pids.update(pid for watched in self._watched for pid in watched.clearing.left)
         try:
-            self._glance = Glance(lambda: holders.look(pids), now_ns)
+            self._glance = Glance(lambda: self._look(pids), now_ns)
         except OSError:  # no process to be had: tried again in a while
             self._glance = None
 

@@ -64,7 +64,7 @@ class KernelLog:
         lives = self.child.process is not None
         up = lives and (self._spoke or now_ns - self._started_ns > SETTLED_NS)
         changed, self.up = up != self.up, up
-        if up and self._watched:  # one worker at a time: what its threads are called is of use before it is killed
+        if lives and self._watched:  # one worker at a time: what its threads are called is of use before it is killed
             self._turn = (self._turn + 1) % len(self._watched)
             watched = self._watched[self._turn]
             if watched.process is not None:

@@ -24,15 +24,14 @@ OWN_WORDS = "watchdogd: "  # begins a line of the program's own; no line of the 
 MAX_LINE = 2048  # characters looked at
 MAX_TEXT = 240
 MAX_NAME = 64
+MOST_PIDS = 1 << 22  # the kernel's own limit
 MOST_A_SECOND = 200
 MOST_RECORDS = 1000  # read at once, before looking whether anybody still listens
 LOOK_MS = 1000
 RECORD_BYTES = 16384  # a record is read whole or not at all (EINVAL)
 
-# "6,339,5140900,-;" of /dev/kmsg, "<6>" of syslog, "[    5.140900] " of dmesg
-_PREFIX = re.compile(
-    r"(?:\d{1,4},\d{1,20},\d{1,20},[^;\s]{1,80};|<\d{1,4}>)?(?:\[\s{0,12}\d{1,12}\.\d{1,9}\] ?)?", re.ASCII
-)
+# "6,339,5140900,-;" of /dev/kmsg, "<6>" of syslog, "[    5.140900] " of dmesg, "[Fri Mar  3 04:27:08 2023] " of -T
+_PREFIX = re.compile(r"(?:\d{1,4},\d{1,20},\d{1,20},[^;\s]{1,80};|<\d{1,4}>)?(?:\[[\w :.]{1,40}\] ?)?", re.ASCII)
 _XID = re.compile(
     r"NVRM: Xid \(PCI:([0-9a-fA-F:.]{1,20})[^)]{0,40}\): (\d{1,6}), "
     r"(?:pid=([^,]{1,20}),\s*(?:name=([^,]{0,64}),\s*)?)?",
@@ -58,12 +57,13 @@ _NVGPU_KNOWN = tuple(
         (KernelKind.GPU_DOWN, r"ACR bootstrap failed|invalid mem acr_"),
     )
 )
-_SYNCPOINT = re.compile(r"syncpoint id (\d{1,9}) \(([^)]{0,120})\) stuck waiting", re.ASCII)
+# What stands before it is the thread that waits.
+_SYNCPOINT = re.compile(r"(?:([^:\s][^:]{0,31}): )?syncpoint id (\d{1,9}) \(([^)]{0,120})\) stuck waiting", re.ASCII)
 _HOST1X = re.compile(r"cdma_timeout_handler: timeout: (\d{1,9}) \(([^)]{0,120})\), HW thresh", re.ASCII)
 _DLA = re.compile(r"nvdla\d\S{0,128}: {0,4}(?:(engine timeout detected)|Engine reset done)", re.ASCII)
 _TASK = re.compile(r"INFO: task (.{1,64}):(\d{1,9}) blocked for more than (\d{1,9}) seconds", re.ASCII)
 _DLA_NAME = re.compile(r"nvdla(\d)", re.ASCII)
-_GPU_NAME = re.compile(r"\b(?:ga10b|gv11b|gp10b|gb10b|nvgpu)\b|\.gpu\b", re.ASCII)
+_GPU_NAME = re.compile(r"\b(?:ga10b|gv11b|gp10b|gb10b)|\.gpu\b", re.ASCII)
 
 
 def parse_line(line: str) -> KernelMessage | None:
@@ -83,11 +83,11 @@ def parse_line(line: str) -> KernelMessage | None:
         if dla:
             kind = KernelKind.DLA_TIMEOUT if dla[1] else KernelKind.DLA_RESET
             return KernelMessage(kind, _shown(text), accelerator=_engine(text))
-    for kind, pattern in ((KernelKind.SYNCPOINT, _SYNCPOINT), (KernelKind.HOST1X, _HOST1X)):
-        found = pattern.search(text)
-        if found:
-            return KernelMessage(kind, _shown(text), int(found[1]), _engine(found[2]))
-    return None
+    found = _SYNCPOINT.search(text)
+    if found:
+        return KernelMessage(KernelKind.SYNCPOINT, _shown(text), int(found[2]), _engine(found[3]), name=_name(found[1]))
+    found = _HOST1X.search(text)
+    return KernelMessage(KernelKind.HOST1X, _shown(text), int(found[1]), _engine(found[2])) if found else None
 
 
 def _xid(text: str) -> KernelMessage | None:
@@ -101,7 +101,7 @@ def _xid(text: str) -> KernelMessage | None:
         _shown(text),
         int(found[2]),
         device=found[1],
-        pid=int(pid) if pid is not None and pid.isdecimal() and int(pid) > 0 else None,
+        pid=int(pid) if pid is not None and pid.isdecimal() and 0 < int(pid) <= MOST_PIDS else None,
         name=_name(name),
         channel=int(channel[1] or channel[2], 16) if channel else None,
     )
