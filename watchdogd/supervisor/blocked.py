@@ -45,10 +45,10 @@ class Blocked:
 
     def look(self, now_ns: int) -> bool:
         """Whether what ``describe`` tells has changed."""
+        before = self._holders
+        self._take(now_ns)  # first: it may know where those wait that are told now
         for watched in self._watched:
             self._look_at(watched, now_ns)
-        before = self._holders
-        self._take(now_ns)
         wanted = self._haunted() or any(map(_is_amiss, self._watched))
         if not wanted:
             self._glances = 0
