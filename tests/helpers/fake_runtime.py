@@ -68,6 +68,7 @@ KERNEL: dict[str, Any] = {
 }
 SOURCE: dict[str, Any] = {
     "name": "tegrastats",
+    "load": True,
     "up": True,
     "sample_ns": None,
     "restarts": 6,

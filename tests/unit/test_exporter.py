@@ -151,6 +151,16 @@ def test_without_a_kernel_log_nothing_is_counted_as_if_it_were_clean(runtime: Fa
     assert scraper.value("watchdogd_kernel_lines_lost_total") is None
 
 
+def test_a_kernel_log_that_cannot_be_read_does_not_keep_work_away(runtime: FakeRuntime) -> None:
+    runtime.worker("model_h")
+    runtime.sources = [{**SOURCE, "name": "kmsg", "load": False, "up": False}]
+    runtime.publish()
+    assert health.readyz(str(runtime.directory), time.monotonic_ns())[0]
+    runtime.sources = [{**SOURCE, "up": False}]
+    runtime.publish()
+    assert not health.readyz(str(runtime.directory), time.monotonic_ns())[0]
+
+
 def test_names_keep_the_rules_of_promtool(runtime: FakeRuntime, scraper: Scraper) -> None:
     everything(runtime)
     for family in scraper.families().values():

@@ -34,7 +34,8 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
      "kernel": {"messages": {count by kind, and "expected"}, "lost"} or null without a kernel log,
      "holders": [{"pid", "name", "devices": [path], "worker" or null,
                   "blocked": [as a worker's]}] (of an accelerator: in D state, or there while its load is a ghost),
-     "sources": [{"name", "up": bool, "sample_ns" or null, "restarts", "bad_lines", "note"}],
+     "sources": [{"name", "load": bool (false: the kernel log), "up": bool, "sample_ns" or null, "restarts",
+                  "bad_lines", "note"}],
      "events": {"written", "dropped", "suppressed" (by a storm, see ``throttle.py``), "error" or null}}
 
 ``hangs`` counts verdicts startup, first_step, step and call; its keys are the call's operation, or the verdict for

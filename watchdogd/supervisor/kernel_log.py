@@ -130,6 +130,7 @@ class KernelLog:
         """As a source."""
         return {
             "name": NAME,
+            "load": False,
             "up": self.up,
             "sample_ns": self._last_ns,
             "restarts": max(0, self.child.starts - 1),

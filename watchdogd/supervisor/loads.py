@@ -64,6 +64,7 @@ class Source:
         note = self.child.note or (f"last bad line: {self.last_bad}" if self.last_bad and not self.up else "")
         return {
             "name": self.settings.name,
+            "load": True,
             "up": self.up,
             "sample_ns": self.sample_ns,
             "restarts": max(0, self.child.starts - 1),
