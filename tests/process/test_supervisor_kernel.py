@@ -121,11 +121,11 @@ def test_a_descendant_s_message_is_its_worker_s_and_a_stranger_s_is_nobody_s(log
     body = "import subprocess\ntell('child', subprocess.Popen(['sleep', '60']).pid)\nserve()"
     with Supervised({"a": worker(body, accelerator="gpu0")}, kmsg=log.table) as supervised:
         child = int(supervised.wait_file("child"))
+        log.say("watchdogd: gpus 0000:02:00 0000:44:00")  # as the reader says first
         log.say(XID_109.format(pid=child), XID_109.format(pid=os.getpid()), XID_79)
         told = [supervised.wait_event("kernel", count=count) for count in (1, 2, 3)]
         assert [(event["worker"], event["number"]) for event in told] == [("a", 109), (None, 109), (None, 79)]
-        # Of the only GPU, where no pid says whose it is.
-        assert [event["accelerator"] for event in told] == ["gpu0", None, "gpu0"]
+        assert [event["accelerator"] for event in told] == ["gpu0", "gpu0", "gpu1"]
 
 
 def test_a_channel_s_owner_is_known_by_its_name(log: Log) -> None:

@@ -25,7 +25,7 @@ def worker(name: str, *pids: int, accelerator: str | None = "gpu0", **fields: An
 
 
 def whose(message: KernelMessage, *parties: Party, lineage: tuple[int, ...] | None = None) -> tuple[str | None, bool]:
-    told = attribute(message, parties, (message.pid or 0,) if lineage is None else lineage, NOW)
+    told = attribute(message, parties, (message.pid or 0,) if lineage is None else lineage, {}, NOW)
     assert (told.message, told.at_ns) == (message, NOW)
     return told.worker, told.expected
 
@@ -78,19 +78,20 @@ def test_nvgpu_s_torn_down_channel_is_expected_by_the_name_of_what_was_killed() 
 
 
 def accelerator(message: KernelMessage, *parties: Party) -> str | None:
-    return attribute(message, parties, (message.pid or 0,), NOW).accelerator
+    gpus = {"0000:0f:00": "gpu0", "0000:1a:00": "gpu1"}
+    return attribute(message, parties, (message.pid or 0,), gpus, NOW).accelerator
 
 
-def test_an_accelerator_is_what_the_message_says_else_its_worker_s_else_the_only_gpu() -> None:
+def test_an_accelerator_is_what_the_message_says_else_its_place_on_the_bus_else_its_worker_s() -> None:
     assert accelerator(notifier(31, None), worker("a", accelerator="dla0")) == "gpu0"
-    assert accelerator(xid(pid=71), worker("a", 71, accelerator="gpu1"), worker("b", 72)) == "gpu1"
-    assert accelerator(xid(pid=None), worker("a"), worker("h", accelerator="dla0"), worker("b")) == "gpu0"
+    assert accelerator(xid(pid=71, device="0000:1a:00"), worker("a", 71, accelerator="gpu0")) == "gpu1"
+    assert accelerator(xid(pid=71, device="0000:3b:00"), worker("a", 71, accelerator="gpu3")) == "gpu3"
+    assert accelerator(xid(pid=None, device="0000:0f:00")) == "gpu0"
 
 
-def test_an_accelerator_that_could_be_two_is_none() -> None:
-    assert accelerator(xid(pid=None), worker("a"), worker("b", accelerator="gpu1")) is None
-    assert accelerator(xid(pid=99), worker("a")) is None  # a stranger's may be on any
-    assert accelerator(xid(pid=None)) is None
+def test_an_accelerator_that_nothing_tells_of_is_none() -> None:
+    assert accelerator(xid(pid=None, device="0000:3b:00"), worker("a")) is None  # the machine's only worker's or not
+    assert accelerator(xid(pid=99), worker("a")) is None
     assert accelerator(KernelMessage(KernelKind.TASK, "t", pid=71), worker("a", 71)) is None
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdogd.model import KernelKind, KernelMessage
-from watchdogd.observe.sources.kmsg import MAX_NAME, MAX_TEXT, MOST_A_SECOND, Log, parse_line
+from watchdogd.observe.sources.kmsg import MAX_NAME, MAX_TEXT, MOST_A_SECOND, Log, gpus, parse_line
 
 FILE = Path(__file__).resolve().parents[1] / "fixtures/kmsg/lines.jsonl"
 LINES = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
@@ -98,6 +98,13 @@ def test_no_line_is_long_in_the_reading(start: str, piece: str) -> None:
     began = time.perf_counter()
     parse_line(start + piece * 1_000_000)
     assert time.perf_counter() - began < 0.2
+
+
+def test_gpus_are_counted_along_the_bus(tmp_path: Path) -> None:
+    assert gpus(tmp_path) == []
+    for place in ("0000:B3:00.0", "0000:0f:00.0", "0000:0f:00.1"):
+        (tmp_path / "driver/nvidia/gpus" / place).mkdir(parents=True)
+    assert gpus(tmp_path) == ["0000:0f:00", "0000:b3:00"]
 
 
 # --- records --------------------------------------------------------------------------------------------------------

@@ -205,8 +205,9 @@ class Watched:
     def signal(self, number: int, now_ns: int) -> OSError | None:
         if self.process is None:
             return None
+        refusal = self.process.signal(number)
         self.evidence.killed(self.pids(procfs.pid_namespace()), now_ns)
-        return self.process.signal(number)
+        return refusal
 
     def pids(self, namespace: int | None) -> frozenset[int]:
         """Its processes that are known: the one that was spawned, and those with a lane. ``namespace``: ours."""

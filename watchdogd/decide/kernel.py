@@ -41,14 +41,15 @@ class Told:
     expected: bool = False
 
 
-def attribute(message: KernelMessage, parties: Sequence[Party], lineage: Collection[int], now_ns: int) -> Told:
-    """``lineage``: its pid, and those of its ancestors, group and session, as far as it is still there."""
+def attribute(
+    message: KernelMessage, parties: Sequence[Party], lineage: Collection[int], gpus: Mapping[str, str], now_ns: int
+) -> Told:
+    """``lineage``: its pid, and those of its ancestors, group and session, as far as it is still there.
+    ``gpus``: accelerators by their place on the bus, where that is known."""
     whose, expected = _owner(message, parties, lineage, now_ns)
-    accelerator = message.accelerator
-    if accelerator is None and message.kind is KernelKind.XID:
-        gpus = {party.accelerator for party in parties if (party.accelerator or "").startswith("gpu")}
-        of_worker = None if whose is None else whose.accelerator
-        accelerator = of_worker or (gpus.pop() if len(gpus) == 1 and message.pid is None else None)
+    accelerator = message.accelerator or gpus.get(message.device or "")
+    if accelerator is None and message.kind is KernelKind.XID and whose is not None:
+        accelerator = whose.accelerator
     return Told(message, now_ns, None if whose is None else whose.name, accelerator, expected)
 
 

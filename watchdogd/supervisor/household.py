@@ -19,6 +19,7 @@ from watchdogd.act.children import Child, start_due
 from watchdogd.act.runtime import Runtime
 from watchdogd.act.watched import Watched
 from watchdogd.model import Settings, SourceSettings
+from watchdogd.observe import procfs
 from watchdogd.observe.loop import Loop
 from watchdogd.publish import journald
 from watchdogd.publish.events import EventKind
@@ -45,7 +46,9 @@ class Household:
         self.sources = [_source(source) for source in settings.sources if source.command]
         self._recorder = _recorder(settings, runtime)
         self._children = [self._recorder, *(source.child for source in self.sources)]
-        self.kernel_log = KernelLog(settings.kmsg, watched, journal) if settings.kmsg.command else None
+        self.kernel_log = (
+            KernelLog(settings.kmsg, watched, journal, procfs.pid_namespace()) if settings.kmsg.command else None
+        )
         if self.kernel_log is not None:
             self._children.append(self.kernel_log.child)
         self.blocked = Blocked(watched, journal, lambda: self.loads.haunted)
@@ -115,8 +118,12 @@ class Household:
         for source in self.sources:
             if source.child is child:
                 source.started(time.monotonic_ns())
-        if self.kernel_log is not None and child is self.kernel_log.child:
-            self.kernel_log.started(time.monotonic_ns())
+        log = self._log_of(child)
+        if log is not None:
+            log.started(time.monotonic_ns())
+
+    def _log_of(self, child: Child) -> KernelLog | None:
+        return self.kernel_log if self.kernel_log is not None and child is self.kernel_log.child else None
 
     def _output(self, child: Child, now_ns: int) -> None:
         descriptor = child.stdout
@@ -125,8 +132,9 @@ class Household:
             self._loop.forget(descriptor)
         if child is self._recorder:
             self._take_report(data)
-        if self.kernel_log is not None and child is self.kernel_log.child:
-            self.dirty = self.kernel_log.feed(data, now_ns) or self.dirty
+        log = self._log_of(child)
+        if log is not None:
+            self.dirty = log.feed(data, now_ns) or self.dirty
         for source in self.sources:
             if source.child is child:
                 for sample in source.feed(data, now_ns):
@@ -147,12 +155,12 @@ class Household:
             return
         self._loop.forget(child.process.pidfd)
         self._loop.forget(child.stdout)
-        is_log = self.kernel_log is not None and child is self.kernel_log.child
-        if is_log and self.kernel_log is not None:
-            self.kernel_log.feed(child.read(), now_ns)  # its last words say why
+        log = self._log_of(child)
+        if log is not None:
+            log.feed(child.read(), now_ns)  # its last words say why
         status = child.check(now_ns)
-        if is_log and self.kernel_log is not None:
-            self.kernel_log.ended(status)
+        if log is not None:
+            log.ended(status)
         if child is self._recorder:
             self._journal.attach(None)
         self.dirty = True

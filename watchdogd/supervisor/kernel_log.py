@@ -30,7 +30,9 @@ SETTLED_NS = 2 * SECOND  # a reader that says nothing of itself, and has lived s
 
 
 class KernelLog:
-    def __init__(self, settings: KmsgSettings, watched: Sequence[Watched], journal: Journal) -> None:
+    def __init__(
+        self, settings: KmsgSettings, watched: Sequence[Watched], journal: Journal, pid_namespace: int | None
+    ) -> None:
         self.child = Child(NAME, settings.command, os.environ, stdin=False, stdout=True)
         self.up = False
         self._watched = watched
@@ -44,7 +46,8 @@ class KernelLog:
         self._spoke = False
         self._started_ns = 0
         self._turn = 0
-        self._pid_namespace = procfs.pid_namespace()
+        self._pid_namespace = pid_namespace
+        self._gpus: dict[str, str] = {}  # accelerators, by their place on the bus
 
     # --- its reader ---
 
@@ -75,13 +78,15 @@ class KernelLog:
         """Take what it printed. Whether there is anything new to be told."""
         lines = self._buffer.feed(data)
         self._spoke = self._spoke or bool(lines)
+        messages = []
         for line in lines:
             if line.startswith(kmsg.OWN_WORDS):
                 self._own(line.removeprefix(kmsg.OWN_WORDS))
                 continue
             message = kmsg.parse_line(line)
             if message is not None:
-                self._take(message, now_ns)
+                messages.append(message)
+        self._take(messages, now_ns)
         return bool(lines)
 
     def _own(self, words: str) -> None:
@@ -89,17 +94,27 @@ class KernelLog:
         count = rest.partition(" ")[0]
         if what == "lost" and count.isdecimal() and len(count) < 10:
             self._lost += int(count)
+        elif what == "gpus":
+            self._gpus = {place: f"gpu{index}" for index, place in enumerate(rest.split())}
         else:
             self._own_words = words
 
     # --- its messages ---
 
-    def _take(self, message: KernelMessage, now_ns: int) -> None:
-        if self._pid_namespace != procfs.INITIAL_PID_NAMESPACE:
-            message = replace(message, pid=None)  # the log's pids are other processes' here
-        parties = [self._party(watched) for watched in self._watched]
-        lineage = () if message.pid is None else procfs.lineage(message.pid)
-        told = kernel.attribute(message, parties, lineage, now_ns)
+    def _take(self, messages: Sequence[KernelMessage], now_ns: int) -> None:
+        """In a storm most are of one process: whose it is, is looked up once for all that came together."""
+        parties = [self._party(watched) for watched in self._watched] if messages else []
+        lineages: dict[int, set[int]] = {}
+        for message in messages:
+            if message.pid is not None and self._pid_namespace != procfs.INITIAL_PID_NAMESPACE:
+                message = replace(message, pid=None)  # noqa: PLW2901 - the log's pids are other processes' here
+            if message.pid is not None and message.pid not in lineages:
+                lineages[message.pid] = procfs.lineage(message.pid)
+            lineage = lineages.get(message.pid or 0, set())
+            self._tell(kernel.attribute(message, parties, lineage, self._gpus, now_ns))
+
+    def _tell(self, told: Told) -> None:
+        message, now_ns = told.message, told.at_ns
         self._last_ns = now_ns
         self._counts[EXPECTED if told.expected else message.kind.value] += 1
         if told.accelerator is not None and not told.expected:

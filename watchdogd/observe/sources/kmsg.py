@@ -14,6 +14,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from watchdogd.model import KernelKind, KernelMessage
 from watchdogd.observe.sources import child
@@ -25,7 +26,7 @@ MAX_LINE = 2048  # characters looked at
 MAX_TEXT = 240
 MAX_NAME = 64
 MOST_PIDS = 1 << 22  # the kernel's own limit
-MOST_A_SECOND = 200
+MOST_A_SECOND = 100
 MOST_RECORDS = 1000  # read at once, before looking whether anybody still listens
 LOOK_MS = 1000
 RECORD_BYTES = 16384  # a record is read whole or not at all (EINVAL)
@@ -100,7 +101,7 @@ def _xid(text: str) -> KernelMessage | None:
         KernelKind.XID,
         _shown(text),
         int(found[2]),
-        device=found[1],
+        device=found[1].lower(),
         pid=int(pid) if pid is not None and pid.isdecimal() and 0 < int(pid) <= MOST_PIDS else None,
         name=_name(name),
         channel=int(channel[1] or channel[2], 16) if channel else None,
@@ -210,6 +211,12 @@ class Log:
         return text[:MAX_LINE] if parse_line(text) is not None else None
 
 
+def gpus(root: Path) -> list[str]:
+    """Where on the bus the GPUs of NVIDIA's driver are, in NVML's order. Only names are read, of no device."""
+    found = (place.name.lower().rpartition(".") for place in root.glob("driver/nvidia/gpus/*:*:*.*"))
+    return sorted(place for place, _, function in found if function == "0")
+
+
 def opened(path: str) -> int:
     """A descriptor of what will come. Raises `child.Unavailable`."""
     try:
@@ -241,7 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except child.Unavailable as error:
             print(f"{OWN_WORDS}{error}", flush=True)  # not on standard error: the supervisor tells it, once
             return child.EX_UNAVAILABLE
-        print(f"{OWN_WORDS}reads {options.path}", flush=True)
+        print(f"{OWN_WORDS}reads {options.path}")
+        print(" ".join((f"{OWN_WORDS}gpus", *gpus(Path("/proc")))), flush=True)
         log = Log(lambda: os.read(descriptor, RECORD_BYTES), programs=options.programs)
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
