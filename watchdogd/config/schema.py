@@ -275,13 +275,7 @@ TABLES: dict[str, dict[str, Key]] = {
         "nvgpu": _reader("the load from the nvgpu driver's `load` file", "there is one, and tegrastats is off"),
         "nvdla": _reader("the power state of the DLAs", "there is one"),
         "kmsg": [
-            Key(
-                "enabled",
-                values.AUTO,
-                "whether to read the kernel log, as evidence; auto: /dev/kmsg is there",
-                None,
-                '"auto"',
-            ),
+            Key("enabled", values.AUTO, "whether to read the kernel log; auto: /dev/kmsg is there", None, '"auto"'),
             Key(
                 "command",
                 values.COMMAND,
