@@ -233,12 +233,8 @@ def test_where_nothing_is_amiss_nobody_is_looked_at(device: Path, stranger: int)
 
 
 def test_a_look_that_does_not_return_is_given_up_and_holds_nothing_up(device: Path) -> None:
-    def never(_also: Collection[int]) -> list[dict[str, Any]]:
-        time.sleep(600)
-        return []
-
     looks = Looks(device, haunted=True)
-    looks.blocked = Blocked([], looks.journal, lambda: True, never)
+    looks.blocked = Blocked([], looks.journal, lambda: True, _never)
     began = time.monotonic()
     now_ns = time.monotonic_ns()
     looks.blocked.look(now_ns)
@@ -248,6 +244,33 @@ def test_a_look_that_does_not_return_is_given_up_and_holds_nothing_up(device: Pa
     looks.blocked.look(now_ns + 6_000_000_000)
     assert time.monotonic() - began < 1
     wait_until(lambda: gone(pid))
+    looks.blocked.close()  # the one after it
+    wait_until(lambda: _glances() == [])
+
+
+def test_a_look_that_has_ended_is_not_killed_by_its_number(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Looks(device, haunted=True)
+    looks.blocked.look(time.monotonic_ns())
+    (pid,) = _glances()
+    wait_until(lambda: gone(pid))
+    kills: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _number: kills.append(pid))
+    looks.blocked.close()
+    assert kills == []
+
+
+def test_a_look_that_runs_ends_with_the_supervisor(device: Path) -> None:
+    looks = Looks(device, haunted=True)
+    looks.blocked = Blocked([], looks.journal, lambda: True, _never)
+    looks.blocked.look(time.monotonic_ns())
+    (pid,) = _glances()
+    looks.blocked.close()
+    wait_until(lambda: gone(pid))
+
+
+def _never(_also: Collection[int]) -> list[dict[str, Any]]:
+    time.sleep(600)
+    return []
 
 
 def _glances() -> list[int]:

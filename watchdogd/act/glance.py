@@ -44,13 +44,20 @@ class Glance:
         except BlockingIOError:
             if now_ns - self.began_ns < ABANDON_NS:
                 return False, None
-            raw = b""
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            self.abandon()
+            return True, None
         os.close(self._receive)
         with suppress(ValueError):
             return True, json.loads(raw)
         return True, None
+
+    def abandon(self) -> None:
+        """Kill it and forget it. It may be stuck in the kernel, so it is not waited for."""
+        try:
+            os.read(self._receive, 1)  # of one that has ended the number may be somebody else's by now
+        except BlockingIOError:  # it alone has the other end, so it is there; and nobody but this thread reaps it
+            os.kill(self.pid, signal.SIGKILL)
+        os.close(self._receive)
 
 
 def _run(look: Callable[[], object], send: int) -> NoReturn:

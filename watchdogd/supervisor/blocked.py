@@ -139,6 +139,11 @@ class Blocked:
             place=place, devices=list(devices), reason="in D state, look after look",
         )  # fmt: skip
 
+    def close(self) -> None:
+        if self._glance is not None:
+            self._glance.abandon()
+            self._glance = None
+
     def describe(self) -> list[dict[str, Any]]:
         return self._holders
 

@@ -172,6 +172,7 @@ class Household:
     def let_go(self) -> None:
         """Before this process executes itself: who would not end by the end of a pipe is killed, nobody waited for."""
         self._journal.flush()
+        self.blocked.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()
@@ -179,6 +180,7 @@ class Household:
     def close(self) -> None:
         """End them all; the recorder last, by the end of its input, once it has the last event."""
         deadline = time.monotonic() + END_SECONDS
+        self.blocked.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()
