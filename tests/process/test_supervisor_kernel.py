@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ DLA = "15880000.nvdla0:nvdla_error_handler: engine timeout detected"
 GOES_ON = "worker.ready()\nwhile True:\n    with worker.call('sync'): time.sleep(0.02)"
 HANGS = """serve_until('go')
 if INCARNATION == 1:
-    with worker.call('sync'): hang()
+    with worker.call('sync'): tell('in'); hang()
 serve()"""
 
 
@@ -66,7 +67,7 @@ def counted(supervised: Supervised) -> dict[str, int]:
 
 
 def table(supervised: Supervised) -> str:
-    view = collect(str(supervised.runtime), supervised.process.pid and __import__("time").monotonic_ns())
+    view = collect(str(supervised.runtime), time.monotonic_ns())
     return status_table.table(view, 400, colour=False)
 
 
@@ -100,7 +101,7 @@ def test_what_the_kernel_said_meanwhile_stands_beside_the_verdict(log: Log) -> N
     with Supervised({"a": hangs}, kmsg=log.table) as supervised:
         supervised.wait_phase("a", "running")
         supervised.touch("go")
-        wait_until(lambda: supervised.view("a")["call"])
+        supervised.wait_file("in")
         log.say(DLA)
         assert supervised.wait_event("kernel", about="dla_timeout")["worker"] is None  # it names no process
         assert supervised.wait_event("verdict", "a")["kernel"] == [DLA]
@@ -112,7 +113,7 @@ def test_a_message_about_another_accelerator_does_not_stand_beside_a_verdict(log
     with Supervised({"a": hangs, "h": worker("serve()", accelerator="dla0")}, kmsg=log.table) as supervised:
         supervised.wait_phase("a", "running")
         supervised.touch("go")
-        wait_until(lambda: supervised.view("a")["call"])
+        supervised.wait_file("in")
         log.say(DLA)
         assert supervised.wait_event("verdict", "a")["kernel"] == []
 
