@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* As a function for a worker that loads this, and as a program that first opens what it is told to. */
+/* As a function for a worker that loads this, and as a program. */
 int stand(unsigned seconds);
 
 int stand(unsigned seconds)
