@@ -130,10 +130,17 @@ class EscalationSettings:
 class SourceSettings:
     """One load reader: a child process whose lines are samples. An empty command switches it off."""
 
-    name: str  # "tegrastats" "nvml" "nvgpu"
+    name: str  # "tegrastats" "nvml" "nvgpu" "nvdla"
     command: tuple[str, ...]
     interval_ns: int = 500 * MILLISECOND
     frozen_after_ns: int = 3 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class KmsgSettings:
+    """The reader of the kernel log: a child process whose lines are the kernel's. An empty command switches it off."""
+
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,7 @@ class Settings:
     files: tuple[str, ...] = ()  # where this came from, for messages
     hooks: HooksSettings = field(default_factory=HooksSettings)
     escalation: EscalationSettings = field(default_factory=EscalationSettings)
+    kmsg: KmsgSettings = field(default_factory=KmsgSettings)
 
 
 # --- observed -------------------------------------------------------------------------------------------------------
@@ -158,6 +166,40 @@ class LoadSample:
     load_ratio: float | None  # 0.0 to 1.0; None = the source prints no load for it
     name: str | None = None  # the device's own name, where the source knows it
     uuid: str | None = None
+    power: str | None = None  # "active" "suspended" ...: what a source tells that knows no load
+
+
+class KernelKind(str, Enum):
+    """What a message of the kernel is about. The text is the label of metrics and events."""
+
+    XID = "xid"
+    NOTIFIER = "error_notifier"  # nvgpu's; its numbers are those of Xids
+    MMU_FAULT = "mmu_fault"
+    SWITCH = "context_switch_timeout"
+    CHANNEL = "channel_timeout"
+    PREEMPT = "preempt_timeout"
+    RELEASE = "release_stuck"  # a channel that the driver cannot let go of: D state
+    GPU_DOWN = "gpu_did_not_start"
+    NVGPU = "nvgpu_error"  # any other that nvgpu calls an error
+    SYNCPOINT = "syncpoint_stuck"
+    HOST1X = "host1x_timeout"
+    DLA_TIMEOUT = "dla_timeout"
+    DLA_RESET = "dla_reset"
+    TASK = "task_blocked"  # the kernel's own look at D state
+
+
+@dataclass(frozen=True, slots=True)
+class KernelMessage:
+    """One line of the kernel log about an accelerator, as far as it tells."""
+
+    kind: KernelKind
+    text: str  # printable, bounded
+    number: int | None = None  # of an Xid, an error notifier, a syncpoint; seconds of a task that is blocked
+    accelerator: str | None = None
+    device: str | None = None  # as the driver calls it: "17000000.gpu", "0000:01:00"
+    pid: int | None = None
+    name: str | None = None  # of the process or thread
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

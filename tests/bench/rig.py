@@ -93,7 +93,7 @@ class Rig:
         parts = [
             "[supervisor]\n" + "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items()),
             f'[metrics]\nlisten = "{"127.0.0.1:0" if self._metrics else ""}"',
-            "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false",
+            "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n[kmsg]\nenabled = false",
             *self._workers,
         ]
         config = self.directory / "watchdogd.toml"

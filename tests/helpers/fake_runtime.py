@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from watchdogd import abi
+from watchdogd.model import KernelKind
 from watchdogd.observe import heartbeat, procfs
 from watchdogd.publish import board, snapshot
 from watchdogd.pulse import word_offset
@@ -47,6 +48,8 @@ WORKER: dict[str, Any] = {
     "held": None,
     "recovery": {"counts": [0, 2, 1, *[0] * (len(snapshot.RECOVERY_BOUNDS_NS) - 2)], "total_ns": 370 * MS},
     "last_incident": None,
+    "kernel": None,
+    "blocked": [],
 }
 ACCELERATOR: dict[str, Any] = {
     "name": "gpu0",
@@ -58,9 +61,16 @@ ACCELERATOR: dict[str, Any] = {
     "device": "Orin",
     "uuid": None,
     "blocked_by": None,
+    "power": None,
+    "kernel": None,
+}
+KERNEL: dict[str, Any] = {
+    "messages": {**dict.fromkeys((kind.value for kind in KernelKind), 0), "xid": 3, "expected": 2},
+    "lost": 8,
 }
 SOURCE: dict[str, Any] = {
     "name": "tegrastats",
+    "load": True,
     "up": True,
     "sample_ns": None,
     "restarts": 6,
@@ -134,6 +144,8 @@ class FakeRuntime:
             "metrics": None,
             "stopping": False,
         }
+        self.kernel: dict[str, Any] | None = None
+        self.holders: list[dict[str, Any]] = []
         self.events: dict[str, Any] = {"written": 17, "dropped": 0, "error": None}
 
     def worker(self, name: str, **changes: Any) -> dict[str, Any]:
@@ -153,7 +165,8 @@ class FakeRuntime:
     def publish(self) -> None:
         """Publish everything, and tick."""
         workers = [snapshot.fragment(worker) for worker in self.workers.values()]
-        self.board.publish(snapshot.body(self.supervisor, workers, self.accelerators, self.sources, self.events))
+        told = (self.accelerators, self.sources, self.events, self.kernel, self.holders)
+        self.board.publish(snapshot.body(self.supervisor, workers, *told))
         self.tick()
 
     def tick(self, ago_ns: int = 0) -> None:

@@ -32,6 +32,8 @@ OFF: dict[str, dict[str, Any]] = {
     "tegrastats": {"command": []},
     "nvml": {"enabled": False},
     "nvgpu": {"enabled": False},
+    "nvdla": {"enabled": False},
+    "kmsg": {"enabled": False},
 }
 
 

@@ -28,7 +28,7 @@ __all__ = ["nvml_stand_in"]  # a fixture
 TIMEOUT = 20.0
 ALWAYS_WITHIN = 3.0
 HEAD = '[supervisor]\nruntime_dir = "{0}/run"\nstate_dir = "{0}/state"\n[metrics]\nlisten = ""\n'
-NO_SOURCES = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n"
+NO_SOURCES = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n[kmsg]\nenabled = false\n"
 ON_GPU = '[workers.a]\ncommand = ["/bin/true"]\naccelerator = "gpu{}"\ndeadlines = {{ sync = "1s" }}\n'
 
 

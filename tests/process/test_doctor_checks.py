@@ -218,6 +218,22 @@ def test_a_kernel_that_refuses_pidfds_is_told(tree: Tree, monkeypatch: pytest.Mo
     assert states(found) == [State.MISSING] and "Function not implemented" in found.found
 
 
+def test_a_kernel_log_is_tried(tree: Tree) -> None:
+    assert states(rights.kernel_log(tree.machine())) == [State.MISSING]
+    tree.file("dev/kmsg")
+    assert states(rights.kernel_log(tree.machine())) == [State.OK]
+
+
+def test_a_kernel_log_that_is_refused_is_told_with_what_gives_it(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_path: str, _flags: int) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "open", refused)
+    found = rights.kernel_log(tree.machine())
+    assert states(found) == [State.MISSING]
+    assert "not permitted" in found.found and "CAP_SYSLOG" in found.remedy and "dmesg_restrict" in found.remedy
+
+
 # --- directories ------------------------------------------------------------------------------------------------------
 
 

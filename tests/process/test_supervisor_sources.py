@@ -196,3 +196,46 @@ def test_a_stopped_source_neither_delays_a_verdict_nor_the_end(device: Simulated
         began = time.monotonic()
         supervised.stop()
         assert time.monotonic() - began < 3
+
+
+# --- the DLA's power state ------------------------------------------------------------------------------------------
+
+
+def dla_of(folder: Path, state: str) -> dict[str, Any]:
+    """The table of its source, on a sysfs of its own."""
+    power = folder / "devices/platform/13e00000.host1x/15880000.nvdla0/power"
+    power.mkdir(parents=True, exist_ok=True)
+    (power / "runtime_status.new").write_text(f"{state}\n")
+    (power / "runtime_status.new").rename(power / "runtime_status")
+    program = [sys.executable, "-m", "watchdogd.observe.sources.nvdla", "--root", str(folder)]
+    return {"command": [*program, "--interval", f"{INTERVAL}"], "interval": f"{INTERVAL * 1000:.0f}ms"}
+
+
+def dla(supervised: Supervised) -> dict[str, Any]:
+    told: dict[str, Any] = next(item for item in supervised.snapshot()["accelerators"] if item["name"] == "dla0")
+    return told
+
+
+def test_a_dla_that_stays_on_under_a_hung_call_is_frozen_and_one_that_is_off_is_not(tmp_path: Path) -> None:
+    hangs = worker(HANGS, accelerator="dla0", deadlines={"sync": "100ms"}, observe_only=True)
+    nvdla = {**dla_of(tmp_path, "suspended"), "frozen_after": "400ms"}
+    with Supervised({"h": hangs}, nvdla=nvdla) as supervised:
+        wait_until(lambda: dla(supervised)["power"] == "suspended")
+        supervised.touch("go")
+        supervised.wait_event("verdict", "h")
+        supervised.let_pass(1)
+        assert (dla(supervised)["frozen"], dla(supervised)["load_ratio"]) == (False, 0.0)  # waits, but not for the DLA
+        dla_of(tmp_path, "active")
+        wait_until(lambda: dla(supervised)["frozen"])
+        assert (dla(supervised)["power"], dla(supervised)["load_ratio"]) == ("active", None)
+        supervised.touch("return")
+        wait_until(lambda: not dla(supervised)["frozen"])
+        assert supervised.events("signal") == []
+
+
+def test_a_dla_that_is_on_while_its_worker_gets_on_is_not_frozen(tmp_path: Path) -> None:
+    busy = worker("worker.ready()\nwhile True:\n    with worker.call('sync'): time.sleep(0.03)", accelerator="dla0")
+    with Supervised({"h": busy}, nvdla={**dla_of(tmp_path, "active"), "frozen_after": "400ms"}) as supervised:
+        wait_until(lambda: dla(supervised)["power"] == "active")
+        supervised.let_pass(1.1)
+        assert not dla(supervised)["frozen"]

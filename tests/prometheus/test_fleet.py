@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.fake_runtime import ACCELERATOR, SOURCE, FakeRuntime
+from tests.helpers.fake_runtime import ACCELERATOR, KERNEL, SOURCE, FakeRuntime
 from tests.helpers.running import ROOT
 from watchdogd import abi
 from watchdogd.exporter.collector import Exposition
@@ -29,7 +29,12 @@ def series(tmp_path: Path) -> Callable[..., list[str]]:
     made = count()
 
     def series(
-        workers: int = 0, sources: int = 0, accelerators: int = 0, deadlines: int = 0, flying: int = 0
+        workers: int = 0,
+        sources: int = 0,
+        accelerators: int = 0,
+        deadlines: int = 0,
+        flying: int = 0,
+        kernel: bool = False,
     ) -> list[str]:
         directory = tmp_path / str(next(made))
         directory.mkdir()
@@ -42,6 +47,7 @@ def series(tmp_path: Path) -> Callable[..., list[str]]:
             {**ACCELERATOR, "name": f"gpu{number}", "source": "source_0", "device": None}
             for number in range(accelerators)
         ]
+        runtime.kernel = KERNEL if kernel else None
         runtime.publish()
         exposition = Exposition(str(directory))
         for steps in (1, 2):  # the time of a step is known once one was seen to be done
@@ -60,6 +66,7 @@ def test_the_figures_of_the_fleet_page_are_those_of_the_metrics(series: Callable
     none, worker, source = len(series()), series(workers=1), len(series(sources=1))
     assert figures() == {
         "a vehicle, before workers and accelerators": none,
+        "a kernel log, beside its 4 as a source": len(series(kernel=True)) - none,
         "each load source": source - none,
         "each accelerator with a load": len(series(sources=1, accelerators=1)) - source,
         "each worker, with no deadline but `startup`": len(worker) - none,

@@ -26,7 +26,7 @@ RUNTIME = Path("/run/gpu-watchdogd")
 STATE = Path("/var/lib/gpu-watchdogd")
 HERE = Path("/run/watchdogd-test")  # where workers tell: prelude.py
 TIMEOUT_SECONDS = 20.0
-QUIET = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n"
+QUIET = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n[kmsg]\nenabled = false\n"
 
 
 def wait_until(predicate: Callable[[], object], what: object = "", timeout: float = TIMEOUT_SECONDS) -> None:

@@ -32,7 +32,7 @@ from watchdogd.publish import journald
 ROOT = Path(__file__).parents[2]
 WORKER = '[workers.a]\ncommand = ["python3"]\n'
 OURS = sorted(config_cpus.usable())
-OFF = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n"
+OFF = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n[nvdla]\nenabled = false\n"
 
 
 def load(folder: Path, text: str, drop_ins: Mapping[str, str] | None = None, path: str | None = None) -> Settings:
@@ -164,6 +164,12 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("nvgpu", "interval", '"1s"', "interval_ns", SECOND),
     ("nvgpu", "frozen_after", '"4s"', "frozen_after_ns", 4 * SECOND),
     ("nvgpu", "command", '["fake"]', "command", ("fake",)),
+    ("nvdla", "enabled", "true", "command", ours("nvdla", "0.5")),
+    ("nvdla", "interval", '"1s"', "interval_ns", SECOND),
+    ("nvdla", "frozen_after", '"4s"', "frozen_after_ns", 4 * SECOND),
+    ("nvdla", "command", '["fake"]', "command", ("fake",)),
+    ("kmsg", "enabled", "true", "command", (sys.executable, "-m", "watchdogd.observe.sources.kmsg")),
+    ("kmsg", "command", '["dmesg", "--follow"]', "command", ("dmesg", "--follow")),
     ("workers.NAME", "command", '["python3", "-m", "x"]', "command", ("python3", "-m", "x")),
     ("workers.NAME", "accelerator", '"dla1"', "accelerator", "dla1"),
     ("workers.NAME", "coupled_with", '["dla0", "b"]', "coupled_with", ("dla0", "b")),
@@ -216,7 +222,7 @@ def test_every_key_has_a_good_value_here() -> None:
 def settings_with(folder: Path, table: str, key: str, value: str) -> Settings:
     if table == "escalation" and key == "action":
         value += '\nask = ["sh"]'  # whose consent it needs
-    switch = "" if key in ("enabled", "command") or table not in ("nvml", "nvgpu") else "enabled = true\n"
+    switch = "" if key in ("enabled", "command") or table not in ("nvml", "nvgpu", "nvdla") else "enabled = true\n"
     text = {
         "workers.NAME": f"[workers.a]\n{key} = {value}\n" + ("" if key == "command" else 'command = ["python3"]\n'),
         "tegrastats": f"[tegrastats]\n{key} = {value}\n" + WORKER,
@@ -226,7 +232,7 @@ def settings_with(folder: Path, table: str, key: str, value: str) -> Settings:
 
 
 def holder(settings: Settings, table: str, key: str) -> Any:
-    if table in ("supervisor", "metrics", "hooks", "escalation"):
+    if table in ("supervisor", "metrics", "hooks", "escalation", "kmsg"):
         return getattr(settings, table)
     if table != "workers.NAME":
         return source(settings, table)
@@ -821,7 +827,7 @@ def test_a_configured_tegrastats_need_not_be_there(tmp_path: Path) -> None:
     assert source(load(tmp_path, text + WORKER), "tegrastats") is not None
 
 
-@pytest.mark.parametrize("name", ["nvml", "nvgpu"])
+@pytest.mark.parametrize("name", ["nvml", "nvgpu", "nvdla"])
 @pytest.mark.parametrize("line", ["enabled = false", "command = []", 'enabled = false\ncommand = ["x"]'])
 def test_a_reader_can_be_switched_off(tmp_path: Path, name: str, line: str) -> None:
     assert source(load(tmp_path, f"[{name}]\n{line}\n" + WORKER), name) is None
@@ -830,7 +836,7 @@ def test_a_reader_can_be_switched_off(tmp_path: Path, name: str, line: str) -> N
 def automatic(root: Path, path: str) -> list[str]:
     """The names of the readers that are on where the configuration says nothing of them."""
     noted = Problems(config_files.Tree(), [])
-    tables = {name: Scope({}, (name,), TABLES[name], noted) for name in ("tegrastats", "nvml", "nvgpu")}
+    tables = {name: Scope({}, (name,), TABLES[name], noted) for name in ("tegrastats", "nvml", "nvgpu", "nvdla")}
     found = config_readers.sources(tables, path=path, problems=noted, root=root)
     assert not noted
     return [source.name for source in found]
@@ -839,10 +845,32 @@ def automatic(root: Path, path: str) -> list[str]:
 @pytest.mark.usefixtures("pynvml")
 def test_the_readers_that_can_work_are_on_by_themselves(tmp_path: Path) -> None:
     assert automatic(tmp_path, "") == []
-    for file in ("sys/devices/gpu.0/load", "dev/nvidiactl"):
+    dla = "sys/devices/platform/13e00000.host1x/15880000.nvdla0/power/runtime_status"
+    for file in ("sys/devices/gpu.0/load", "dev/nvidiactl", dla):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).touch()
-    assert automatic(tmp_path, "") == ["nvml", "nvgpu"]
+    assert automatic(tmp_path, "") == ["nvml", "nvgpu", "nvdla"]
+
+
+def kernel_log(root: Path, text: str = "") -> tuple[str, ...]:
+    noted = Problems(config_files.Tree(), [])
+    values: dict[str, object] = {"enabled": False} if text == "off" else {"command": []} if text == "none" else {}
+    found = config_readers.kernel_log(Scope(values, ("kmsg",), TABLES["kmsg"], noted), noted, root=root)
+    assert not noted
+    return found.command
+
+
+def test_the_kernel_log_is_read_where_there_is_one_and_not_where_it_is_switched_off(tmp_path: Path) -> None:
+    assert kernel_log(tmp_path) == ()
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/kmsg").touch(mode=0o000)  # whether it may be read is for the reader to find out, and to say
+    assert kernel_log(tmp_path) == (sys.executable, "-m", "watchdogd.observe.sources.kmsg")
+    assert kernel_log(tmp_path, "off") == kernel_log(tmp_path, "none") == ()
+
+
+def test_a_kernel_log_that_is_on_and_has_no_reader_is_a_problem(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, "[kmsg]\nenabled = true\ncommand = []\n" + WORKER)
+    assert (found.key, found.remedy) == ("kmsg.command", "remove one of the two")
 
 
 def test_nvgpu_is_not_read_beside_tegrastats_which_reads_it_already(tmp_path: Path) -> None:

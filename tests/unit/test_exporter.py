@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeHeartbeat, FakeRuntime
+from tests.helpers.fake_runtime import ACCELERATOR, KERNEL, MS, SECOND, SOURCE, FakeHeartbeat, FakeRuntime
 from watchdogd import abi
 from watchdogd.decide.escalation import Stage
 from watchdogd.exporter import health
@@ -26,7 +26,7 @@ from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
 from watchdogd.exporter.collector import Exposition
 from watchdogd.exporter.text import render
 from watchdogd.histogram import EDGES_NS
-from watchdogd.model import Phase, Verdict
+from watchdogd.model import KernelKind, Phase, Verdict
 from watchdogd.publish.snapshot import HANG_KEYS
 
 DOCUMENTED = {
@@ -52,6 +52,8 @@ DOCUMENTED = {
     "watchdogd_accelerator_blocked": ("gauge", {"accelerator"}),
     "watchdogd_accelerator_info": ("gauge", {"accelerator", "uuid", "name"}),
     "watchdogd_source_up": ("gauge", {"source"}),
+    "watchdogd_kernel_messages_total": ("counter", {"about"}),
+    "watchdogd_kernel_lines_lost_total": ("counter", set()),
     "watchdogd_tick_duration_seconds": ("histogram", set()),
     "watchdogd_last_tick_timestamp_seconds": ("gauge", set()),
     "watchdogd_build_info": ("gauge", {"version"}),
@@ -113,6 +115,7 @@ def everything(runtime: FakeRuntime) -> FakeHeartbeat:
     runtime.accelerators = [{**ACCELERATOR, "sample_ns": now_ns, "uuid": "GPU-1"}]
     runtime.sources = [{**SOURCE, "sample_ns": now_ns}]
     runtime.supervisor["escalation"] = {"stage": "asking"}
+    runtime.kernel = KERNEL
     runtime.publish()
     return beat
 
@@ -131,6 +134,32 @@ def test_every_documented_metric_is_there_with_its_type_and_labels(runtime: Fake
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         found[name] = (family.type, labels)
     assert {name: found.get(name) for name in DOCUMENTED} == DOCUMENTED
+
+
+def test_messages_of_the_kernel_are_counted_by_kind_and_those_of_our_own_kills_apart(
+    runtime: FakeRuntime, scraper: Scraper
+) -> None:
+    everything(runtime)
+    counted = scraper.samples("watchdogd_kernel_messages_total")
+    assert (counted["xid"], counted["expected"], counted["mmu_fault"]) == (3, 2, 0)
+    assert counted.keys() == {*(kind.value for kind in KernelKind), "expected"}
+    assert scraper.value("watchdogd_kernel_lines_lost_total") == 8
+
+
+def test_without_a_kernel_log_nothing_is_counted_as_if_it_were_clean(runtime: FakeRuntime, scraper: Scraper) -> None:
+    runtime.publish()
+    assert scraper.samples("watchdogd_kernel_messages_total") == {}
+    assert scraper.value("watchdogd_kernel_lines_lost_total") is None
+
+
+def test_a_kernel_log_that_cannot_be_read_does_not_keep_work_away(runtime: FakeRuntime) -> None:
+    runtime.worker("model_h")
+    runtime.sources = [{**SOURCE, "name": "kmsg", "load": False, "up": False}]
+    runtime.publish()
+    assert health.readyz(str(runtime.directory), time.monotonic_ns())[0]
+    runtime.sources = [{**SOURCE, "up": False}]
+    runtime.publish()
+    assert not health.readyz(str(runtime.directory), time.monotonic_ns())[0]
 
 
 def test_names_keep_the_rules_of_promtool(runtime: FakeRuntime, scraper: Scraper) -> None:

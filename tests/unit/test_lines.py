@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from watchdogd.model import LoadSample
 from watchdogd.observe.sources.lines import MAX_LINE, BadLine, LineBuffer, parse
 
-SOURCES = ("tegrastats", "nvml", "nvgpu")
+SOURCES = ("tegrastats", "nvml", "nvgpu", "nvdla")
 
 
 # --- bytes to lines --------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_a_line_of_something_else_is_refused(line: str) -> None:
     st.one_of(
         st.text(),
         st.dictionaries(
-            st.sampled_from(["accelerator", "load_ratio", "name", "uuid"]),
+            st.sampled_from(["accelerator", "load_ratio", "name", "uuid", "power"]),
             st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), st.text(), st.just([])),
         ).map(json.dumps),
     ),

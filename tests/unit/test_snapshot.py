@@ -24,6 +24,8 @@ def test_every_part_is_in_the_body_under_its_name() -> None:
         "accelerators": [{"name": "gpu0"}],
         "sources": [{"name": "nvml"}],
         "events": {"written": 3},
+        "kernel": None,
+        "holders": [],
         "workers": [{"name": "a"}, {"name": "b"}],
     }
 

@@ -54,6 +54,12 @@ def one(runtime: FakeRuntime) -> dict[str, Any]:
     return worker
 
 
+def xid(ago_ns: int = 3 * SECOND, **changes: Any) -> dict[str, Any]:
+    """What the kernel said, as the snapshot tells it."""
+    told = {"about": "xid", "number": 109, "text": "NVRM: Xid (PCI:0000:02:00): 109, CTX SWITCH TIMEOUT"}
+    return {**told, "at_ns": time.monotonic_ns() - ago_ns, "expected": False, **changes}
+
+
 def shape(value: Any) -> Any:
     """The keys of an object and of what is in it."""
     if isinstance(value, dict):
@@ -66,12 +72,18 @@ def shape(value: Any) -> Any:
 
 def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None:
     incident = {"id": "i-1", "verdict": "call", "operation": "sync", "time": "2025-01-02T03:04:05.000006Z"}
-    beat = runtime.incarnation("model_h", 3, last_incident=incident)
+    thread = {"pid": 7, "tid": 8, "since_ns": 9, "place": "uvm_spin_loop"}
+    beat = runtime.incarnation("model_h", 3, last_incident=incident, kernel=xid(), blocked=[thread])
     beat.enter(0, "sync", time.monotonic_ns())
-    runtime.accelerators = [ACCELERATOR]
+    runtime.accelerators = [{**ACCELERATOR, "kernel": xid()}]
     runtime.sources = [SOURCE]
     runtime.supervisor["escalation"] = ESCALATION
+    runtime.holders = [
+        {"pid": 7, "name": "nvidia-smi", "devices": ["/dev/nvidia0"], "worker": None, "blocked": [thread]}
+    ]
     runtime.publish()
+    said = dict.fromkeys(("about", "number", "text", "expected", "age_seconds"))
+    blocked = [dict.fromkeys(("pid", "tid", "place", "seconds"))]
     assert shape(to_json(view(runtime))) == {
         "schema": None,
         "supervisor": {
@@ -107,9 +119,17 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "outputs": dict.fromkeys(abi.OUTPUTS),
                 "bad_outputs_in_a_row": None,
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
+                "kernel": said,
+                "blocked": blocked,
             }
         ],
-        "accelerators": [{"name": None, "load_ratio": None, "frozen": None, "source": None, "age_seconds": None}],
+        "accelerators": [
+            {
+                **dict.fromkeys(("name", "load_ratio", "power", "frozen", "source", "age_seconds")),
+                "kernel": said,
+            }
+        ],
+        "holders": [{"pid": None, "name": None, "devices": [None], "worker": None, "blocked": blocked}],
         "sources": [{"name": None, "up": None, "age_seconds": None}],
     }
 
@@ -413,6 +433,49 @@ def test_the_table_says_what_is_wrong_and_what_to_do(troubled: FakeRuntime) -> N
     assert [line.split()[0] for line in lines if "GHOST LOAD" in line] == ["gpu9"]
     assert "source nvml: has never told anything; driver not loaded" in lines
     assert "  events cannot be recorded (No space left on device), 8 lost" in lines
+
+
+def kernel_and_d_state(runtime: FakeRuntime, **changes: Any) -> list[str]:
+    """The table's lines that tell of either."""
+    now_ns = time.monotonic_ns()
+    message = xid(ago_ns=3 * SECOND, **changes) if "ago_ns" not in changes else xid(**changes)
+    thread = {"pid": 7, "tid": 8, "since_ns": now_ns - 12 * SECOND, "place": "uvm_spin_loop"}
+    runtime.worker("model_h", kernel=message, blocked=[thread])
+    runtime.accelerators = [{**ACCELERATOR, "name": "dla0", "load_ratio": None, "power": "active", "kernel": message}]
+    runtime.holders = [
+        {"pid": 7, "name": "nvidia-smi", "devices": ["/dev/nvidia0"], "worker": None, "blocked": [thread]},
+        {"pid": 9, "name": "helper", "devices": ["/dev/nvhost-gpu"], "worker": "model_h", "blocked": []},
+    ]
+    runtime.publish()
+    text = table(view(runtime), 200, colour=False)
+    return [line.strip() for line in text.splitlines() if any(w in line for w in ("kernel", "D state", "held", "dla0"))]
+
+
+def test_what_the_kernel_says_and_who_is_in_d_state_stands_beside_those_it_is_about(runtime: FakeRuntime) -> None:
+    said = "! kernel, 3 s ago: xid 109: NVRM: Xid (PCI:0000:02:00): 109, CTX SWITCH TIMEOUT"
+    stands = "! thread 8 of pid 7 in D state for 12 s at uvm_spin_loop"
+    told = [line for line in kernel_and_d_state(runtime) if "model_h  running" not in line]
+    assert told[:2] == [stands, said]
+    assert told[2].startswith("dla0  load unknown  active  ")
+    assert told[3:] == [
+        said,
+        "held by pid 7 nvidia-smi (no worker's)  /dev/nvidia0",
+        stands,
+        "held by pid 9 helper (of model_h)  /dev/nvhost-gpu",
+    ]
+
+
+@pytest.mark.parametrize("changes", [{"expected": True}, {"ago_ns": 601 * SECOND}], ids=["expected", "long ago"])
+def test_what_the_kernel_said_is_no_news_for_ever_nor_after_our_own_kill(
+    runtime: FakeRuntime, changes: dict[str, Any]
+) -> None:
+    assert not any("kernel" in line for line in kernel_and_d_state(runtime, **changes))
+    assert one(runtime)["kernel"]["number"] == 109  # a program may still ask
+
+
+def test_without_a_supervisor_neither_is_told_as_if_it_were_so_now(tmp_path: Path, gone: int) -> None:
+    told = kernel_and_d_state(FakeRuntime(tmp_path, pid=gone))
+    assert not any("kernel" in line or "held" in line or "D state" in line for line in told)
 
 
 def test_a_dead_supervisor_is_the_first_line_of_the_table(tmp_path: Path, gone: int) -> None:

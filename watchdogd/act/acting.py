@@ -107,6 +107,7 @@ class Actor:
             pid=finding.pid, tid=finding.tid, detail=finding.detail, would_have_killed=action.would_kill,
             held=watched.held, also_in_flight=watched.beside(finding, finding.detected_ns),
             suspects=self._fleet.suspects(watched, finding.detected_ns),
+            kernel=watched.evidence.beside(finding), blocked=watched.evidence.blocked_texts(),
         )  # fmt: skip
 
     def record_report_only(self, watched: Watched, verdict: Verdict, detail: str, now_ns: int) -> None:
@@ -152,6 +153,7 @@ class Actor:
             EventKind.PHASE, now_ns, worker=watched.settings.name, incarnation=change.after.incarnation,
             incident=change.after.incident or change.before.incident, previous=change.before.phase.value,
             phase=change.after.phase.value, reason=change.trigger.value,
+            blocked=watched.evidence.blocked_texts() if change.after.phase is Phase.UNKILLABLE else None,
         )  # fmt: skip
 
     # --- deeds ---
@@ -162,7 +164,7 @@ class Actor:
             self._fleet.spared()
             self._happenings.append(Happening(watched, Trigger.RETURNED))
             return
-        refusal = watched.signal(number)
+        refusal = watched.signal(number, time.monotonic_ns())
         watched.note = "" if refusal is None else f"{number.name} was refused: {refusal.strerror}"
         watched.changed()
         self._journal.emit(

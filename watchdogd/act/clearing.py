@@ -23,6 +23,7 @@ class Clearing:
         self.deadline_ns = 0
         self.again_ns: int | None = None  # begin then
         self.trouble = ""  # of the last search, for people
+        self.left: tuple[int, ...] = ()  # what SIGKILL did not end
 
     def begin(self, root: Process, heartbeat: str, cgroup: str | None, now_ns: int) -> None:
         """Unless one is running. With no process to be had it is tried again later: the phase has its own deadline."""
@@ -54,6 +55,7 @@ class Clearing:
                 self.sweeper.abandon()
         self.sweeper = None
         self.trouble = ""
+        self.left = () if swept is None else swept.left
         if swept is None:
             self.trouble = f"the search for descendants {trouble}"
             self.again_ns = now_ns + RETRY_NS
@@ -64,5 +66,6 @@ class Clearing:
         return swept
 
     def forget(self) -> None:
+        self.left = ()
         self.again_ns = None
         self.trouble = ""

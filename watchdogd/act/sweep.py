@@ -168,8 +168,13 @@ class SweepFailed(Exception):
 _unreaped: list[int] = []
 
 
+def reap_later(pid: int) -> None:
+    """A child that nobody waits for."""
+    _unreaped.append(pid)
+
+
 def reap_ended() -> None:
-    """Reap the sweeps that have ended, abandoned ones too."""
+    """Reap the sweeps and glances that have ended, abandoned ones too."""
     for pid in tuple(_unreaped):
         with suppress(ChildProcessError):
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None:
@@ -190,7 +195,7 @@ class Sweeper:
             raise
         if self.pid == 0:
             _run(find, cgroup, send)
-        _unreaped.append(self.pid)
+        reap_later(self.pid)
         os.close(send)
 
     def result(self) -> Swept | None:

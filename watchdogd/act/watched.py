@@ -12,6 +12,7 @@ from typing import Any
 
 from watchdogd import abi
 from watchdogd.act.clearing import AGAIN_NS, RETRY_NS, Clearing
+from watchdogd.act.evidence import Evidence
 from watchdogd.act.process import Process
 from watchdogd.act.sweep import Swept
 from watchdogd.decide import budget, liveness, memory, outputs
@@ -20,7 +21,7 @@ from watchdogd.decide.liveness import Pending, Threads
 from watchdogd.decide.orders import ALIVE, HANGS, CloseIncident, OpenIncident, WorkerState
 from watchdogd.decide.suspicion import Stuck
 from watchdogd.model import MILLISECOND, Exit, Finding, Phase, Verdict, WorkerSettings
-from watchdogd.observe import inflight, owners
+from watchdogd.observe import inflight, owners, procfs
 from watchdogd.observe.examination import Examination
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
 from watchdogd.publish import snapshot
@@ -44,6 +45,7 @@ class Watched:
         self._owners: owners.Owners | None = None  # of that pulse's words
         self.examination = Examination(self.rules, self._threads)
         self.clearing = Clearing()
+        self.evidence = Evidence()
         self.tally = Tally()
         self.launched = ""  # fingerprint of the settings that its process was started with
         self.is_retired = False  # no longer in the configuration: to be forgotten once it has ended
@@ -223,8 +225,20 @@ class Watched:
 
     # --- act ---
 
-    def signal(self, number: int) -> OSError | None:
-        return None if self.process is None else self.process.signal(number)
+    def signal(self, number: int, now_ns: int) -> OSError | None:
+        if self.process is None:
+            return None
+        refusal = self.process.signal(number)
+        self.evidence.killed(self.pids(procfs.pid_namespace()), now_ns)
+        return refusal
+
+    def pids(self, namespace: int | None) -> frozenset[int]:
+        """Its processes that are known: the one that was spawned, and those with a lane. ``namespace``: ours."""
+        if self.process is None:
+            return frozenset()
+        if self.pulse is None or self.pulse.header("pid_namespace") not in (0, namespace):
+            return frozenset((self._root,))
+        return frozenset((self._root, *(owner >> 32 for owner in self.pulse.column("owner") if owner >> 32)))
 
     def begin_sweep(self, cgroup: str | None, now_ns: int) -> None:
         if self.process is not None:
@@ -235,6 +249,8 @@ class Watched:
         """Its result, if it is there."""
         unkillable = self.state.phase is Phase.UNKILLABLE
         swept = self.clearing.end(RETRY_NS if unkillable else AGAIN_NS, now_ns)
+        if swept is not None:
+            self.evidence.killed(swept.killed, now_ns)
         self.changed()
         return swept
 
@@ -249,6 +265,7 @@ class Watched:
         self.pulse = self._owners = None
         self.examination.forget()
         self.clearing.forget()
+        self.evidence.forget()
         self.exit = None
         self.held = None
         self.note = ""
@@ -328,5 +345,6 @@ class Watched:
             "held": self.held,
             "launched": self.launched,
             "remembered": memory.remember(state),
+            **self.evidence.describe(settings.name),
             **self.tally.describe(),
         }

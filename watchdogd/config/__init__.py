@@ -18,7 +18,7 @@ from typing import Any
 
 from watchdogd.config import checks, doubts, files
 from watchdogd.config.files import ConfigError, Problem, Tree
-from watchdogd.config.readers import sources
+from watchdogd.config.readers import kernel_log, sources
 from watchdogd.config.schema import CALLS, EVERY_WORKER, OF_EACH_WORKER_ALONE, TABLES
 from watchdogd.config.scope import Problems, Scope, suggestion
 from watchdogd.config.values import host_and_port, type_name
@@ -75,6 +75,7 @@ def settings_of(tree: Tree, problems: Problems, *, environ: Mapping[str, str]) -
 
     search_path = environ.get("PATH", os.defpath)
     readers = sources(single, path=search_path, problems=problems)
+    log = kernel_log(single["kmsg"], problems)
     checks.check_directories(single["supervisor"], problems)
     checks.check_journal(single["supervisor"], workers.values(), problems)
     checks.check_hooks(single["hooks"], search_path, problems)
@@ -97,6 +98,7 @@ def settings_of(tree: Tree, problems: Problems, *, environ: Mapping[str, str]) -
         files=tuple(tree.files),
         hooks=HooksSettings(**single["hooks"].fields()),
         escalation=EscalationSettings(**single["escalation"].fields()),
+        kmsg=log,
     )
     doubts.note(settings, workers, problems)
     return settings

@@ -1,4 +1,4 @@
-"""Which load readers run, and how: ``[tegrastats]``, ``[nvml]`` and ``[nvgpu]`` against what this machine has.
+"""Which readers run, and how: ``[tegrastats]``, ``[nvml]``, ... and ``[kmsg]`` against what this machine has.
 
 Invariant: nothing here opens a GPU, reads its load or imports its library; that may block when the GPU is sick.
 """
@@ -14,10 +14,11 @@ from pathlib import Path
 from watchdogd import duration
 from watchdogd.config.schema import NO_DEFAULT
 from watchdogd.config.scope import Cell, Problems, Scope
-from watchdogd.model import MILLISECOND, SECOND, SourceSettings
-from watchdogd.observe.sources import nvgpu
+from watchdogd.model import MILLISECOND, SECOND, KmsgSettings, SourceSettings
+from watchdogd.observe.sources import nvdla, nvgpu
 from watchdogd.observe.sources.child import Unavailable
 
+_KERNEL_LOG = "dev/kmsg"
 _NVML_DEVICE = "dev/nvidiactl"
 _NVML_LIBRARIES = ("usr/lib/*/libnvidia-ml.so.1", "usr/lib64/libnvidia-ml.so.1", "usr/lib/wsl/lib/libnvidia-ml.so.1")
 _TEGRASTATS_INTERVAL_NS = SECOND  # what tegrastats does when it is not told
@@ -37,6 +38,7 @@ def sources(
         first,
         _reader("nvml", tables["nvml"], lambda: _has_pynvml() and has_nvml_driver(root), problems),
         _reader("nvgpu", tables["nvgpu"], lambda: first is None and has_nvgpu_load(root), problems),
+        _reader("nvdla", tables["nvdla"], lambda: has_dla(root), problems),
     )
     return tuple(source for source in found if source is not None)
 
@@ -57,6 +59,31 @@ def has_nvgpu_load(root: Path) -> bool:
     except (Unavailable, OSError):
         return False
     return True
+
+
+def has_dla(root: Path) -> bool:
+    """Whether a DLA tells its power state."""
+    try:
+        nvdla.find(root / "sys")
+    except (Unavailable, OSError):
+        return False
+    return True
+
+
+def kernel_log(scope: Scope, problems: Problems, *, root: Path = Path("/")) -> KmsgSettings:
+    """Its reader, if it is on. That it may not be read is for the reader to say: a log too few is no clean log."""
+    enabled, command = scope.get("enabled"), scope.get("command")
+    if enabled is None or command is None:
+        return KmsgSettings()
+    if enabled.value and command.value == ():
+        problems.note(command.path, "is empty although enabled is true", "remove one of the two")
+    on = enabled.value
+    if on is None:
+        on = bool(command.value) if command.given else (root / _KERNEL_LOG).exists()
+    if not on:
+        return KmsgSettings()
+    built_in = (sys.executable, "-m", "watchdogd.observe.sources.kmsg")
+    return KmsgSettings(built_in if command.value is NO_DEFAULT else command.value)
 
 
 def _tegrastats(scope: Scope, path: str, problems: Problems) -> SourceSettings | None:

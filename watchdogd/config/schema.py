@@ -133,7 +133,7 @@ _FROZEN_AFTER = ("frozen_after", _DURATION, "a load that did not change for so l
 
 def _reader(name: str, on_if: str) -> list[Key]:
     return [
-        Key("enabled", values.AUTO, f"whether to read the load from {name}; auto: {on_if}", None, '"auto"'),
+        Key("enabled", values.AUTO, f"whether to read {name}; auto: {on_if}", None, '"auto"'),
         *_table(model.SourceSettings, [("interval", _DURATION, "time between two samples"), _FROZEN_AFTER]),
         Key("command", values.COMMAND, "the reader to run in place of the built-in one; `[]`: none", shown="built in"),
     ]
@@ -275,8 +275,19 @@ TABLES: dict[str, dict[str, Key]] = {
             ),
             *_table(model.SourceSettings, [_FROZEN_AFTER]),
         ],
-        "nvml": _reader("NVML", "pynvml and an NVIDIA driver are there"),
-        "nvgpu": _reader("the nvgpu driver's `load` file", "there is one, and tegrastats is off"),
+        "nvml": _reader("the load from NVML", "pynvml and an NVIDIA driver are there"),
+        "nvgpu": _reader("the load from the nvgpu driver's `load` file", "there is one, and tegrastats is off"),
+        "nvdla": _reader("the power state of the DLAs", "there is one"),
+        "kmsg": [
+            Key("enabled", values.AUTO, "whether to read the kernel log; auto: /dev/kmsg is there", None, '"auto"'),
+            Key(
+                "command",
+                values.COMMAND,
+                'what prints it, in place of the built-in reader, such as `["journalctl", "-kf", "-n0", "-o", "cat"]`;'
+                " `[]`: none",
+                shown="built in",
+            ),
+        ],
         "workers.NAME": _WORKER,
     }.items()
 }

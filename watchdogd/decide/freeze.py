@@ -1,11 +1,21 @@
 """Frozen load: an accelerator whose load stands still while work is pending. Corroborates a verdict; never kills.
 
-Invariant: pure, and silence is no freeze: not an idle worker, not a silent source, not one that prints no load.
+Invariant: pure, and silence is no freeze: not an idle worker, not a silent source, not one that prints no load, not an
+engine that is suspended.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from watchdogd.model import LoadSample
+
+
+def reading(sample: LoadSample) -> float | None:
+    """What must move: its load. Of an engine that is only known to be on, that it is; off it has nothing to do."""
+    if sample.power is None:
+        return sample.load_ratio
+    return 1.0 if sample.power == "active" else None
 
 
 @dataclass(frozen=True, slots=True)

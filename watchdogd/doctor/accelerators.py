@@ -19,7 +19,7 @@ from watchdogd.act.spawning import Launch, launch
 from watchdogd.cuda_bindings import holds_gil
 from watchdogd.doctor.words import Machine, Outcome, degraded, missing, ok, unknown
 from watchdogd.model import LoadSample
-from watchdogd.observe.sources import nvgpu, tegrastats
+from watchdogd.observe.sources import nvdla, nvgpu, tegrastats
 from watchdogd.observe.sources.child import Unavailable
 from watchdogd.observe.sources.lines import LineBuffer
 
@@ -30,7 +30,6 @@ NO_LOAD = "verdicts are reached all the same, but no load is shown beside them"
 TEGRASTATS = ("tegrastats", "--interval", "200")
 TEGRASTATS_SECONDS = 1.7
 _NODE = re.compile(r"nvhost-(?:ctrl-)?nvdla(\d+)")  # R35 and later have the "ctrl" ones alone
-_STATUS = ("*.nvdla*", "*/*.nvdla*", "*/*/*.nvdla*")  # host1x moved below a bus
 _L4T = re.compile(r"R(\d+) \(release\), REVISION: ([\d.]+)")
 
 
@@ -115,10 +114,11 @@ def dla(machine: Machine) -> Outcome:
 
 def _power(machine: Machine, core: str) -> str | None:
     """``active`` or ``suspended``; reading that wakes nothing."""
-    for pattern in _STATUS:
-        for device in machine.root.glob(f"sys/devices/platform/{pattern}{core[3:]}"):
-            return machine.text(str(device.relative_to(machine.root) / "power/runtime_status"))
-    return None
+    try:
+        power = nvdla.find(machine.root / "sys").get(core)
+    except Unavailable:
+        return None
+    return None if power is None else machine.text(str((power / "runtime_status").relative_to(machine.root)))
 
 
 def tegrastats_load(machine: Machine) -> Outcome:

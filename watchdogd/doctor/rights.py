@@ -1,4 +1,4 @@
-"""What the kernel lets us do: real time, locked memory, pidfds, looking at processes, cgroups.
+"""What the kernel lets us do: real time, locked memory, pidfds, looking at processes, the kernel log, cgroups.
 
 Invariant: a right is tried, not deduced; the child that tried it ends with what it got.
 """
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from watchdogd.act import privileges
 from watchdogd.doctor.words import Machine, Outcome, degraded, missing, ok
 from watchdogd.model import WorkerSettings
+from watchdogd.observe.sources import kmsg
+from watchdogd.observe.sources.child import Unavailable
 
 CAP_IPC_LOCK, CAP_SYS_PTRACE, CAP_SYS_NICE = 14, 19, 23
 
@@ -91,6 +93,17 @@ def processes(machine: Machine) -> Outcome:
         remedy = "a kernel with CONFIG_SCHED_INFO (CONFIG_SCHEDSTATS or CONFIG_TASK_DELAY_ACCT); longer deadlines"
         return degraded("no schedstat", lost=lost, remedy=remedy)
     return ok("all processes are visible, with their scheduling")
+
+
+def kernel_log(machine: Machine) -> Outcome:
+    lost = "what the driver says of a fault (Xid, MMU fault, a DLA's time-out) is not shown beside a verdict"
+    path = machine.root / kmsg.PATH.lstrip("/")
+    try:
+        os.close(kmsg.opened(str(path)))
+    except Unavailable as error:
+        found, _, remedy = str(error).rpartition(": ")
+        return missing(found, lost=lost, remedy=remedy)
+    return ok(f"{path} may be read")
 
 
 def cgroups(machine: Machine) -> Outcome:

@@ -72,6 +72,7 @@ CHECKS = (
     Check("memory_lock", _RIGHTS, "locked memory", rights.memory_lock),
     Check("pidfd", _RIGHTS, "pidfd", rights.pidfd, _supervisor),
     Check("processes", _RIGHTS, "/proc", rights.processes),
+    Check("kernel_log", _RIGHTS, "kernel log", rights.kernel_log),
     Check("cgroups", _RIGHTS, "cgroups", rights.cgroups),
     Check("runtime_dir", _FILES, "runtime_dir", files.runtime_directory, _supervisor, 1.5),
     Check("state_dir", _FILES, "state_dir", files.state_directory, _supervisor, 1.8,

@@ -106,6 +106,11 @@ def of_supervisor(published: Published, now_ns: int, wall_seconds: float) -> Ite
     ):
         yield plain(f"source_{name}", kind, text, _rows("source", ((s["name"], value(s)) for s in sources)))
 
+    said = published.body.get("kernel") or {"messages": {}, "lost": None}
+    text = "Messages of the kernel about accelerators, by what they are about; expected: after our own kill."
+    yield plain("kernel_messages", "counter", text, _rows("about", said["messages"].items()))
+    text = "Lines of the kernel log that came too fast to be read."
+    yield plain("kernel_lines_lost", "counter", text, [((), said["lost"])])
     accelerators = published.body.get("accelerators", [])
     up = {source["name"] for source in sources if source["up"]}
     text = "Load from 0 to 1, while its source is up and tells one."

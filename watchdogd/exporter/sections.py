@@ -22,7 +22,7 @@ from watchdogd.publish import events
 from watchdogd.pulse import Pulse
 from watchdogd.view.span import span
 from watchdogd.view.status import MAY_TAKE_WORK, StatusView, WorkerView, age, calls_in_flight
-from watchdogd.view.status_table import notes, silence
+from watchdogd.view.status_table import notes, said, silence
 
 _GOOD, _ODD, _BAD = "good", "odd", "bad"
 _MARK = {_GOOD: "✓", _ODD: "!", _BAD: "✕"}
@@ -255,7 +255,10 @@ def _load(facts: Facts, accelerator: Mapping[str, Any]) -> Html:
         "article",
         element("div", element("h3", name), *pills, element("span", load, class_="big"), class_="top"),
         drawing.line(facts.loads[name], _shown(facts.loads[name]), 1.0, f"{name}: load {load}, lately"),
-        element("p", " · ".join(filter(None, (accelerator["device"], source))), class_="faint num"),
+        element(
+            "p", " · ".join(filter(None, (accelerator["device"], accelerator["power"], source))), class_="faint num"
+        ),
+        *(element("p", f"! {text}", class_="note") for text in said(accelerator["kernel"], facts.view.now_ns)),
         class_="card",
         data_accelerator=name,
     )

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from watchdogd.model import ThreadSample
 
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # its inode: the kernel log's pids are those of this namespace
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+MOST_ANCESTORS = 64
 MAX_THREADS = 64  # sampled per process: a look at a slow call stays below a millisecond
 
 
@@ -80,6 +82,33 @@ def thread(pid: int, tid: int) -> ThreadSample | None:
         return None
     times = (_read(f"/proc/{pid}/task/{tid}/schedstat") or b"0 0 0").split()
     return ThreadSample(fields[0].decode(), int(times[0]), int(times[1]))
+
+
+def name(pid: int) -> str:
+    """What a process calls itself; empty if it is gone."""
+    return (_read(f"/proc/{pid}/comm") or b"").decode("utf-8", "replace").strip()
+
+
+def names(pid: int) -> set[str]:
+    """What a process's threads call themselves."""
+    try:
+        tids = os.listdir(f"/proc/{pid}/task")[:MAX_THREADS]
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    found = (_read(f"/proc/{pid}/task/{tid}/comm") for tid in tids)
+    return {name.decode("utf-8", "replace").strip() for name in found if name}
+
+
+def lineage(pid: int) -> set[int]:
+    """A process, its ancestors, its group and its session, as far as it is still there."""
+    there = stat(pid)
+    found = {pid} if there is None else {pid, there.group, there.session}
+    for _ in range(MOST_ANCESTORS):
+        if there is None or there.parent <= 1:
+            break
+        found.add(there.parent)
+        there = stat(there.parent)
+    return found
 
 
 def started_ns(process: Stat) -> int:

@@ -5,11 +5,13 @@ One JSON object a line. Every event has ``schema``, ``boot_id``, ``seq``, ``time
 of its kind:
 
 ==========  ===========================================================================================================
-phase       ``previous``, ``phase``, ``reason``
+phase       ``previous``, ``phase``, ``reason``; with ``unkillable``: ``blocked``, as in a verdict
 verdict     ``verdict``, ``operation``, ``entered_ns``, ``armed_ns`` (the deadline counts from then, if that was later:
             a resume), ``deadline_ns``, ``detected_ns``, ``published_ns`` (the rest of the vehicle could know from then
             on), ``detail``, ``also_in_flight`` (the other calls of a worker that hangs, each with ``operation``,
-            ``stage``, ``entered_ns``, ``pid``, ``tid``)
+            ``stage``, ``entered_ns``, ``pid``, ``tid``);
+            ``kernel`` (what the kernel said meanwhile of the worker or its accelerator), ``blocked``
+            (its threads in D state, and where in the kernel)
 signal      ``signal``, ``pid``, ``reason``
 gone        ``pid``, ``exit``
 ready       ``pid``
@@ -23,6 +25,10 @@ escalation  ``step`` (``cause`` ``refused`` ``waits`` ``ask`` ``await`` ``no con
             ``failed`` ``withdrawn``; at a start ``earlier`` ``forgotten``), ``cause``, ``action`` (as configured),
             ``attempt``, ``dry_run``, ``reason``
 source      ``source``, ``up``, ``reason``
+kernel      a message of the kernel: ``about`` (as ``model.KernelKind``), ``number`` (of an Xid, an error notifier),
+            ``accelerator``, ``device``, ``pid``, ``name``, ``channel``, ``expected`` (it follows from our own kill),
+            ``reason`` (its text)
+blocked     a thread in D state, look after look: ``pid``, ``tid``, ``name``, ``place`` (in the kernel), ``devices``
 operator    ``command``, ``uid``, ``pid``
 supervisor  ``change`` (``started``, ``adopted``, ``reloading``, ``reload refused``, ``problem``, ``stopping``,
             ``ended``), ``pid``; ``version``, ``config``, ``metrics``, ``scheduling`` at its start, else ``reason``
@@ -68,6 +74,8 @@ class EventKind(str, Enum):
     PROBE = "probe"  # whether an accelerator is usable again
     ESCALATION = "escalation"  # each step before it is taken
     SOURCE = "source"
+    KERNEL = "kernel"  # what the kernel log says of an accelerator
+    BLOCKED = "blocked"  # D state
     OPERATOR = "operator"
     SUPERVISOR = "supervisor"  # its own start and end
     SUPPRESSED = "suppressed"
@@ -288,6 +296,10 @@ def _phrase(kind: str, rest: dict[str, Any]) -> Iterator[str]:
         pairs = pairwise(_instant(rest.pop(key, None)) for key in keys)
         spans = zip(("deadline", "detected +", "published +"), pairs, strict=True)
         yield ", ".join(f"{what} {(end - start) / 1e6:.3f} ms" for what, (start, end) in spans if start and end)
+    if kind == EventKind.KERNEL:
+        yield " ".join(_text(rest.pop(key)) for key in ("about", "number") if key in rest)
+        if rest.pop("expected", False):
+            yield "expected after our kill"
     if kind == EventKind.SUPERVISOR and "change" in rest:
         yield _text(rest.pop("change"))
     if kind == EventKind.ESCALATION and "step" in rest:

@@ -32,6 +32,8 @@ MESSAGE_IDS = {
     EventKind.READY: "1e55e0dd80b34a8cad6e6a277dd3b05b",
     EventKind.NEAR_MISS: "d8e80e56e325467d9e0490aff99dea34",
     EventKind.SOURCE: "99e06bec0f0941299cac19d8a33b65e5",
+    EventKind.KERNEL: "5614ab93ba6f455f9a8d0b03f9934203",
+    EventKind.BLOCKED: "2cceba90480e46698f50c39310915c9a",
     EventKind.OPERATOR: "ac2a9957eab144259ee33843537144a9",
     EventKind.SUPERVISOR: "9dca1d398de74883b2b9da13e59330a3",
     EventKind.REFRAINED: "64a6331162034ec48dd868758609c808",
@@ -48,6 +50,8 @@ _PRIORITIES = {
     EventKind.SIGNAL: _NOTICE,
     EventKind.NEAR_MISS: _WARNING,
     EventKind.REFRAINED: _NOTICE,
+    EventKind.KERNEL: _WARNING,
+    EventKind.BLOCKED: _WARNING,
     EventKind.OPERATOR: _NOTICE,
     EventKind.SUPERVISOR: _NOTICE,
     EventKind.ESCALATION: _ERROR,
@@ -63,12 +67,15 @@ def priority(event: Mapping[str, Any]) -> int:
     kind = event.get("kind")
     if event.get("refused"):
         return _ERROR
-    if kind == EventKind.VERDICT and (event.get("would_have_killed") or event.get("incident") is None):
-        return _WARNING  # nobody is signalled for it
-    if kind == EventKind.SOURCE and not event.get("up"):
+    nobody_is_signalled = event.get("would_have_killed") or event.get("incident") is None
+    if (
+        (kind == EventKind.VERDICT and nobody_is_signalled)
+        or (kind == EventKind.SOURCE and not event.get("up"))
+        or (kind == EventKind.SUPERVISOR and event.get("change") in ("problem", "reload refused"))
+    ):
         return _WARNING
-    if kind == EventKind.SUPERVISOR and event.get("change") in ("problem", "reload refused"):
-        return _WARNING
+    if kind == EventKind.KERNEL and event.get("expected"):
+        return _INFO
     if kind == EventKind.PHASE:
         return _PHASES.get(str(event.get("phase")), _INFO)
     return _PRIORITIES.get(EventKind(kind), _INFO) if kind in MESSAGE_IDS else _NOTICE

@@ -27,10 +27,17 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "held": text or null,   (a verdict stands, its kill waits; why)
                   "recovery": {"counts": [per RECOVERY_BOUNDS_NS, then the rest], "total_ns"},
                   "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339,
-                                    "outcome": as in ``orders.CloseIncident``, once it is over} or null}],
-     "accelerators": [{"name", "load_ratio" or null, "frozen": bool, "source", "sample_ns", "device" or null,
-                       "ghost": bool (busy, and no worker is there), "uuid" or null, "blocked_by": worker or null}],
-     "sources": [{"name", "up": bool, "sample_ns" or null, "restarts", "bad_lines", "note"}],
+                                    "outcome": as in ``orders.CloseIncident``, once it is over} or null,
+                  "kernel": {"about", "number" or null, "text", "at_ns", "expected": bool} or null (what the kernel
+                  said of it last), "blocked": [{"pid", "tid", "since_ns", "place" or null}] (threads in D state)}],
+     "accelerators": [{"name", "load_ratio" or null, "power": text or null, "frozen": bool, "source", "sample_ns",
+                       "device" or null, "ghost": bool (busy, and no worker is there), "uuid" or null,
+                       "blocked_by": worker or null, "kernel": as a worker's}],
+     "kernel": {"messages": {count by kind, and "expected"}, "lost"} or null without a kernel log,
+     "holders": [{"pid", "name", "devices": [path], "worker" or null,
+                  "blocked": [as a worker's]}] (of an accelerator: in D state, or there while its load is a ghost),
+     "sources": [{"name", "load": bool (false: the kernel log), "up": bool, "sample_ns" or null, "restarts",
+                  "bad_lines", "note"}],
      "events": {"written", "dropped", "suppressed" (by a storm, see ``throttle.py``), "error" or null}}
 
 ``hangs`` counts verdicts startup, first_step, step and call; its keys are the call's operation, or the verdict for
@@ -64,6 +71,8 @@ def body(
     accelerators: Iterable[Mapping[str, Any]],
     sources: Iterable[Mapping[str, Any]],
     events: Mapping[str, Any],
+    kernel: Mapping[str, Any] | None = None,
+    holders: Iterable[Mapping[str, Any]] = (),
 ) -> bytes:
     """The whole object from its parts; ``workers`` are fragments."""
     rest = fragment(
@@ -73,6 +82,8 @@ def body(
             "accelerators": list(accelerators),
             "sources": list(sources),
             "events": events,
+            "kernel": kernel,
+            "holders": list(holders),
         }
     )
     return f'{rest[:-1]},"workers":[{",".join(workers)}]}}'.encode()

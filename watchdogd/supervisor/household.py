@@ -1,4 +1,4 @@
-"""The supervisor's own children at work: the recorder, the exporter, the load readers.
+"""The supervisor's own children at work: the recorder, the exporter, the readers of loads and of the kernel log.
 
 Invariant: none of them gates the tick; what one of them is missing is told in the snapshot.
 """
@@ -11,17 +11,21 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from watchdogd.act import launching
 from watchdogd.act.children import Child, start_due
 from watchdogd.act.runtime import Runtime
+from watchdogd.act.watched import Watched
 from watchdogd.model import Settings, SourceSettings
+from watchdogd.observe import procfs
 from watchdogd.observe.loop import Loop
 from watchdogd.publish import journald
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
+from watchdogd.supervisor.blocked import Blocked
+from watchdogd.supervisor.kernel_log import KernelLog
 from watchdogd.supervisor.loads import Loads, Source
 
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
@@ -31,7 +35,10 @@ Activity = Callable[[str], tuple[bool, int, bool]]
 
 
 class Household:
-    def __init__(self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, activity: Activity) -> None:
+    def __init__(
+        self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, activity: Activity,
+        watched: Sequence[Watched],
+    ) -> None:  # fmt: skip
         self._loop = loop
         self._journal = journal
         self._activity = activity
@@ -39,6 +46,12 @@ class Household:
         self.sources = [_source(source) for source in settings.sources if source.command]
         self._recorder = _recorder(settings, runtime)
         self._children = [self._recorder, *(source.child for source in self.sources)]
+        self.kernel_log = (
+            KernelLog(settings.kmsg, watched, journal, procfs.pid_namespace()) if settings.kmsg.command else None
+        )
+        if self.kernel_log is not None:
+            self._children.append(self.kernel_log.child)
+        self.blocked = Blocked(watched, journal, lambda: self.loads.haunted)
         if settings.metrics.listen:
             self._children.append(_exporter(settings, runtime))
         self._report = ""
@@ -64,11 +77,27 @@ class Household:
                 reason = source.child.note or ("samples arrive" if source.up else "silent")
                 self._told(source.settings.name, source.up, reason, now_ns)
         self.dirty = self.loads.watch(self.sources, now_ns) or self.dirty
+        log = self.kernel_log
+        if log is not None and log.watch(now_ns):
+            self.dirty = True
+            if log.up:  # that it is down is told when it ends
+                self._told(log.child.name, True, "reads", now_ns)
+        self.dirty = self.blocked.look(now_ns) or self.dirty
         suppressed = self._journal.suppressed
         self.dirty = self.dirty or suppressed != self._suppressed
         self._suppressed = suppressed
         self._journal.tell_suppressed(now_ns)
         self._journal.flush()
+
+    def describe_sources(self) -> list[dict[str, Any]]:
+        told = [source.describe() for source in self.sources]
+        return told if self.kernel_log is None else [*told, self.kernel_log.describe()]
+
+    def describe_accelerators(self, configured: list[str], blocked: dict[str, str]) -> list[dict[str, Any]]:
+        """With what the kernel said of each last."""
+        log = self.kernel_log
+        told = self.loads.describe(configured, blocked)
+        return [{**item, "kernel": None if log is None else log.of_accelerator(item["name"])} for item in told]
 
     def record_state(self) -> dict[str, Any]:
         return {
@@ -89,6 +118,12 @@ class Household:
         for source in self.sources:
             if source.child is child:
                 source.started(time.monotonic_ns())
+        log = self._log_of(child)
+        if log is not None:
+            log.started(time.monotonic_ns())
+
+    def _log_of(self, child: Child) -> KernelLog | None:
+        return self.kernel_log if self.kernel_log is not None and child is self.kernel_log.child else None
 
     def _output(self, child: Child, now_ns: int) -> None:
         descriptor = child.stdout
@@ -97,6 +132,9 @@ class Household:
             self._loop.forget(descriptor)
         if child is self._recorder:
             self._take_report(data)
+        log = self._log_of(child)
+        if log is not None:
+            self.dirty = log.feed(data, now_ns) or self.dirty
         for source in self.sources:
             if source.child is child:
                 for sample in source.feed(data, now_ns):
@@ -117,7 +155,12 @@ class Household:
             return
         self._loop.forget(child.process.pidfd)
         self._loop.forget(child.stdout)
+        log = self._log_of(child)
+        if log is not None:
+            log.feed(child.read(), now_ns)  # its last words say why
         status = child.check(now_ns)
+        if log is not None:
+            log.ended(status)
         if child is self._recorder:
             self._journal.attach(None)
         self.dirty = True
@@ -129,6 +172,7 @@ class Household:
     def let_go(self) -> None:
         """Before this process executes itself: who would not end by the end of a pipe is killed, nobody waited for."""
         self._journal.flush()
+        self.blocked.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()
@@ -136,6 +180,7 @@ class Household:
     def close(self) -> None:
         """End them all; the recorder last, by the end of its input, once it has the last event."""
         deadline = time.monotonic() + END_SECONDS
+        self.blocked.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()

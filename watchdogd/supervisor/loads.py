@@ -64,6 +64,7 @@ class Source:
         note = self.child.note or (f"last bad line: {self.last_bad}" if self.last_bad and not self.up else "")
         return {
             "name": self.settings.name,
+            "load": True,
             "up": self.up,
             "sample_ns": self.sample_ns,
             "restarts": max(0, self.child.starts - 1),
@@ -88,11 +89,10 @@ class Loads:
         """``pending``, ``completed``: calls in flight and completed by the accelerator's workers at this moment.
         ``vacant``: it has had a worker, and none is there."""
         key = (sample.accelerator, source.settings.name)
-        self._ghosts[key] = ghost.next_point(
-            self._ghosts.get(key), sample.load_ratio, vacant, source.stale_after_ns, now_ns
-        )
+        reading = freeze.reading(sample)
+        self._ghosts[key] = ghost.next_point(self._ghosts.get(key), reading, vacant, source.stale_after_ns, now_ns)
         self._points[key] = freeze.next_point(
-            self._points.get(key), sample.load_ratio, pending, completed, source.stale_after_ns, now_ns
+            self._points.get(key), reading, pending, completed, source.stale_after_ns, now_ns
         )
         self._last[key] = sample
 
@@ -108,6 +108,11 @@ class Loads:
             self._frozen[key], self._haunted[key] = frozen, haunted
         return changed
 
+    @property
+    def haunted(self) -> bool:
+        """Whether any accelerator is busy with nobody there."""
+        return any(self._haunted.values())
+
     def frozen(self, accelerator: str) -> bool:
         return any(frozen for key, frozen in self._frozen.items() if key[0] == accelerator)
 
@@ -118,8 +123,8 @@ class Loads:
         missing = [name for name in accelerators if name not in known]
         return told + [
             {
-                "name": name, "load_ratio": None, "frozen": False, "ghost": False, "source": None, "sample_ns": None,
-                "device": None, "uuid": None, "blocked_by": blocked.get(name),
+                "name": name, "load_ratio": None, "power": None, "frozen": False, "ghost": False, "source": None,
+                "sample_ns": None, "device": None, "uuid": None, "blocked_by": blocked.get(name),
             }
             for name in missing
         ]  # fmt: skip
@@ -130,6 +135,7 @@ class Loads:
         return {
             "name": accelerator,
             "load_ratio": sample.load_ratio,
+            "power": sample.power,
             "frozen": self._frozen.get(key, False),
             "ghost": self._haunted.get(key, False),
             "source": source,

@@ -80,9 +80,11 @@ class Publication:
                 "escalation": self._escalator.describe(),
             },
             [watched.fragment() for watched in self._watched],
-            self._household.loads.describe(self._accelerators, blocked),
-            [source.describe() for source in self._household.sources],
+            self._household.describe_accelerators(self._accelerators, blocked),
+            self._household.describe_sources(),
             self._household.record_state(),
+            None if self._household.kernel_log is None else self._household.kernel_log.totals(),
+            self._household.blocked.describe(),
         )
         self._board.publish(body)
         return time.monotonic_ns()

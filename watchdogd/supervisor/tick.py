@@ -87,7 +87,7 @@ class Supervisor:
         self.journal = Journal(boot_id, first_seq, Throttle(settings.supervisor.events_max_bytes))
         self.loop = Loop(self._on_signals)
         slice_name, scopes = scope.available(settings.supervisor.worker_slice)
-        self.household = Household(settings, runtime, self.loop, self.journal, self._activity)
+        self.household = Household(settings, runtime, self.loop, self.journal, self._activity, self.watched)
         self.actor = Actor(
             runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, self._identities,
             slice_name,

@@ -101,6 +101,11 @@ class StatusView:
         return list(self.published.body.get("sources", ()))
 
     @property
+    def holders(self) -> list[dict[str, Any]]:
+        """Of an accelerator, where something is amiss with them."""
+        return list(self.published.body.get("holders", ()))
+
+    @property
     def last_tick_age_ns(self) -> int | None:
         return self.since(self.published.last_tick_ns or None)
 
@@ -242,17 +247,20 @@ def to_json(view: StatusView) -> dict[str, Any]:
             },
         },
         "escalation": escalation.to_json(view.supervisor.get("escalation"), view.as_of_ns),
-        "workers": [_worker_json(worker) for worker in view.workers],
+        "workers": [_worker_json(worker, view) for worker in view.workers],
         "accelerators": [
             {
                 "name": accelerator["name"],
                 "load_ratio": accelerator["load_ratio"],
+                "power": accelerator["power"],
                 "frozen": accelerator["frozen"],
+                "kernel": _said(accelerator["kernel"], view),
                 "source": accelerator["source"],
                 "age_seconds": seconds(view.since(accelerator["sample_ns"])),
             }
             for accelerator in view.accelerators
         ],
+        "holders": [{**holder, "blocked": _blocked(holder["blocked"], view)} for holder in view.holders],
         "sources": [
             {
                 "name": source["name"],
@@ -264,7 +272,22 @@ def to_json(view: StatusView) -> dict[str, Any]:
     }
 
 
-def _worker_json(worker: WorkerView) -> dict[str, Any]:
+def _said(message: Mapping[str, Any] | None, view: StatusView) -> dict[str, Any] | None:
+    """What the kernel said last."""
+    if message is None:
+        return None
+    told = {key: message[key] for key in ("about", "number", "text", "expected")}
+    return told | {"age_seconds": seconds(view.since(message["at_ns"]))}
+
+
+def _blocked(threads: list[dict[str, Any]], view: StatusView) -> list[dict[str, Any]]:
+    return [
+        {key: thread[key] for key in ("pid", "tid", "place")} | {"seconds": seconds(view.since(thread["since_ns"]))}
+        for thread in threads
+    ]
+
+
+def _worker_json(worker: WorkerView, view: StatusView) -> dict[str, Any]:
     call = worker.call
     return {
         **{key: worker.body[key] for key in ("name", "phase", "pid", "incarnation")},
@@ -286,4 +309,6 @@ def _worker_json(worker: WorkerView) -> dict[str, Any]:
         "outputs": worker.looked_at,
         "bad_outputs_in_a_row": 0 if worker.bad is None else worker.bad.length,
         "last_incident": worker.body["last_incident"],
+        "kernel": _said(worker.body["kernel"], view),
+        "blocked": _blocked(worker.body["blocked"], view),
     }

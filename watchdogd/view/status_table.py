@@ -7,7 +7,7 @@ a kernel reaches the terminal with control characters in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from watchdogd.model import SECOND, Phase
@@ -23,6 +23,7 @@ _RED, _YELLOW, _PLAIN = "\033[1;31m", "\033[33m", ""
 _HEAD = ("WORKER", "PHASE", "PID", "INC", "UP", "RESTARTS", "CALL / DEADLINE", "SYNC p50 / p99", "STEPS")
 _FIRST_TO_YIELD = ("STEPS", "SYNC p50 / p99", "INC", "UP", "RESTARTS", "PID")  # to a line below the row
 _ALREADY_JUDGED = {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
+_RECENT_NS = 600 * SECOND  # for so long what the kernel said is news
 _NEXT = {
     Phase.STOPPED: "stopped; `watchdogd start {name}` starts it",
     Phase.PAUSED: "deadlines are suspended; `watchdogd resume {name}` ends that",
@@ -188,6 +189,22 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
         yield f"last CUDA error {body['last_error']}"
     if body["note"]:
         yield str(body["note"])
+    yield from (_blocked(thread, now_ns) for thread in body["blocked"])
+    yield from said(body["kernel"], now_ns)
+
+
+def said(message: Mapping[str, Any] | None, now_ns: int) -> Iterator[str]:
+    """What the kernel said lately. It is no verdict: that is for the worker's own stamps to tell."""
+    if message is not None and not message["expected"] and now_ns - message["at_ns"] < _RECENT_NS:
+        number = "" if message["number"] is None else f" {message['number']}"
+        what = f"{message['about'].replace('_', ' ')}{number}"
+        yield f"kernel, {span(age(now_ns, message['at_ns']))} ago: {what}: {message['text']}"
+
+
+def _blocked(thread: Mapping[str, Any], now_ns: int) -> str:
+    place = f" at {thread['place']}" if thread["place"] else ""
+    since = span(age(now_ns, thread["since_ns"]))
+    return f"thread {thread['tid']} of pid {thread['pid']} in D state for {since}{place}"
 
 
 def _backoff(worker: WorkerView, now_ns: int) -> str:
@@ -215,6 +232,8 @@ def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
     for accelerator in view.accelerators:
         ratio = accelerator["load_ratio"]
         text = f"{accelerator['name']}  load {'unknown' if ratio is None else f'{ratio:.0%}'}"
+        if accelerator["power"]:
+            text += f"  {accelerator['power']}"
         if accelerator["frozen"]:
             text += "  FROZEN"
         if accelerator["ghost"]:
@@ -229,9 +248,20 @@ def _loads(view: StatusView) -> Iterator[tuple[str, str]]:
             text += f"  BLOCKED by {accelerator['blocked_by']}"
         odd = accelerator["frozen"] or accelerator["ghost"]
         yield text, _RED if accelerator["blocked_by"] else _YELLOW if odd else _PLAIN
+        if not view.ended:
+            yield from ((f"  ! {text}", _YELLOW) for text in said(accelerator["kernel"], view.now_ns))
+    yield from _holders(view)
     for source in view.sources:
         if not source["up"]:
             yield f"source {source['name']}: {silence(view, source)}", _YELLOW
+
+
+def _holders(view: StatusView) -> Iterator[tuple[str, str]]:
+    for holder in () if view.ended else view.holders:
+        whose = f"of {holder['worker']}" if holder["worker"] else "no worker's"
+        devices = ", ".join(holder["devices"])
+        yield f"held by pid {holder['pid']} {holder['name']} ({whose})  {devices}", _YELLOW
+        yield from ((f"  ! {_blocked(thread, view.now_ns)}", _YELLOW) for thread in holder["blocked"])
 
 
 def silence(view: StatusView, source: dict[str, Any]) -> str:

@@ -40,7 +40,7 @@ class LineBuffer:
 
 
 def parse(source_name: str, line: str) -> tuple[LoadSample, ...]:
-    """The samples that a line of ``tegrastats``, ``nvml`` or ``nvgpu`` tells. Raises `BadLine`."""
+    """The samples that a line of ``tegrastats``, ``nvml``, ``nvgpu`` or ``nvdla`` tells. Raises `BadLine`."""
     if source_name != "tegrastats":
         return (_sample(line),)
     try:
@@ -64,7 +64,7 @@ def _sample(line: str) -> LoadSample:
         if isinstance(load_ratio, bool) or not isinstance(load_ratio, int | float) or not 0 <= load_ratio <= 1:
             raise BadLine("load_ratio is neither null nor a number from 0 to 1")
         load_ratio = float(load_ratio)
-    for key in ("name", "uuid"):
+    for key in ("name", "uuid", "power"):
         if not isinstance(fields.get(key), str | None):
             raise BadLine(f"{key} is neither null nor a string")
-    return LoadSample(accelerator, load_ratio, fields.get("name"), fields.get("uuid"))
+    return LoadSample(accelerator, load_ratio, fields.get("name"), fields.get("uuid"), fields.get("power"))
