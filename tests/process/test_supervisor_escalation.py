@@ -37,6 +37,10 @@ def steps(supervised: Supervised) -> list[str]:
     return [event["step"] for event in supervised.events("escalation")]
 
 
+def noted(supervised: Supervised) -> escalation_memory.Memory:
+    return escalation_memory.decode((supervised.state / FILE_NAME).read_bytes())
+
+
 def quarantine(supervised: Supervised) -> None:
     supervised.touch("go")
     supervised.wait_phase("a", "quarantined")
@@ -48,8 +52,11 @@ def test_a_required_worker_in_quarantine_reboots_after_consent_and_the_next_star
         wait_until(lambda: stage(supervised) == "done", what=supervised.log)
         assert lines(supervised, "rebooted") == 1
         assert steps(supervised) == ["cause", "ask", "consent", "action", "done"]
-        noted = escalation_memory.decode((supervised.state / FILE_NAME).read_bytes())
-        assert (noted.action, noted.reason) == ("reboot", "a, which is required, is in quarantine")
+        wait_until(lambda: noted(supervised).outcome == "done")
+        assert (noted(supervised).action, noted(supervised).reason) == (
+            "reboot",
+            "a, which is required, is in quarantine",
+        )
         cause = supervised.events("escalation", "a")[0]
         assert (cause["cause"], cause["incident"]) == ("quarantined a", supervised.worker("a")["last_incident"]["id"])
         given = supervised.directory.joinpath("env").read_text().splitlines()
@@ -60,10 +67,10 @@ def test_a_required_worker_in_quarantine_reboots_after_consent_and_the_next_star
         supervised.wait_phase("a", "quarantined")
         supervised.wait_event("escalation", step="refused")
         earlier = supervised.wait_event("escalation", step="earlier")
-        assert earlier["reason"].startswith("reboot at 20") and "a, which is required" in earlier["reason"]
+        assert earlier["reason"].startswith("reboot done at 20") and "a, which is required" in earlier["reason"]
         supervised.let_pass(0.5)
         assert (lines(supervised, "rebooted"), lines(supervised, "asked")) == (1, 1)
-        assert supervised.snapshot()["supervisor"]["escalation"]["last"]["action"] == "reboot"
+        assert supervised.snapshot()["supervisor"]["escalation"]["last"] == earlier["reason"]
 
 
 def test_a_worker_that_is_not_required_may_be_in_quarantine() -> None:
@@ -85,6 +92,34 @@ def test_without_consent_nothing_is_done_and_a_reset_withdraws_it() -> None:
         supervised.ask("reset", "a")
         supervised.wait_event("escalation", step="withdrawn")
         assert stage(supervised) == "idle"
+
+
+def test_a_reboot_that_fails_is_not_tried_again_for_what_is_over_by_then() -> None:
+    slow = ["sh", "-c", 'echo x >> "$HERE/rebooted"; until test -e "$HERE/fail"; do sleep 0.05; done; exit 1']
+    with Supervised({"a": CRASHES}, escalation=ask("exit 0", reboot_command=slow)) as supervised:
+        quarantine(supervised)
+        supervised.wait_file("rebooted")
+        supervised.directory.joinpath("go").unlink()
+        supervised.ask("reset", "a")
+        supervised.wait_phase("a", "running")
+        supervised.touch("fail")
+        supervised.wait_event("escalation", step="withdrawn")
+        assert (stage(supervised), steps(supervised)[-2:]) == ("idle", ["failed", "withdrawn"])
+        supervised.let_pass(0.2)
+        assert lines(supervised, "asked") == 1
+
+
+def test_a_reboot_that_failed_is_tried_again_by_the_next_supervisor_which_says_so() -> None:
+    failing = [*REBOOT[:2], f"{REBOOT[2]}; exit 1"]
+    with Supervised({"a": CRASHES}, escalation=ask("exit 0", reboot_command=failing)) as supervised:
+        quarantine(supervised)
+        supervised.wait_event("escalation", step="failed")
+        wait_until(lambda: noted(supervised).outcome == "failed")
+        supervised.process.kill()
+        supervised.process.wait()
+        supervised.start()
+        assert supervised.wait_event("escalation", step="earlier")["reason"].startswith("reboot failed at 20")
+        wait_until(lambda: lines(supervised, "rebooted") == 2)
 
 
 def test_a_program_that_does_not_answer_is_no_consent() -> None:
@@ -112,6 +147,7 @@ def test_a_dry_run_records_what_would_be_done_and_does_nothing() -> None:
         wait_until(lambda: stage(supervised) == "done")
         assert steps(supervised) == ["cause", "ask", "action"]
         assert supervised.events("escalation", step="action")[0]["reason"] == "dry run, would be: reboot"
+        assert supervised.snapshot()["supervisor"]["escalation"]["last"].startswith("reboot in a dry run at 20")
         supervised.let_pass(0.3)
         assert (lines(supervised, "asked"), lines(supervised, "rebooted")) == (0, 0)
         assert not supervised.state.joinpath(FILE_NAME).exists()
@@ -154,6 +190,8 @@ def test_a_memory_that_cannot_be_read_counts_as_an_escalation_just_now() -> None
         supervised.state.joinpath(FILE_NAME).write_text("{")
         supervised.start()
         supervised.wait_event("escalation", step="forgotten")
+        told = supervised.snapshot()["supervisor"]["escalation"]["last"]
+        assert told == "unknown, since its note cannot be read"
         quarantine(supervised)
         supervised.wait_event("escalation", step="waits")
         assert lines(supervised, "asked") == 0

@@ -533,7 +533,7 @@ def test_a_span_is_short(value_ns: int | None, text: str) -> None:
 ESCALATION = {
     "stage": "awaiting", "since_ns": 1, "deadline_ns": None, "action": "reboot", "dry_run": False,
     "causes": ["h: SIGKILL did not take"],
-    "last": {"action": "service-fail", "reason": "d is in quarantine", "time": "2025-01-02T03:04:05.000006Z"},
+    "last": "service-fail done at 2025-01-02T03:04:05.000006Z: d is in quarantine",
 }  # fmt: skip
 
 
@@ -542,7 +542,7 @@ def test_an_escalation_under_way_and_the_last_one_are_in_the_table(runtime: Fake
     runtime.publish()
     lines = table(view(runtime), 200, colour=False).splitlines()
     assert "  escalation (reboot): awaiting: h: SIGKILL did not take; see `watchdogd events`" in lines
-    assert "  last escalation: service-fail at 2025-01-02T03:04:05.000006Z: d is in quarantine" in lines
+    assert "  last escalation: service-fail done at 2025-01-02T03:04:05.000006Z: d is in quarantine" in lines
 
 
 @pytest.mark.parametrize("told", [None, {**ESCALATION, "causes": [], "last": None}])

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from watchdogd.act.watched import Watched
 from watchdogd.decide import budget
-from watchdogd.decide.escalation import Cause
+from watchdogd.decide.escalation_orders import Cause
 from watchdogd.decide.orders import HANGS, OpenIncident
 from watchdogd.model import EscalationSettings, Phase
 

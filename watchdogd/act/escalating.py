@@ -19,8 +19,8 @@ from watchdogd.act.runtime import Runtime
 from watchdogd.act.verdict_hook import outside, variables
 from watchdogd.act.watched import Watched
 from watchdogd.decide import escalation, escalation_memory
-from watchdogd.decide.escalation import Act, Ask, Await, Cause, Note, Record, Trigger
 from watchdogd.decide.escalation_memory import Memory
+from watchdogd.decide.escalation_orders import Act, Ask, Await, Cause, Note, Occasion, Record, State, Trigger
 from watchdogd.decide.orders import OpenIncident
 from watchdogd.model import EscalationSettings
 from watchdogd.places import RUNTIME_DIR
@@ -48,7 +48,7 @@ class Escalator:
         self._path = f"{runtime.state_directory}/{FILE_NAME}"
         self._causes = Causes(settings)
         self._told: dict[tuple[str, str], Cause] = {}
-        self._state = escalation.State()
+        self._state = State()
         self._writes: list[Note] = []  # the first is being written
         self.dirty = True  # something here is not published yet
         self.ended = False  # the supervisor stops: whatever stands, it is not for it any more
@@ -66,9 +66,9 @@ class Escalator:
             # Nobody knows what was done, so it was done just now.
             text = f"{self._path} cannot be read ({error}): min_interval counts from now"
             self._record("forgotten", text, None, now_ns)
-            past = Memory().act("unknown", "", "", self._boot_id, now_ns)
+            past = Memory().act("unknown", "unknown", "", "", self._boot_id, now_ns)
         if past.action not in ("", "unknown") and not past.quiet_boots:
-            self._record("earlier", f"{past.action} at {past.time}: {past.reason}", None, now_ns)
+            self._record("earlier", past.told(), None, now_ns)
         memory = past.begin_boot(self._boot_id)
         self._state = replace(self._state, memory=memory)
         if memory != past:
@@ -97,7 +97,6 @@ class Escalator:
         if not self._settings.enabled:
             return None
         state, memory = self._state, self._state.memory
-        last = {"action": memory.action, "reason": memory.reason, "time": memory.time} if memory.action else None
         return {
             "stage": state.stage.value,
             "since_ns": state.since_ns,
@@ -105,13 +104,13 @@ class Escalator:
             "action": self._settings.action,
             "dry_run": self._settings.dry_run,
             "causes": [cause.reason for cause in state.causes],
-            "last": last,
+            "last": memory.told() if memory.action else None,
         }
 
     def _feed(self, trigger: Trigger, now_ns: int, **given: Any) -> None:
         if self.ended:
             return
-        occasion = escalation.Occasion(now_ns, self._settings, self._boot_id, rfc3339(time.time_ns()), **given)
+        occasion = Occasion(now_ns, self._settings, self._boot_id, rfc3339(time.time_ns()), **given)
         before = self._state
         self._state, orders = escalation.decide(before, trigger, occasion)
         self.dirty = self.dirty or self._state != before

@@ -86,8 +86,7 @@ def _escalation(view: StatusView) -> Iterator[tuple[str, str]]:
         causes = "; ".join(told["causes"])
         yield f"  escalation ({told['action']}{dry}): {told['stage']}: {causes}; see `watchdogd events`", _RED
     if told["last"]:
-        last = told["last"]
-        yield f"  last escalation: {last['action']} at {last['time']}: {last['reason']}", _YELLOW
+        yield f"  last escalation: {told['last']}", _YELLOW
 
 
 def _advice(view: StatusView) -> Iterator[str]:
