@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.helpers.running import Supervised, wait_until, worker
+from tests.helpers.running import Supervised, gone, wait_until, worker
 from tests.process.conftest import Freezer
 from watchdogd import exits
 from watchdogd.act.escalating import FILE_NAME
@@ -53,10 +54,8 @@ def test_a_required_worker_in_quarantine_reboots_after_consent_and_the_next_star
         assert lines(supervised, "rebooted") == 1
         assert steps(supervised) == ["cause", "ask", "consent", "action", "done"]
         wait_until(lambda: noted(supervised).outcome == "done")
-        assert (noted(supervised).action, noted(supervised).reason) == (
-            "reboot",
-            "a, which is required, is in quarantine",
-        )
+        note = noted(supervised)
+        assert (note.action, note.reason) == ("reboot", "a, which is required, is in quarantine")
         cause = supervised.events("escalation", "a")[0]
         assert (cause["cause"], cause["incident"]) == ("quarantined a", supervised.worker("a")["last_incident"]["id"])
         given = supervised.directory.joinpath("env").read_text().splitlines()
@@ -175,6 +174,24 @@ def test_so_many_hangs_on_one_accelerator_escalate() -> None:
         assert lines(supervised, "rebooted") == 1
 
 
+def test_hangs_that_called_for_it_still_do_after_the_supervisor_was_replaced() -> None:
+    body = "serve_until('go')\nif INCARNATION == 1:\n    with worker.call('sync'): hang()\nserve()"
+    hangs = worker(body, deadlines={"sync": "100ms"}, accelerator="gpu0", on_supervisor_exit="keep")
+    slow = ask('until test -e "$HERE/yes"; do sleep 0.05; done', hangs=1, consent_timeout="30s")
+    with Supervised({"a": hangs}, escalation=slow) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.touch("go")
+        supervised.wait_event("escalation", step="ask")
+        supervised.wait_phase("a", "running", 2)
+        supervised.process.kill()
+        supervised.process.wait()
+        supervised.touch("yes")
+        supervised.start()
+        wait_until(lambda: stage(supervised) == "done", what=supervised.log)
+        assert (lines(supervised, "asked"), lines(supervised, "rebooted")) == (2, 1)
+        assert {event["cause"] for event in supervised.events("escalation", step="cause")} == {"hangs gpu0"}
+
+
 def test_what_cannot_be_noted_is_not_done() -> None:
     with Supervised({"a": CRASHES}, escalation=ask("exit 0")) as supervised:
         supervised.state.joinpath(f"{FILE_NAME}.part").mkdir()
@@ -206,7 +223,55 @@ def _with_file(timeout: str) -> Supervised:
     return made
 
 
+# --- a reload meanwhile ---------------------------------------------------------------------------------------------
+
+
+def test_what_asks_hooks_and_probes_ends_with_the_image_that_started_it() -> None:
+    tell = 'echo $$ > "$HERE/.$0"; mv "$HERE/.$0" "$HERE/$0"; exec sleep 60'
+    hanging = "serve_until('go')\nif INCARNATION == 1:\n    with worker.call('sync'): hang()\nserve()"
+    probed = worker(hanging, deadlines={"sync": "100ms"}, accelerator="gpu0", probe=["sh", "-c", tell, "probe"])
+    asked = {"action": "none", "ask": ["sh", "-c", tell, "ask"], "consent_timeout": "60s"}
+    told = {"on_verdict": ["sh", "-c", tell, "hook"], "on_verdict_deadline": "60s"}
+    with Supervised({"a": probed, "q": CRASHES}, escalation=asked, hooks=told) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.wait_phase("q", "running", 1)
+        supervised.touch("go")
+        pids = [int(supervised.wait_file(name)) for name in ("probe", "ask", "hook")]
+        supervised.process.send_signal(signal.SIGHUP)
+        supervised.wait_event("supervisor", change="started", count=2)
+        wait_until(lambda: all(map(gone, pids)))
+        wait_until(lambda: stage(supervised) == "asking")  # by a child of the new image
+
+
+def test_a_reload_waits_until_a_reboot_that_was_consented_to_is_under_way() -> None:
+    slow = ["sh", "-c", 'echo x >> "$HERE/rebooted"; until test -e "$HERE/end"; do sleep 0.05; done']
+    with Supervised({"a": CRASHES}, escalation=ask("exit 0", reboot_command=slow)) as supervised:
+        quarantine(supervised)
+        supervised.wait_file("rebooted")
+        supervised.process.send_signal(signal.SIGHUP)
+        supervised.let_pass(1.5)
+        assert (stage(supervised), supervised.events("supervisor", change="reloading")) == ("acting", [])
+        supervised.touch("end")
+        supervised.wait_event("supervisor", change="started", count=2)
+        assert supervised.wait_event("escalation", step="earlier")["reason"].startswith("reboot done at 20")
+        assert lines(supervised, "rebooted") == 1
+
+
 # --- SIGKILL does not take ------------------------------------------------------------------------------------------
+
+
+def test_a_question_that_cannot_be_ended_is_not_asked_again_beside_it(freezer: Freezer) -> None:
+    slow = ask('echo $$ > "$HERE/.pid"; mv "$HERE/.pid" "$HERE/pid"; exec sleep 60', consent_timeout="1s")
+    with Supervised({"a": CRASHES}, escalation=slow) as supervised:
+        quarantine(supervised)
+        pid = int(supervised.wait_file("pid"))
+        try:
+            freezer.freeze(pid)
+            again = supervised.wait_event("escalation", step="no consent", count=2)
+            assert again["reason"].startswith("is still there from the last time")
+            assert lines(supervised, "asked") == 1
+        finally:
+            freezer.thaw()
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "restart.window", '"1h"', "window_ns", 3600 * SECOND),
     ("workers.NAME", "restart.when_spent", '"retry-slowly"', "when_spent", "retry-slowly"),
     ("workers.NAME", "probe", '["sh", "-c", "true"]', "probe", ("sh", "-c", "true")),
-    ("workers.NAME", "probe", '"cuda"', "probe", (sys.executable, "-m", "watchdogd.worker.probe")),
+    ("workers.NAME", "probe", '"cuda"', "probe", (sys.executable, "-I", "-m", "watchdogd.worker.probe")),
     ("workers.NAME", "probe_deadline", '"3s"', "probe_deadline_ns", 3 * SECOND),
     ("workers.NAME", "required", "false", "required", False),
     ("workers.NAME", "observe_only", "true", "observe_only", True),

@@ -186,7 +186,7 @@ def test_what_cannot_be_noted_is_not_done() -> None:
 
 
 def test_what_has_failed_is_noted_as_that_and_may_be_tried_again_by_the_next_supervisor() -> None:
-    state, orders = decide(state_in(S.ACTING), T.NO, occasion())
+    _, orders = decide(state_in(S.ACTING), T.NO, occasion())
     note = orders[-1]
     assert isinstance(note, Note)
     assert (note.attempt, note.memory.action, note.memory.outcome, note.memory.seen) == (-1, "reboot", "failed", ())

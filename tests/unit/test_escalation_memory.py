@@ -37,9 +37,8 @@ def test_what_is_no_memory_is_not_taken_for_one(raw: bytes) -> None:
 def test_the_largest_memory_can_be_handed_to_its_writer() -> None:
     boot = "f" * 36
     causes = tuple((f"quarantined {'w' * 46}{number:02}", 1 << 62) for number in range(99))
-    memory = (
-        Memory().notice(causes, boot, 1 << 62).act("service-fail", "in a dry run", "r" * 9999, "t" * 27, boot, 1 << 62)
-    )
+    seen = Memory().notice(causes, boot, 1 << 62)
+    memory = seen.act("service-fail", "in a dry run", "r" * 9999, "t" * 27, boot, 1 << 62)
     assert (len(memory.seen), len(memory.reason)) == (MOST_SEEN, LONGEST_REASON)
     assert len(memory.encode()) <= MOST_INPUT
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from watchdogd.act.verdict_hook import outside, variables
 from watchdogd.act.watched import Watched
 from watchdogd.decide import escalation, escalation_memory
 from watchdogd.decide.escalation_memory import Memory
-from watchdogd.decide.escalation_orders import Act, Ask, Await, Cause, Note, Occasion, Record, State, Trigger
+from watchdogd.decide.escalation_orders import Act, Ask, Await, Cause, Note, Occasion, Record, Stage, State, Trigger
 from watchdogd.decide.orders import OpenIncident
 from watchdogd.model import EscalationSettings
 from watchdogd.places import RUNTIME_DIR
@@ -53,10 +53,18 @@ class Escalator:
         self.dirty = True  # something here is not published yet
         self.ended = False  # the supervisor stops: whatever stands, it is not for it any more
 
-    def start(self, now_ns: int) -> None:
-        """Take up what earlier supervisors noted, and say what the last of them did and why."""
+    def start(self, published: Mapping[str, Any], now_ns: int) -> None:
+        """Take up what earlier supervisors noted, and say what the last of them did and why.
+
+        ``published``: by the one before this one, as ``describe`` has it; nothing if there was none.
+        """
         if not self._settings.enabled:
             return
+        if published:
+            try:
+                self._causes.recall(published["remembered"])
+            except (KeyError, ValueError) as error:
+                self._record("forgotten", f"the hangs until now: {error!r}", None, now_ns)
         try:
             with open(self._path, "rb") as file:
                 past = escalation_memory.decode(file.read(escalation_memory.MOST_BYTES))
@@ -76,6 +84,7 @@ class Escalator:
 
     def opened(self, watched: Watched, opening: OpenIncident, now_ns: int) -> None:
         self._causes.hung(watched, opening, now_ns)
+        self.dirty = True
 
     def tick(self, now_ns: int) -> None:
         if not self._settings.enabled or self.ended:
@@ -92,6 +101,11 @@ class Escalator:
     def next_ns(self) -> list[int]:
         return [] if self._state.deadline_ns is None or self.ended else [self._state.deadline_ns]
 
+    @property
+    def is_committed(self) -> bool:
+        """What was consented to is under way, or a note is on its way to the disk: not to be broken off."""
+        return bool(self._writes) or self._state.stage in (Stage.NOTING, Stage.ACTING)
+
     def describe(self) -> dict[str, Any] | None:
         """For the snapshot; None where none is configured."""
         if not self._settings.enabled:
@@ -105,6 +119,7 @@ class Escalator:
             "dry_run": self._settings.dry_run,
             "causes": [cause.reason for cause in state.causes],
             "last": memory.told() if memory.action else None,
+            "remembered": self._causes.remember(),
         }
 
     def _feed(self, trigger: Trigger, now_ns: int, **given: Any) -> None:
@@ -153,7 +168,8 @@ class Escalator:
         done = self._answer(order.attempt, escalation.CONSENT_FILE if isinstance(order, Await) else "")
         # A reboot ends us too, and must not end with us.
         ours = not isinstance(order, Act)
-        self._runs.start("escalation", command, environment, order.deadline_ns, done, now_ns, dies_with_us=ours)
+        name = f"escalation {type(order).__name__}"
+        self._start(name, command, environment, order.deadline_ns, done, now_ns, dies_with_us=ours)
 
     def _answer(self, attempt: int, when_good: str = "") -> Done:
         def done(outcome: Outcome, now_ns: int) -> None:
@@ -180,7 +196,17 @@ class Escalator:
         command = (sys.executable, "-m", "watchdogd.act.durably", self._path)
         deadline_ns = max(note.deadline_ns, now_ns + 1)
         given = note.memory.encode()
-        self._runs.start("note", command, self._environment, deadline_ns, done, now_ns, stdin=given)
+        self._start("note", command, self._environment, deadline_ns, done, now_ns, stdin=given, is_ours=True)
+
+    def _start(
+        self, name: str, command: tuple[str, ...], environment: dict[str, str], deadline_ns: int, done: Done,
+        now_ns: int, **keys: Any,
+    ) -> None:  # fmt: skip
+        """It is tried for days, perhaps; those that SIGKILL does not end must not become ever more."""
+        if self._runs.stuck(name, now_ns):
+            done(Outcome(None, "is still there from the last time, although SIGKILL was sent"), now_ns)
+        else:
+            self._runs.start(name, command, environment, deadline_ns, done, now_ns, **keys)
 
 
 def effective(settings: EscalationSettings, observe_only: bool) -> EscalationSettings:

@@ -33,7 +33,7 @@ class Trigger(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    kind: str  # "unkillable" "quarantined" "hangs"
+    kind: str  # "unkillable" "quarantined" "blocked" "hangs"
     subject: str  # a worker; of hangs an accelerator
     since_ns: int  # tells it from an earlier one of the same name
     reason: str = field(compare=False)

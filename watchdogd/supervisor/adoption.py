@@ -31,6 +31,7 @@ class Adoption:
         self.problems: list[str] = []  # what could not be taken over, and why
         self.adopted: list[str] = []  # names of workers whose process lives on
         self.kept: set[str] = set()  # heartbeats still in use, be it only to tell what is left of a worker
+        self.escalation: Mapping[str, Any] = {}  # as it was published
         self._workers: dict[str, Mapping[str, Any]] = {}
         try:
             published = board.read(runtime.board)
@@ -39,6 +40,7 @@ class Adoption:
         if published.boot_id != boot_id or published.body.get("supervisor", {}).get("stopping", True):
             return  # its workers ended with the machine, or with it
         self.predecessor = published.pid
+        self.escalation = published.body["supervisor"].get("escalation") or {}
         self.next_seq = int(published.body.get("events", {}).get("next_seq", 0))
         self._workers = {str(told.get("name")): told for told in published.body.get("workers", ())}
 
