@@ -69,7 +69,11 @@ def test_a_required_worker_in_quarantine_reboots_after_consent_and_the_next_star
         assert earlier["reason"].startswith("reboot done at 20") and "a, which is required" in earlier["reason"]
         supervised.let_pass(0.5)
         assert (lines(supervised, "rebooted"), lines(supervised, "asked")) == (1, 1)
-        assert supervised.snapshot()["supervisor"]["escalation"]["last"] == earlier["reason"]
+        told = supervised.snapshot()["supervisor"]["escalation"]
+        assert (told["last"], told["refused"]) == (earlier["reason"], ["a, which is required, is in quarantine"])
+        supervised.directory.joinpath("go").unlink()
+        supervised.ask("reset", "a")
+        wait_until(lambda: supervised.snapshot()["supervisor"]["escalation"]["refused"] == [])
 
 
 def test_a_worker_that_is_not_required_may_be_in_quarantine() -> None:

@@ -36,6 +36,13 @@ def test_only_an_unkillable_worker_or_one_in_quarantine_calls_for_it(phase: Phas
     assert names(Causes(SETTINGS), worker(phase=phase)) == expected.get(phase, [])
 
 
+@pytest.mark.parametrize(
+    ("phase", "way_out"), [(Phase.UNKILLABLE, None), (Phase.QUARANTINED, "watchdogd reset h")], ids=str
+)
+def test_what_a_person_can_end_says_how(phase: Phase, way_out: str | None) -> None:
+    assert [cause.way_out for cause in Causes(SETTINGS).now([worker(phase=phase)], NOW).values()] == [way_out]
+
+
 def test_the_quarantine_of_a_worker_that_is_not_required_does_not() -> None:
     causes = Causes(SETTINGS)
     assert names(causes, worker(phase=Phase.QUARANTINED, required=False)) == []

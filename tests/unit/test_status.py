@@ -532,17 +532,50 @@ def test_a_span_is_short(value_ns: int | None, text: str) -> None:
 
 ESCALATION = {
     "stage": "awaiting", "since_ns": 1, "deadline_ns": None, "action": "reboot", "dry_run": False,
-    "causes": ["h: SIGKILL did not take"],
+    "consent_file": "/run/stands", "causes": ["h: SIGKILL did not take", "d is in quarantine"],
+    "ways_out": ["watchdogd reset d"], "refused": [],
     "last": "service-fail done at 2025-01-02T03:04:05.000006Z: d is in quarantine",
 }  # fmt: skip
 
 
-def test_an_escalation_under_way_and_the_last_one_are_in_the_table(runtime: FakeRuntime) -> None:
-    runtime.supervisor["escalation"] = ESCALATION
+@pytest.mark.parametrize(
+    ("stage", "text"),
+    [
+        ("waiting", "waits for min_interval, 4 h 10 m more"),
+        ("asking", "the vehicle is asked, 4 h 10 m left to consent"),
+        ("awaiting", "waits for /run/stands, 4 h 10 m more"),
+        ("backoff", "no consent yet, asked again in 4 h 10 m"),
+        ("acting", "acting"),
+    ],
+)
+def test_an_escalation_under_way_says_what_it_waits_for_and_what_ends_it(
+    runtime: FakeRuntime, stage: str, text: str
+) -> None:
+    runtime.supervisor["escalation"] = {
+        **ESCALATION,
+        "stage": stage,
+        "deadline_ns": time.monotonic_ns() + 15_030 * SECOND,
+    }
     runtime.publish()
-    lines = table(view(runtime), 200, colour=False).splitlines()
-    assert "  escalation (reboot): awaiting: h: SIGKILL did not take; see `watchdogd events`" in lines
+    lines = table(view(runtime), 300, colour=False).splitlines()
+    causes = "h: SIGKILL did not take; d is in quarantine; `watchdogd reset d` ends its cause"
+    assert f"  escalation (reboot): {text}: {causes}; see `watchdogd events`" in lines
     assert "  last escalation: service-fail done at 2025-01-02T03:04:05.000006Z: d is in quarantine" in lines
+
+
+def test_a_cause_that_was_refused_is_shown_as_long_as_it_stands(runtime: FakeRuntime) -> None:
+    told = {
+        **ESCALATION,
+        "stage": "idle",
+        "causes": [],
+        "ways_out": [],
+        "refused": ["d is in quarantine"],
+        "last": None,
+    }
+    runtime.supervisor["escalation"] = told
+    runtime.publish()
+    (line,) = [line for line in table(view(runtime), 300, colour=False).splitlines() if "escalation" in line]
+    assert line.startswith("  escalation (reboot): refused, nothing will be done: d is in quarantine; it had")
 
 
 @pytest.mark.parametrize("told", [None, {**ESCALATION, "causes": [], "last": None}])

@@ -21,6 +21,7 @@ _REASONS = {
     QUARANTINED: "{0}, which is required, is in quarantine",
     BLOCKED: "{0}, which is required, cannot be started: {1} is not usable",
 }
+_WAYS_OUT = {QUARANTINED: "watchdogd reset {}", BLOCKED: "watchdogd start {}"}
 
 
 class Causes:
@@ -95,4 +96,5 @@ def _kind(worker: Watched) -> str | None:
 
 def _of_worker(kind: str, worker: Watched, since_ns: int) -> Cause:
     name, incident = worker.settings.name, worker.state.incident or worker.tally.last_id
-    return Cause(kind, name, since_ns, _REASONS[kind].format(name, worker.settings.accelerator), incident)
+    reason, way_out = _REASONS[kind].format(name, worker.settings.accelerator), _WAYS_OUT.get(kind)
+    return Cause(kind, name, since_ns, reason, incident, way_out.format(name) if way_out else None)

@@ -90,6 +90,7 @@ class Escalator:
         if not self._settings.enabled or self.ended:
             return
         told, self._told = self._told, self._causes.now(self._watched, now_ns)
+        self.dirty = self.dirty or told != self._told
         for key, cause in told.items():
             if self._told.get(key) != cause:
                 self._feed(Trigger.OVER, now_ns, cause=cause)
@@ -117,7 +118,10 @@ class Escalator:
             "deadline_ns": state.deadline_ns,
             "action": self._settings.action,
             "dry_run": self._settings.dry_run,
+            "consent_file": self._settings.consent_file,
             "causes": [cause.reason for cause in state.causes],
+            "ways_out": [cause.way_out for cause in state.causes if cause.way_out],
+            "refused": [cause.reason for cause in self._told.values() if cause not in state.causes],
             "last": memory.told() if memory.action else None,
             "remembered": self._causes.remember(),
         }

@@ -38,6 +38,7 @@ class Cause:
     since_ns: int  # tells it from an earlier one of the same name
     reason: str = field(compare=False)
     incident: str | None = field(default=None, compare=False)
+    way_out: str | None = field(default=None, compare=False)  # the command that ends it
 
     @property
     def name(self) -> str:

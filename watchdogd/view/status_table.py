@@ -28,6 +28,13 @@ _NEXT = {
     Phase.UNKILLABLE: "SIGKILL did not take, its accelerator is blocked; restart the machine once that is safe",
 }
 
+_STAGES = {  # of an escalation: what it waits for
+    "waiting": "waits for min_interval, {left} more",
+    "asking": "the vehicle is asked, {left} left to consent",
+    "awaiting": "waits for {file}, {left} more",
+    "backoff": "no consent yet, asked again in {left}",
+}
+
 
 def table(view: StatusView, width: int, colour: bool, detail: Detail | None = None) -> str:
     """The whole status, newline at the end. ``detail``: of the only worker."""
@@ -83,8 +90,14 @@ def _escalation(view: StatusView) -> Iterator[tuple[str, str]]:
         return
     if told["causes"] and not view.ended:
         dry = ", dry run" if told["dry_run"] else ""
+        left = span(max(0, (told["deadline_ns"] or 0) - view.now_ns))
+        stage = _STAGES.get(told["stage"], told["stage"]).format(left=left, file=told["consent_file"])
+        out = "".join(f"`{way}` ends its cause; " for way in told["ways_out"])
         causes = "; ".join(told["causes"])
-        yield f"  escalation ({told['action']}{dry}): {told['stage']}: {causes}; see `watchdogd events`", _RED
+        yield f"  escalation ({told['action']}{dry}): {stage}: {causes}; {out}see `watchdogd events`", _RED
+    for cause in told["refused"] if not view.ended else ():
+        why = "it had its escalation, or has come again within min_interval"
+        yield f"  escalation ({told['action']}): refused, nothing will be done: {cause}; {why}", _RED
     if told["last"]:
         yield f"  last escalation: {told['last']}", _YELLOW
 
