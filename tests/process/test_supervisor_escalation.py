@@ -98,7 +98,7 @@ def test_without_consent_nothing_is_done_and_a_reset_withdraws_it() -> None:
 
 
 def test_a_reboot_that_fails_is_not_tried_again_for_what_is_over_by_then() -> None:
-    slow = ["sh", "-c", 'echo x >> "$HERE/rebooted"; until test -e "$HERE/fail"; do sleep 0.05; done; exit 1']
+    slow = ["sh", "-c", f'{REBOOT[2]}; until test -e "$HERE/fail"; do sleep 0.05; done; exit 1']
     with Supervised({"a": CRASHES}, escalation=ask("exit 0", reboot_command=slow)) as supervised:
         quarantine(supervised)
         supervised.wait_file("rebooted")
@@ -142,6 +142,17 @@ def test_the_file_that_says_that_the_vehicle_stands_is_waited_for() -> None:
         wait_until(lambda: stage(supervised) == "done", what=supervised.log)
         assert supervised.events("escalation", step="consent")[0]["reason"] == "consent_file is there"
         assert lines(supervised, "rebooted") == 1
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_file_that_others_could_have_put_there_is_no_consent(mode: int) -> None:
+    with _with_file("30s") as supervised:
+        supervised.touch("stands")
+        supervised.directory.chmod(mode)
+        quarantine(supervised)
+        refused = supervised.wait_event("escalation", step="no consent")
+        assert refused["reason"].startswith("others can write the directory of consent_file")
+        assert lines(supervised, "rebooted") == 0
 
 
 def test_a_dry_run_records_what_would_be_done_and_does_nothing() -> None:

@@ -1187,6 +1187,15 @@ def test_a_reboot_command_that_is_not_there_is_a_problem_where_it_is_needed(tmp_
     assert found.key == "escalation.reboot_command"
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o755, False), (0o777, True), (0o775, True), (0o1777, True)])
+def test_a_consent_file_that_anybody_could_make_is_a_warning(mode: int, warned: bool, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(mode)
+    text = f'[escalation]\nconsent_file = "{place}/stands"\n'
+    assert ("escalation.consent_file" in [p.key for p in warnings(tmp_path, text + WORKER)]) is warned
+
+
 def test_a_number_of_hangs_that_calls_for_nothing_is_a_warning(tmp_path: Path) -> None:
     text = "[escalation]\nhangs = 3\n"
     assert "escalation.hangs" in [problem.key for problem in warnings(tmp_path, text + WORKER)]

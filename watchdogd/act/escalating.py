@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from watchdogd.act import consent
 from watchdogd.act.causes import Causes
 from watchdogd.act.runs import Done, Outcome, Runs
 from watchdogd.act.runtime import Runtime
@@ -29,7 +30,10 @@ from watchdogd.publish.journal import Journal
 
 FILE_NAME = "escalation.json"
 REBOOT = "reboot"
-_UNTIL_IT_IS_THERE = ("sh", "-c", 'until test -e "$0"; do sleep 0.1; done')
+_SAID_BY_FILE: Mapping[int | None, str] = {
+    0: escalation.CONSENT_FILE,
+    consent.NOT_BELIEVED: "others can write the directory of consent_file",
+}
 
 
 class Escalator:
@@ -151,7 +155,8 @@ class Escalator:
         if isinstance(order, Ask):
             self._run(self._settings.ask, order, now_ns)
         elif isinstance(order, Await):
-            self._run((*_UNTIL_IT_IS_THERE, self._settings.consent_file or ""), order, now_ns)
+            command = (sys.executable, "-m", "watchdogd.act.consent", self._settings.consent_file or "")
+            self._run(command, order, now_ns)
         elif isinstance(order, Note):
             self._note(order, now_ns)
         elif order.action == REBOOT:
@@ -169,15 +174,17 @@ class Escalator:
             "reason": "; ".join(cause.reason for cause in state.causes),
         }
         environment = {**self._environment, **variables(facts)}
-        done = self._answer(order.attempt, escalation.CONSENT_FILE if isinstance(order, Await) else "")
+        done = self._answer(order.attempt, _SAID_BY_FILE if isinstance(order, Await) else {})
         # A reboot ends us too, and must not end with us.
         ours = not isinstance(order, Act)
         name = f"escalation {type(order).__name__}"
         self._start(name, command, environment, order.deadline_ns, done, now_ns, dies_with_us=ours)
 
-    def _answer(self, attempt: int, when_good: str = "") -> Done:
+    def _answer(self, attempt: int, words: Mapping[int | None, str]) -> Done:
+        """``words``: for people, by exit status, where they say more than that."""
+
         def done(outcome: Outcome, now_ns: int) -> None:
-            reason = when_good if outcome.good and when_good else outcome.text
+            reason = words.get(outcome.code, outcome.text)
             self._feed(Trigger.YES if outcome.good else Trigger.NO, now_ns, attempt=attempt, reason=reason)
 
         return done
@@ -195,7 +202,7 @@ class Escalator:
             del self._writes[0]
             if self._writes:
                 self._write(now_ns)
-            self._answer(note.attempt)(outcome, now_ns)
+            self._answer(note.attempt, {})(outcome, now_ns)
 
         command = (sys.executable, "-m", "watchdogd.act.durably", self._path)
         deadline_ns = max(note.deadline_ns, now_ns + 1)
