@@ -42,7 +42,6 @@ class Causes:
             minutes = f"{settings.window_ns / 60e9:g} min"
             reason = f"{len(recent)} hangs on {accelerator} within {minutes}, the last of {watched.settings.name}"
             self._standing[HANGS_KIND, accelerator] = Cause(HANGS_KIND, accelerator, now_ns, reason, opening.incident)
-            recent = ()
         self._hangs[accelerator] = recent
 
     def now(self, watched: Iterable[Watched], now_ns: int) -> dict[tuple[str, str], Cause]:
