@@ -113,6 +113,13 @@ def test_the_next_supervisor_goes_on_counting_and_knows_what_stands() -> None:
     assert names(after, a, b, at_ns=NOW + 9) == ["hangs gpu0", "hangs dla0"]
 
 
+def test_what_is_remembered_is_bounded() -> None:
+    causes, a = Causes(replace(SETTINGS, hangs=1 << 20)), worker("a")
+    for number in range(1000):
+        causes.hung(a, opening(), NOW + number)
+    assert causes.remember()["instants"]["gpu0"] == tuple(range(NOW + 950, NOW + 1000))
+
+
 @pytest.mark.parametrize("told", [{}, {"hangs": [{}], "instants": {}}, {"hangs": [], "instants": {"gpu0": [None]}}])
 def test_what_is_no_memory_is_not_taken_for_one(told: dict[str, object]) -> None:
     with pytest.raises(ValueError):

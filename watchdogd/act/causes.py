@@ -15,6 +15,7 @@ from watchdogd.decide.escalation_orders import Cause
 from watchdogd.decide.orders import HANGS, OpenIncident
 from watchdogd.model import EscalationSettings, Phase
 
+MOST_REMEMBERED = 50  # hangs of an accelerator: the snapshot has room for so many
 UNKILLABLE, QUARANTINED, BLOCKED, HANGS_KIND = "unkillable", "quarantined", "blocked", "hangs"
 _REASONS = {
     UNKILLABLE: "{0}: SIGKILL did not take",
@@ -66,7 +67,7 @@ class Causes:
     def remember(self) -> dict[str, Any]:
         """What no worker's state tells the next supervisor."""
         hangs = [asdict(cause) for cause in self._standing.values() if cause.kind == HANGS_KIND]
-        return {"hangs": hangs, "instants": self._hangs}
+        return {"hangs": hangs, "instants": {name: every[-MOST_REMEMBERED:] for name, every in self._hangs.items()}}
 
     def recall(self, told: Mapping[str, Any]) -> None:
         """Of the same boot. Raises ValueError: it is no such memory."""
