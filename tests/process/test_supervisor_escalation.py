@@ -107,7 +107,8 @@ def test_a_reboot_that_fails_is_not_tried_again_for_what_is_over_by_then() -> No
         supervised.wait_phase("a", "running")
         supervised.touch("fail")
         supervised.wait_event("escalation", step="withdrawn")
-        assert (stage(supervised), steps(supervised)[-2:]) == ("idle", ["failed", "withdrawn"])
+        wait_until(lambda: stage(supervised) == "idle")
+        assert steps(supervised)[-2:] == ["failed", "withdrawn"]
         supervised.let_pass(0.2)
         assert lines(supervised, "asked") == 1
 

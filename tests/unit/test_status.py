@@ -87,7 +87,9 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
             "action": None,
             "dry_run": None,
             "causes": [None],
-            "last": {"action": None, "reason": None, "time": None},
+            "ways_out": [None],
+            "refused": [None],
+            "last": None,
             "age_seconds": None,
             "next": None,
             "next_in_seconds": None,
@@ -555,7 +557,7 @@ def test_a_span_is_short(value_ns: int | None, text: str) -> None:
 ESCALATION = {
     "stage": "awaiting", "since_ns": 1, "deadline_ns": None, "action": "reboot", "dry_run": False,
     "consent_file": "/run/stands", "causes": ["h: SIGKILL did not take", "d is in quarantine"],
-    "ways_out": ["watchdogd reset d"], "refused": [],
+    "ways_out": ["watchdogd reset d"], "refused": ["b is in quarantine"],
     "last": "service-fail done at 2025-01-02T03:04:05.000006Z: d is in quarantine",
 }  # fmt: skip
 
@@ -620,7 +622,7 @@ def test_a_cause_that_was_refused_is_shown_as_long_as_it_stands(runtime: FakeRun
     assert line.startswith("  escalation (reboot): refused, nothing will be done: d is in quarantine; it had")
 
 
-@pytest.mark.parametrize("told", [None, {**ESCALATION, "causes": [], "last": None}])
+@pytest.mark.parametrize("told", [None, {**ESCALATION, "causes": [], "refused": [], "last": None}])
 def test_where_nothing_calls_for_an_escalation_none_is_shown(runtime: FakeRuntime, told: object) -> None:
     runtime.supervisor["escalation"] = told
     runtime.publish()
