@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.cuda_process import device, start  # noqa: F401 - fixtures
 from tests.helpers.running import wait_until
+from watchdogd.act.runs import Outcome, Runs
+from watchdogd.model import SECOND
+from watchdogd.observe.loop import Loop
+from watchdogd.publish.journal import Journal
+from watchdogd.publish.throttle import Throttle
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 
@@ -47,3 +54,45 @@ def freezer() -> Iterator[Freezer]:
         for pid in (made.path / "cgroup.procs").read_text().split():
             (FREEZER / "cgroup.procs").write_text(pid)
         made.path.rmdir()
+
+
+class Running:
+    """Runs and the loop that tells of their ends."""
+
+    def __init__(self) -> None:
+        self.loop = Loop(lambda _: None)
+        self.runs = Runs(self.loop)
+        self.journal = Journal(7, 0, Throttle(1 << 20))
+        self.outcomes: list[Outcome] = []
+
+    def start(self, script: str, seconds: float = 20.0, *, dies_with_us: bool = True, is_ours: bool = False) -> None:
+        now_ns = time.monotonic_ns()
+        deadline_ns = now_ns + round(seconds * SECOND)
+        self.runs.start(
+            "it", ("sh", "-c", script), os.environ, deadline_ns, self.done, now_ns,
+            dies_with_us=dies_with_us, is_ours=is_ours,
+        )  # fmt: skip
+
+    def done(self, outcome: Outcome, _now_ns: int) -> None:
+        self.outcomes.append(outcome)
+
+    def until(self, predicate: Callable[[], object]) -> None:
+        def ticked() -> object:
+            self.loop.wait(time.monotonic_ns() + SECOND // 100)
+            self.runs.check(time.monotonic_ns())
+            return predicate()
+
+        wait_until(ticked)
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    made = Running()
+    try:
+        yield made
+    finally:
+        made.runs.close()
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

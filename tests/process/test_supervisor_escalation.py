@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.helpers.running import Supervised, wait_until, worker
+from tests.helpers.running import Supervised, gone, wait_until, worker
 from tests.process.conftest import Freezer
 from watchdogd import exits
 from watchdogd.act.escalating import FILE_NAME
@@ -37,6 +38,10 @@ def steps(supervised: Supervised) -> list[str]:
     return [event["step"] for event in supervised.events("escalation")]
 
 
+def noted(supervised: Supervised) -> escalation_memory.Memory:
+    return escalation_memory.decode((supervised.state / FILE_NAME).read_bytes())
+
+
 def quarantine(supervised: Supervised) -> None:
     supervised.touch("go")
     supervised.wait_phase("a", "quarantined")
@@ -48,8 +53,9 @@ def test_a_required_worker_in_quarantine_reboots_after_consent_and_the_next_star
         wait_until(lambda: stage(supervised) == "done", what=supervised.log)
         assert lines(supervised, "rebooted") == 1
         assert steps(supervised) == ["cause", "ask", "consent", "action", "done"]
-        noted = escalation_memory.decode((supervised.state / FILE_NAME).read_bytes())
-        assert (noted.action, noted.reason) == ("reboot", "a, which is required, is in quarantine")
+        wait_until(lambda: noted(supervised).outcome == "done")
+        note = noted(supervised)
+        assert (note.action, note.reason) == ("reboot", "a, which is required, is in quarantine")
         cause = supervised.events("escalation", "a")[0]
         assert (cause["cause"], cause["incident"]) == ("quarantined a", supervised.worker("a")["last_incident"]["id"])
         given = supervised.directory.joinpath("env").read_text().splitlines()
@@ -60,10 +66,14 @@ def test_a_required_worker_in_quarantine_reboots_after_consent_and_the_next_star
         supervised.wait_phase("a", "quarantined")
         supervised.wait_event("escalation", step="refused")
         earlier = supervised.wait_event("escalation", step="earlier")
-        assert earlier["reason"].startswith("reboot at 20") and "a, which is required" in earlier["reason"]
+        assert earlier["reason"].startswith("reboot done at 20") and "a, which is required" in earlier["reason"]
         supervised.let_pass(0.5)
         assert (lines(supervised, "rebooted"), lines(supervised, "asked")) == (1, 1)
-        assert supervised.snapshot()["supervisor"]["escalation"]["last"]["action"] == "reboot"
+        told = supervised.snapshot()["supervisor"]["escalation"]
+        assert (told["last"], told["refused"]) == (earlier["reason"], ["a, which is required, is in quarantine"])
+        supervised.directory.joinpath("go").unlink()
+        supervised.ask("reset", "a")
+        wait_until(lambda: supervised.snapshot()["supervisor"]["escalation"]["refused"] == [])
 
 
 def test_a_worker_that_is_not_required_may_be_in_quarantine() -> None:
@@ -87,6 +97,35 @@ def test_without_consent_nothing_is_done_and_a_reset_withdraws_it() -> None:
         assert stage(supervised) == "idle"
 
 
+def test_a_reboot_that_fails_is_not_tried_again_for_what_is_over_by_then() -> None:
+    slow = ["sh", "-c", f'{REBOOT[2]}; until test -e "$HERE/fail"; do sleep 0.05; done; exit 1']
+    with Supervised({"a": CRASHES}, escalation=ask("exit 0", reboot_command=slow)) as supervised:
+        quarantine(supervised)
+        supervised.wait_file("rebooted")
+        supervised.directory.joinpath("go").unlink()
+        supervised.ask("reset", "a")
+        supervised.wait_phase("a", "running")
+        supervised.touch("fail")
+        supervised.wait_event("escalation", step="withdrawn")
+        wait_until(lambda: stage(supervised) == "idle")
+        assert steps(supervised)[-2:] == ["failed", "withdrawn"]
+        supervised.let_pass(0.2)
+        assert lines(supervised, "asked") == 1
+
+
+def test_a_reboot_that_failed_is_tried_again_by_the_next_supervisor_which_says_so() -> None:
+    failing = [*REBOOT[:2], f"{REBOOT[2]}; exit 1"]
+    with Supervised({"a": CRASHES}, escalation=ask("exit 0", reboot_command=failing)) as supervised:
+        quarantine(supervised)
+        supervised.wait_event("escalation", step="failed")
+        wait_until(lambda: noted(supervised).outcome == "failed")
+        supervised.process.kill()
+        supervised.process.wait()
+        supervised.start()
+        assert supervised.wait_event("escalation", step="earlier")["reason"].startswith("reboot failed at 20")
+        wait_until(lambda: lines(supervised, "rebooted") == 2)
+
+
 def test_a_program_that_does_not_answer_is_no_consent() -> None:
     with Supervised({"a": CRASHES}, escalation=ask("exec sleep 60", consent_timeout="400ms")) as supervised:
         quarantine(supervised)
@@ -106,12 +145,24 @@ def test_the_file_that_says_that_the_vehicle_stands_is_waited_for() -> None:
         assert lines(supervised, "rebooted") == 1
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_file_that_others_could_have_put_there_is_no_consent(mode: int) -> None:
+    with _with_file("30s") as supervised:
+        supervised.touch("stands")
+        supervised.directory.chmod(mode)
+        quarantine(supervised)
+        refused = supervised.wait_event("escalation", step="no consent")
+        assert refused["reason"].startswith("others can write the directory of consent_file")
+        assert lines(supervised, "rebooted") == 0
+
+
 def test_a_dry_run_records_what_would_be_done_and_does_nothing() -> None:
     with Supervised({"a": CRASHES}, escalation=ask("exit 0", dry_run=True)) as supervised:
         quarantine(supervised)
         wait_until(lambda: stage(supervised) == "done")
         assert steps(supervised) == ["cause", "ask", "action"]
         assert supervised.events("escalation", step="action")[0]["reason"] == "dry run, would be: reboot"
+        assert supervised.snapshot()["supervisor"]["escalation"]["last"].startswith("reboot in a dry run at 20")
         supervised.let_pass(0.3)
         assert (lines(supervised, "asked"), lines(supervised, "rebooted")) == (0, 0)
         assert not supervised.state.joinpath(FILE_NAME).exists()
@@ -139,6 +190,24 @@ def test_so_many_hangs_on_one_accelerator_escalate() -> None:
         assert lines(supervised, "rebooted") == 1
 
 
+def test_hangs_that_called_for_it_still_do_after_the_supervisor_was_replaced() -> None:
+    body = "serve_until('go')\nif INCARNATION == 1:\n    with worker.call('sync'): hang()\nserve()"
+    hangs = worker(body, deadlines={"sync": "100ms"}, accelerator="gpu0", on_supervisor_exit="keep")
+    slow = ask('until test -e "$HERE/yes"; do sleep 0.05; done', hangs=1, consent_timeout="30s")
+    with Supervised({"a": hangs}, escalation=slow) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.touch("go")
+        supervised.wait_event("escalation", step="ask")
+        supervised.wait_phase("a", "running", 2)
+        supervised.process.kill()
+        supervised.process.wait()
+        supervised.touch("yes")
+        supervised.start()
+        wait_until(lambda: stage(supervised) == "done", what=supervised.log)
+        assert (lines(supervised, "asked"), lines(supervised, "rebooted")) == (2, 1)
+        assert {event["cause"] for event in supervised.events("escalation", step="cause")} == {"hangs gpu0"}
+
+
 def test_what_cannot_be_noted_is_not_done() -> None:
     with Supervised({"a": CRASHES}, escalation=ask("exit 0")) as supervised:
         supervised.state.joinpath(f"{FILE_NAME}.part").mkdir()
@@ -154,6 +223,8 @@ def test_a_memory_that_cannot_be_read_counts_as_an_escalation_just_now() -> None
         supervised.state.joinpath(FILE_NAME).write_text("{")
         supervised.start()
         supervised.wait_event("escalation", step="forgotten")
+        told = supervised.snapshot()["supervisor"]["escalation"]["last"]
+        assert told == "unknown, since its note cannot be read"
         quarantine(supervised)
         supervised.wait_event("escalation", step="waits")
         assert lines(supervised, "asked") == 0
@@ -168,7 +239,55 @@ def _with_file(timeout: str) -> Supervised:
     return made
 
 
+# --- a reload meanwhile ---------------------------------------------------------------------------------------------
+
+
+def test_what_asks_hooks_and_probes_ends_with_the_image_that_started_it() -> None:
+    tell = 'echo $$ > "$HERE/.$0"; mv "$HERE/.$0" "$HERE/$0"; exec sleep 60'
+    hanging = "serve_until('go')\nif INCARNATION == 1:\n    with worker.call('sync'): hang()\nserve()"
+    probed = worker(hanging, deadlines={"sync": "100ms"}, accelerator="gpu0", probe=["sh", "-c", tell, "probe"])
+    asked = {"action": "none", "ask": ["sh", "-c", tell, "ask"], "consent_timeout": "60s"}
+    told = {"on_verdict": ["sh", "-c", tell, "hook"], "on_verdict_deadline": "60s"}
+    with Supervised({"a": probed, "q": CRASHES}, escalation=asked, hooks=told) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.wait_phase("q", "running", 1)
+        supervised.touch("go")
+        pids = [int(supervised.wait_file(name)) for name in ("probe", "ask", "hook")]
+        supervised.process.send_signal(signal.SIGHUP)
+        supervised.wait_event("supervisor", change="started", count=2)
+        wait_until(lambda: all(map(gone, pids)))
+        wait_until(lambda: stage(supervised) == "asking")  # by a child of the new image
+
+
+def test_a_reload_waits_until_a_reboot_that_was_consented_to_is_under_way() -> None:
+    slow = ["sh", "-c", 'echo x >> "$HERE/rebooted"; until test -e "$HERE/end"; do sleep 0.05; done']
+    with Supervised({"a": CRASHES}, escalation=ask("exit 0", reboot_command=slow)) as supervised:
+        quarantine(supervised)
+        supervised.wait_file("rebooted")
+        supervised.process.send_signal(signal.SIGHUP)
+        supervised.let_pass(1.5)
+        assert (stage(supervised), supervised.events("supervisor", change="reloading")) == ("acting", [])
+        supervised.touch("end")
+        supervised.wait_event("supervisor", change="started", count=2)
+        assert supervised.wait_event("escalation", step="earlier")["reason"].startswith("reboot done at 20")
+        assert lines(supervised, "rebooted") == 1
+
+
 # --- SIGKILL does not take ------------------------------------------------------------------------------------------
+
+
+def test_a_question_that_cannot_be_ended_is_not_asked_again_beside_it(freezer: Freezer) -> None:
+    slow = ask('echo $$ > "$HERE/.pid"; mv "$HERE/.pid" "$HERE/pid"; exec sleep 60', consent_timeout="1s")
+    with Supervised({"a": CRASHES}, escalation=slow) as supervised:
+        quarantine(supervised)
+        pid = int(supervised.wait_file("pid"))
+        try:
+            freezer.freeze(pid)
+            again = supervised.wait_event("escalation", step="no consent", count=2)
+            assert again["reason"].startswith("is still there from the last time")
+            assert lines(supervised, "asked") == 1
+        finally:
+            freezer.thaw()
 
 
 @pytest.fixture

@@ -93,6 +93,22 @@ def test_a_veto_delays_the_kill_for_a_bounded_time_and_says_so() -> None:
         assert supervised.wait_event("hook", "a")["veto"] is True
 
 
+def test_the_late_answer_to_an_earlier_verdict_ends_no_veto() -> None:
+    late = 'case $WATCHDOGD_INCARNATION in 1) until test -e "$HERE/answer"; do sleep 0.02; done;; 2) exit 75;; esac'
+    vetoes = hook(late, veto=True, veto_max="3s", on_verdict_deadline="1500ms")
+    second = "if INCARNATION == 2:\n    with worker.call('sync'): hang()\nserve()"
+    body = f"serve_until('go')\nif INCARNATION == 1: os._exit(3)\n{second}"
+    with Supervised({"a": worker(body, deadlines=DEADLINES)}, hooks=vetoes) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.touch("go")
+        wait_until(lambda: supervised.worker("a")["held"] == "vetoed by the on_verdict hook")
+        supervised.touch("answer")
+        supervised.wait_event("hook", "a", incident=supervised.wait_event("verdict", "a")["incident"])
+        supervised.wait_phase("a", "running", 3)
+        verdict, (kill,) = supervised.events("verdict", "a")[1], supervised.events("signal", "a")
+        assert kill["monotonic_ns"] - verdict["detected_ns"] >= 3000 * MS
+
+
 def test_a_call_that_returns_during_a_veto_is_not_killed_for_it() -> None:
     vetoes = hook("exit 75", veto=True, veto_max="30s", on_verdict_deadline="5s")
     with Supervised({"a": worker(RETURNS, deadlines=DEADLINES)}, hooks=vetoes) as supervised:

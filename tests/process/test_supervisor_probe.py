@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.helpers.running import ROOT, Supervised, gone, wait_until, worker
 from tests.process.conftest import Freezer
 from tests.simulator.control import SimulatedDevice
+from watchdogd.config.values import CUDA_PROBE
 from watchdogd.worker import probe as program
 
 HANG = "serve_until('go')\nif INCARNATION == 1:\n    with worker.call('sync'): hang()\nserve()"
@@ -47,13 +49,13 @@ def test_a_usable_accelerator_is_started_into_after_the_kill() -> None:
 
 
 def test_an_accelerator_that_is_not_usable_is_blocked_and_probed_again_until_it_is() -> None:
-    with Supervised({"a": hanging("exit 1")}) as supervised:
+    with Supervised({"a": hanging("exit 70")}) as supervised:
         supervised.wait_phase("a", "running", 1)
         supervised.touch("go")
         supervised.wait_event("probe", "a", count=3, usable="no")
         body = supervised.worker("a")
         assert (body["phase"], body["incarnation"]) == ("backoff", 1)
-        assert body["note"] == "gpu0 is not usable: its probe exited with status 1"
+        assert body["note"] == "gpu0 is not usable: its probe exited with status 70"
         assert accelerator(supervised)["blocked_by"] == "a"
         supervised.touch("usable")
         body = supervised.wait_phase("a", "running", 2)
@@ -62,7 +64,7 @@ def test_an_accelerator_that_is_not_usable_is_blocked_and_probed_again_until_it_
 
 
 def test_a_blocked_accelerator_is_so_after_a_reload_and_its_worker_has_no_process() -> None:
-    with Supervised({"a": hanging("exit 1", restart={"backoff": "20s", "backoff_max": "20s"})}) as supervised:
+    with Supervised({"a": hanging("exit 70", restart={"backoff": "20s", "backoff_max": "20s"})}) as supervised:
         supervised.wait_phase("a", "running", 1)
         supervised.touch("go")
         wait_until(lambda: accelerator(supervised)["blocked_by"] == "a")
@@ -78,7 +80,20 @@ def test_a_blocked_accelerator_is_so_after_a_reload_and_its_worker_has_no_proces
         assert accelerator(supervised)["blocked_by"] is None
 
 
-@pytest.mark.parametrize("script", ["exit 2", "kill -SEGV $$"])
+def test_an_accelerator_that_stays_unusable_calls_for_an_escalation() -> None:
+    blocked = hanging("exit 70", restart={"budget": 1})
+    with Supervised({"a": blocked}, escalation={"ask": ["false"]}) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.touch("go")
+        cause = supervised.wait_event("escalation", "a", step="cause")
+        assert (cause["cause"], cause["incident"]) == ("blocked a", supervised.events("verdict", "a")[0]["incident"])
+        assert len(supervised.events("probe", "a", usable="no")) >= 2
+        supervised.touch("usable")
+        supervised.wait_phase("a", "running", 2)
+        supervised.wait_event("escalation", step="withdrawn")
+
+
+@pytest.mark.parametrize("script", ["exit 1", "kill -SEGV $$"])
 def test_a_probe_that_knows_nothing_does_not_block(script: str) -> None:
     with Supervised({"a": hanging(script)}) as supervised:
         supervised.wait_phase("a", "running", 1)
@@ -99,7 +114,7 @@ def test_a_probe_that_does_not_return_is_killed_and_says_that_it_is_not_usable()
 
 
 def test_an_operator_who_stops_it_stops_the_probes() -> None:
-    with Supervised({"a": hanging("exit 1")}) as supervised:
+    with Supervised({"a": hanging("exit 70")}) as supervised:
         supervised.wait_phase("a", "running", 1)
         supervised.touch("go")
         supervised.wait_event("probe", "a")
@@ -185,6 +200,14 @@ def test_a_gpu_that_is_free_again_after_the_kill_is_usable(device: SimulatedDevi
         assert supervised.events("probe", "a")[0]["usable"] == "yes"
 
 
+def test_the_workers_python_is_not_the_probes(tmp_path: Path) -> None:
+    """An interpreter that cannot begin, or finds other bindings, would know nothing of any device."""
+    tmp_path.joinpath("watchdogd.py").write_text("")
+    environment = {**os.environ, "PYTHONHOME": "/nowhere", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*CUDA_PROBE[:-2], "-c", "import watchdogd.worker.probe"], env=environment, check=False)
+    assert done.returncode == 0
+
+
 def run_probe(environment: dict[str, str]) -> int:
     request = [sys.executable, "-m", "watchdogd.worker.probe"]
     return os.waitstatus_to_exitcode(os.waitpid(os.spawnve(os.P_NOWAIT, request[0], request, environment), 0)[1])
@@ -195,6 +218,9 @@ def run_probe(environment: dict[str, str]) -> int:
     [
         ("", "gpu0", program.USABLE),
         ("error code=719", "gpu0", program.NOT_USABLE),
+        ("error code=2", "gpu0", program.UNKNOWN),
+        ("error code=46", "gpu0", program.UNKNOWN),
+        ("error code=100", "gpu0", program.UNKNOWN),
         ("zero", "gpu0", program.NOT_USABLE),
         ("", "gpu7", program.UNKNOWN),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -35,10 +36,37 @@ def test_only_an_unkillable_worker_or_one_in_quarantine_calls_for_it(phase: Phas
     assert names(Causes(SETTINGS), worker(phase=phase)) == expected.get(phase, [])
 
 
+@pytest.mark.parametrize(
+    ("phase", "way_out"), [(Phase.UNKILLABLE, None), (Phase.QUARANTINED, "watchdogd reset h")], ids=str
+)
+def test_what_a_person_can_end_says_how(phase: Phase, way_out: str | None) -> None:
+    assert [cause.way_out for cause in Causes(SETTINGS).now([worker(phase=phase)], NOW).values()] == [way_out]
+
+
 def test_the_quarantine_of_a_worker_that_is_not_required_does_not() -> None:
     causes = Causes(SETTINGS)
     assert names(causes, worker(phase=Phase.QUARANTINED, required=False)) == []
     assert names(causes, worker(phase=Phase.UNKILLABLE, required=False)) == ["unkillable h"]
+
+
+def test_more_probes_in_a_row_than_restarts_in_the_budget_that_find_no_usable_accelerator_call_for_it() -> None:
+    causes, waiting = Causes(SETTINGS), worker(phase=Phase.BACKOFF)
+    budget = waiting.settings.restart.budget
+    found = []
+    for probes in (budget, budget + 1, budget + 2):
+        waiting.state = replace(waiting.state, unusable=probes, since_ns=NOW + probes)
+        found.append(list(causes.now([waiting], NOW + probes).values()))
+    assert found[0] == []
+    assert [cause.reason for cause in found[1]] == ["h, which is required, cannot be started: gpu0 is not usable"]
+    assert found[2] == found[1]  # not a new one with each probe
+    waiting.state = replace(waiting.state, unusable=0)
+    assert names(causes, waiting) == []
+
+
+def test_a_worker_that_is_not_required_may_be_blocked() -> None:
+    waiting = worker(phase=Phase.BACKOFF, required=False)
+    waiting.state = replace(waiting.state, unusable=99)
+    assert names(Causes(SETTINGS), waiting) == []
 
 
 def test_what_stands_is_the_same_cause_and_what_comes_back_is_another() -> None:
@@ -64,8 +92,38 @@ def test_so_many_hangs_on_one_accelerator_call_for_it_and_count_from_anew() -> N
     assert names(causes, a, b, at_ns=NOW + 62 * SECOND) == []  # over
     causes.hung(a, opening(), NOW + 62 * SECOND)
     assert names(causes, a, b, at_ns=NOW + 62 * SECOND) == []  # what was a cause already is no part of another
-    causes.hung(a, opening(), NOW + 62 * SECOND + 1)
-    assert names(causes, a, b, at_ns=NOW + 62 * SECOND + 1) == ["hangs gpu0"]
+    causes.hung(a, opening(), NOW + 62 * SECOND)
+    assert names(causes, a, b, at_ns=NOW + 62 * SECOND) == []  # nor is what came while it stood
+    causes.hung(a, opening(), NOW + 62 * SECOND)
+    assert names(causes, a, b, at_ns=NOW + 62 * SECOND) == ["hangs gpu0"]
+
+
+def test_the_next_supervisor_goes_on_counting_and_knows_what_stands() -> None:
+    before, a, b = Causes(SETTINGS), worker("a"), worker("b", accelerator="dla0")
+    for number in range(3):
+        before.hung(a, opening(), NOW + number)
+    before.hung(b, opening(), NOW)
+    after = Causes(SETTINGS)
+    after.recall(json.loads(json.dumps(before.remember())))
+    assert after.now([a, b], NOW + 9) == before.now([a, b], NOW + 9) != {}
+    for causes in (before, after):
+        causes.hung(b, opening(), NOW + 9)
+        causes.hung(b, opening(), NOW + 9)
+    assert after.now([a, b], NOW + 9) == before.now([a, b], NOW + 9)
+    assert names(after, a, b, at_ns=NOW + 9) == ["hangs gpu0", "hangs dla0"]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    causes, a = Causes(replace(SETTINGS, hangs=1 << 20)), worker("a")
+    for number in range(1000):
+        causes.hung(a, opening(), NOW + number)
+    assert causes.remember()["instants"]["gpu0"] == tuple(range(NOW + 950, NOW + 1000))
+
+
+@pytest.mark.parametrize("told", [{}, {"hangs": [{}], "instants": {}}, {"hangs": [], "instants": {"gpu0": [None]}}])
+def test_what_is_no_memory_is_not_taken_for_one(told: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        Causes(SETTINGS).recall(told)
 
 
 def test_hangs_on_different_accelerators_or_too_far_apart_do_not() -> None:

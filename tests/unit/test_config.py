@@ -189,7 +189,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "restart.when_spent", '"retry-slowly"', "when_spent", "retry-slowly"),
     ("workers.NAME", "outputs.bad_in_a_row", "255", "bad_in_a_row", 255),
     ("workers.NAME", "probe", '["sh", "-c", "true"]', "probe", ("sh", "-c", "true")),
-    ("workers.NAME", "probe", '"cuda"', "probe", (sys.executable, "-m", "watchdogd.worker.probe")),
+    ("workers.NAME", "probe", '"cuda"', "probe", (sys.executable, "-I", "-m", "watchdogd.worker.probe")),
     ("workers.NAME", "probe_deadline", '"3s"', "probe_deadline_ns", 3 * SECOND),
     ("workers.NAME", "required", "false", "required", False),
     ("workers.NAME", "observe_only", "true", "observe_only", True),
@@ -1230,6 +1230,15 @@ def test_a_reboot_command_that_is_not_there_is_a_problem_where_it_is_needed(tmp_
     load(tmp_path, text + WORKER)
     (found,) = problems(tmp_path, text + 'action = "reboot"\n' + WORKER)
     assert found.key == "escalation.reboot_command"
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o755, False), (0o777, True), (0o775, True), (0o1777, True)])
+def test_a_consent_file_that_anybody_could_make_is_a_warning(mode: int, warned: bool, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(mode)
+    text = f'[escalation]\nconsent_file = "{place}/stands"\n'
+    assert ("escalation.consent_file" in [p.key for p in warnings(tmp_path, text + WORKER)]) is warned
 
 
 def test_a_number_of_hangs_that_calls_for_nothing_is_a_warning(tmp_path: Path) -> None:

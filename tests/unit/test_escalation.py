@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchdogd.decide.escalation import (
-    BACKOFF_MAX_NS,
-    BACKOFF_NS,
-    NOTE_NS,
-    TABLE,
+from watchdogd.decide.escalation import BACKOFF_MAX_NS, BACKOFF_NS, NOTE_NS, TABLE, decide
+from watchdogd.decide.escalation_memory import QUIET_BOOTS, Memory
+from watchdogd.decide.escalation_orders import (
     Act,
     Ask,
     Await,
@@ -24,9 +22,7 @@ from watchdogd.decide.escalation import (
     Stage,
     State,
     Trigger,
-    decide,
 )
-from watchdogd.decide.escalation_memory import QUIET_BOOTS, Memory
 from watchdogd.model import SECOND, EscalationSettings
 
 S, T = Stage, Trigger
@@ -36,6 +32,9 @@ REBOOT = EscalationSettings("reboot", ("ask",), consent_timeout_ns=30 * SECOND)
 WITH_FILE = replace(REBOOT, consent_file="/run/stands")
 STUCK = Cause("unkillable", "h", NOW - SECOND, "h: SIGKILL did not take")
 SPENT = Cause("quarantined", "d", NOW - SECOND, "d is in quarantine")
+SEEN = Memory().notice((("unkillable h", STUCK.since_ns),), "b7", NOW)
+NOTED = SEEN.act("reboot", "", STUCK.reason, "at noon", "b7", NOW)
+ACTED = replace(NOTED, outcome="done")
 
 
 def occasion(rules: EscalationSettings = REBOOT, now_ns: int = NOW, boot: str = "b7", **fields: object) -> Occasion:
@@ -45,7 +44,8 @@ def occasion(rules: EscalationSettings = REBOOT, now_ns: int = NOW, boot: str = 
 def state_in(stage: Stage, **fields: object) -> State:
     causes = () if stage is S.IDLE else (STUCK,)
     deadline = None if stage in (S.IDLE, S.DONE) else NOW
-    return replace(State(stage, NOW - SECOND, deadline, causes, attempt=3), **fields)  # type: ignore[arg-type]  # any of its fields
+    noted = NOTED if stage in (S.NOTING, S.ACTING) else None
+    return replace(State(stage, NOW - SECOND, deadline, causes, attempt=3, noted=noted), **fields)  # type: ignore[arg-type]  # any of its fields
 
 
 def steps(orders: tuple[Order, ...]) -> list[str]:
@@ -60,6 +60,7 @@ EXPECTED: dict[tuple[Stage, Trigger], tuple[Stage, list[str]]] = {
     (S.DONE, T.CAUSE): (S.ASKING, ["cause", "ask", "Ask"]),
     **{(stage, T.CAUSE): (stage, ["cause"]) for stage in set(S) - {S.IDLE, S.DONE}},
     **{(stage, T.OVER): (S.IDLE, ["withdrawn"]) for stage in (S.WAITING, S.ASKING, S.AWAITING, S.BACKOFF)},
+    **{(stage, T.OVER): (stage, []) for stage in (S.NOTING, S.ACTING)},
     (S.DONE, T.OVER): (S.IDLE, []),
     (S.WAITING, T.TIMEOUT): (S.ASKING, ["ask", "Ask"]),
     (S.BACKOFF, T.TIMEOUT): (S.ASKING, ["ask", "Ask"]),
@@ -67,8 +68,8 @@ EXPECTED: dict[tuple[Stage, Trigger], tuple[Stage, list[str]]] = {
     (S.AWAITING, T.YES): (S.NOTING, ["consent", "action", "Note"]),
     **{(stage, no): (S.BACKOFF, ["no consent"]) for stage in (S.ASKING, S.AWAITING) for no in (T.NO, T.TIMEOUT)},
     (S.NOTING, T.YES): (S.ACTING, ["Act"]),
-    **{(stage, no): (S.BACKOFF, ["failed"]) for stage in (S.NOTING, S.ACTING) for no in (T.NO, T.TIMEOUT)},
-    (S.ACTING, T.YES): (S.DONE, ["done"]),
+    **{(stage, no): (S.BACKOFF, ["failed", "Note"]) for stage in (S.NOTING, S.ACTING) for no in (T.NO, T.TIMEOUT)},
+    (S.ACTING, T.YES): (S.DONE, ["done", "Note"]),
 }  # fmt: skip
 
 
@@ -97,11 +98,13 @@ def test_a_reboot_comes_after_the_consent_the_record_and_the_note() -> None:
     assert steps(orders) == ["consent", "action", "Note"]
     note = orders[-1]
     assert isinstance(note, Note)
-    assert (note.memory.action, note.memory.reason) == ("reboot", STUCK.reason)
+    assert (note.memory.action, note.memory.outcome, note.memory.reason) == ("reboot", "", STUCK.reason)
     assert state.memory == Memory()  # it is not done yet
     state, orders = decide(state, T.YES, occasion(attempt=1))
     assert orders == (Act(1, state.deadline_ns or 0, "reboot", STUCK.reason),)
-    assert state.memory == note.memory
+    state, orders = decide(state, T.YES, occasion(attempt=1))
+    assert state.memory == replace(note.memory, outcome="done")
+    assert orders[-1] == Note(-1, NOW + NOTE_NS, state.memory)
 
 
 def test_the_file_is_awaited_after_the_program_has_consented_and_within_the_same_time() -> None:
@@ -149,15 +152,60 @@ def test_a_cause_that_is_over_withdraws_the_question_unless_another_stands() -> 
 
 
 def test_from_the_note_on_it_is_committed() -> None:
-    assert decide(state_in(S.NOTING), T.OVER, occasion(cause=STUCK)) == (state_in(S.NOTING), ())
+    noting, _ = decide(state_in(S.NOTING), T.OVER, occasion(cause=STUCK))
+    acting, orders = decide(noting, T.YES, occasion())
+    assert (noting.causes, acting.stage) == ((), S.ACTING)
+    assert orders == (Act(3, acting.deadline_ns or 0, "reboot", STUCK.reason),)
+
+
+@pytest.mark.parametrize("stage", [S.NOTING, S.ACTING])
+def test_what_has_failed_is_not_tried_again_for_a_cause_that_is_over_meanwhile(stage: Stage) -> None:
+    state, _ = decide(state_in(stage), T.OVER, occasion(cause=STUCK))
+    state, orders = decide(state, T.NO, occasion())
+    assert (state.stage, state.deadline_ns, steps(orders)) == (S.IDLE, None, ["failed", "withdrawn", "Note"])
+
+
+def test_what_has_failed_is_tried_again_for_the_cause_that_is_left() -> None:
+    state, _ = decide(state_in(S.ACTING, causes=(STUCK, SPENT)), T.OVER, occasion(cause=STUCK))
+    state, orders = decide(state, T.NO, occasion())
+    assert (state.stage, state.causes, steps(orders)) == (S.BACKOFF, (SPENT,), ["failed", "Note"])
+
+
+def test_what_is_done_for_a_cause_that_is_over_meanwhile_is_over_too() -> None:
+    state, _ = decide(state_in(S.ACTING), T.OVER, occasion(cause=STUCK))
+    state, orders = decide(state, T.YES, occasion())
+    assert (state.stage, state.memory.outcome, steps(orders)) == (S.IDLE, "done", ["done", "Note"])
 
 
 def test_what_cannot_be_noted_is_not_done() -> None:
     state, orders = decide(state_in(S.NOTING), T.NO, occasion(reason="No space left on device"))
-    (record,) = orders
+    record = orders[0]
     assert isinstance(record, Record)
     assert "cannot be noted: No space left on device" in record.reason
-    assert (state.stage, state.memory) == (S.BACKOFF, Memory())
+    assert (state.stage, state.memory.acted_boot_id) == (S.BACKOFF, "")
+
+
+def test_what_has_failed_is_noted_as_that_and_may_be_tried_again_by_the_next_supervisor() -> None:
+    _, orders = decide(state_in(S.ACTING), T.NO, occasion())
+    note = orders[-1]
+    assert isinstance(note, Note)
+    assert (note.attempt, note.memory.action, note.memory.outcome, note.memory.seen) == (-1, "reboot", "failed", ())
+    assert begin(note.memory, STUCK, NOW + SECOND)[0].stage is S.ASKING
+
+
+def test_a_failure_does_not_make_what_was_done_before_forgotten() -> None:
+    acting = state_in(S.ACTING, memory=ACTED, noted=ACTED.act("reboot", "", "d", "later", "b7", NOW + HOUR))
+    state, _ = decide(acting, T.NO, occasion(now_ns=NOW + HOUR))
+    assert (state.memory.acted_ns, state.memory.seen) == (NOW, SEEN.seen)
+
+
+def test_a_refusal_while_it_acts_does_not_undo_the_note() -> None:
+    spent = Memory().notice((("quarantined d", SPENT.since_ns),), "b7", NOW)
+    state, orders = decide(state_in(S.ACTING, memory=spent), T.CAUSE, occasion(cause=SPENT))
+    note = orders[-1]
+    assert isinstance(note, Note)
+    assert (steps(orders), note.memory.action) == (["refused", "Note"], "reboot")
+    assert state.stage is S.ACTING
 
 
 def test_a_consent_is_not_acted_on_much_later() -> None:
@@ -178,8 +226,6 @@ def test_a_dry_run_asks_nobody_does_nothing_and_says_what_it_would_do() -> None:
 
 
 # --- not twice ------------------------------------------------------------------------------------------------------
-
-ACTED = Memory().notice((("unkillable h", STUCK.since_ns),), "b7", NOW).act("reboot", "h", "at noon", "b7", NOW)
 
 
 def begin(memory: Memory, cause: Cause, now_ns: int, boot: str = "b7") -> tuple[State, list[str]]:
@@ -232,7 +278,7 @@ def test_a_fault_that_comes_back_after_each_reboot_reboots_once() -> None:
         for _ in range(2):
             state, orders = decide(state, T.YES, occasion(now_ns=now, boot=f"b{boot}", attempt=state.attempt))
             acted += sum(isinstance(order, Act) for order in orders)
-        memory = state.memory
+        memory = state.noted or state.memory
     assert acted == 1
 
 
@@ -241,16 +287,17 @@ def test_a_fault_that_comes_back_after_each_reboot_reboots_once() -> None:
 
 @dataclass
 class Story:
-    """Feeds triggers to ``decide`` and keeps what must stay true; the memory alone survives a restart or a reboot."""
+    """Feeds triggers to ``decide`` and keeps what must stay true; what is on disk survives a restart or a reboot."""
 
     rules: EscalationSettings
     state: State = field(default_factory=State)
+    disk: Memory = field(default_factory=Memory)
     now_ns: int = NOW
     boot: int = 0
     consented: int = -1  # attempt
     noted: int = -1
     recorded: int = -1
-    acting: int = -1
+    acting: tuple[Cause, ...] = ()
     acted: list[tuple[int, int]] = field(default_factory=list)  # boot, instant
     causes: dict[Cause, int] = field(default_factory=dict)  # actions taken for it
 
@@ -265,19 +312,22 @@ class Story:
             if before.stage is S.NOTING:
                 self.noted = attempt
         self.state, orders = decide(before, trigger, told)
-        if before.stage is S.ACTING and self.state.stage is S.BACKOFF:  # it failed: not taken
+        if before.stage is S.ACTING and steps(orders)[:1] == ["failed"]:  # not taken
             self.acted.pop()
-            for each in before.causes:
+            for each in self.acting:
                 self.causes[each] = 0
         for order in orders:
             self._check(order)
         assert (self.state.deadline_ns is None) == (self.state.stage in (S.IDLE, S.DONE))
-        assert bool(self.state.causes) >= (self.state.stage is not S.IDLE)
+        assert self.state.causes or self.state.stage in (S.IDLE, S.NOTING, S.ACTING)
+        assert (self.state.noted is not None) == (self.state.stage in (S.NOTING, S.ACTING))
 
     def _check(self, order: Order) -> None:
         attempt = self.state.attempt
         if isinstance(order, Record) and order.step == "action":
             self.recorded = attempt
+        if isinstance(order, Note):
+            self.disk = order.memory
         if not isinstance(order, Record) and self.rules.dry_run:
             raise AssertionError(order)
         if not isinstance(order, Act):
@@ -287,6 +337,7 @@ class Story:
             recent = self.now_ns - (at_ns if boot == self.boot else 0) < self.rules.min_interval_ns
             assert not recent or self.boot - boot >= QUIET_BOOTS
         self.acted.append((self.boot, self.now_ns))
+        self.acting = self.state.causes
         for cause in self.state.causes:
             self.causes[cause] = self.causes.get(cause, 0) + 1
             assert self.causes[cause] == 1, cause
@@ -298,7 +349,7 @@ class Story:
         self.restart()
 
     def restart(self) -> None:
-        self.state = State(memory=self.state.memory.begin_boot(f"b{self.boot}"))
+        self.state = State(memory=self.disk.begin_boot(f"b{self.boot}"))
         self.consented = self.noted = self.recorded = -1
 
 

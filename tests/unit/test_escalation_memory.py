@@ -10,7 +10,7 @@ from watchdogd.act.runs import MOST_INPUT
 from watchdogd.decide.escalation_memory import LONGEST_REASON, MOST_SEEN, QUIET_BOOTS, Memory, decode
 from watchdogd.model import SECOND
 
-MEMORY = Memory().notice((("hangs gpu0", 7),), "b1", 9).act("reboot", "3 hangs", "at noon", "b1", 11)
+MEMORY = Memory().notice((("hangs gpu0", 7),), "b1", 9).act("reboot", "done", "3 hangs", "at noon", "b1", 11)
 
 
 def test_a_memory_comes_back_as_it_was() -> None:
@@ -37,7 +37,8 @@ def test_what_is_no_memory_is_not_taken_for_one(raw: bytes) -> None:
 def test_the_largest_memory_can_be_handed_to_its_writer() -> None:
     boot = "f" * 36
     causes = tuple((f"quarantined {'w' * 46}{number:02}", 1 << 62) for number in range(99))
-    memory = Memory().notice(causes, boot, 1 << 62).act("service-fail", "r" * 9999, "t" * 27, boot, 1 << 62)
+    seen = Memory().notice(causes, boot, 1 << 62)
+    memory = seen.act("service-fail", "in a dry run", "r" * 9999, "t" * 27, boot, 1 << 62)
     assert (len(memory.seen), len(memory.reason)) == (MOST_SEEN, LONGEST_REASON)
     assert len(memory.encode()) <= MOST_INPUT
 

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from tests.helpers.fake_runtime import ACCELERATOR, KERNEL, MS, SECOND, SOURCE, FakeHeartbeat, FakeRuntime
 from watchdogd import abi
-from watchdogd.decide.escalation import Stage
+from watchdogd.decide.escalation_orders import Stage
 from watchdogd.exporter import health
 from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
 from watchdogd.exporter.collector import Exposition

@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeRuntime
 from watchdogd import abi
-from watchdogd.decide.escalation import Stage
+from watchdogd.decide.escalation_orders import Stage
 from watchdogd.model import Phase
 from watchdogd.observe import procfs
 from watchdogd.publish import events
@@ -99,7 +99,9 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
             "action": None,
             "dry_run": None,
             "causes": [None],
-            "last": {"action": None, "reason": None, "time": None},
+            "ways_out": [None],
+            "refused": [None],
+            "last": None,
             "age_seconds": None,
             "next": None,
             "next_in_seconds": None,
@@ -628,8 +630,9 @@ def test_a_span_is_short(value_ns: int | None, text: str) -> None:
 
 ESCALATION = {
     "stage": "awaiting", "since_ns": 1, "deadline_ns": None, "action": "reboot", "dry_run": False,
-    "causes": ["h: SIGKILL did not take"],
-    "last": {"action": "service-fail", "reason": "d is in quarantine", "time": "2025-01-02T03:04:05.000006Z"},
+    "consent_file": "/run/stands", "causes": ["h: SIGKILL did not take", "d is in quarantine"],
+    "ways_out": ["watchdogd reset d"], "refused": ["b is in quarantine"],
+    "last": "service-fail done at 2025-01-02T03:04:05.000006Z: d is in quarantine",
 }  # fmt: skip
 
 
@@ -645,24 +648,26 @@ def escalating(runtime: FakeRuntime, stage: str, left_ns: int | None) -> StatusV
 @pytest.mark.parametrize(
     ("stage", "left_ns", "words", "step", "seconds"),
     [
-        ("waiting", 90 * SECOND, "waiting for 2 s, asks in 1 m 30 s", "ask", 90.0),
-        ("asking", 7 * SECOND, "asking for 2 s, waits 7 s more for consent, then reboot", "action", 7.0),
-        ("awaiting", -SECOND, "awaiting for 2 s, waits 0 more for consent, then reboot", "action", 0.0),
-        ("backoff", 10 * SECOND, "backoff for 2 s, asks again in 10 s", "ask", 10.0),
+        ("waiting", 90 * SECOND, "waiting for 2 s, asks once min_interval is over, in 1 m 30 s", "ask", 90.0),
+        ("asking", 7 * SECOND, "asking for 2 s, 7 s left to consent, then reboot", "action", 7.0),
+        ("awaiting", -SECOND, "awaiting for 2 s, 0 left for /run/stands, then reboot", "action", 0.0),
+        ("backoff", 10 * SECOND, "backoff for 2 s, no consent or no success, asks again in 10 s", "ask", 10.0),
         ("noting", SECOND, "noting for 2 s, reboot comes next", "action", 1.0),
         ("acting", SECOND, "acting for 2 s, reboot is under way", None, 1.0),
         ("done", None, "done for 2 s, nothing more is done", None, None),
     ],
 )
-def test_an_escalation_says_how_far_it_is_why_and_what_comes_next(
+def test_an_escalation_says_how_far_it_is_why_what_comes_next_and_what_ends_it(
     runtime: FakeRuntime, stage: str, left_ns: int | None, words: str, step: str | None, seconds: float | None
 ) -> None:
     shown = escalating(runtime, stage, left_ns)
-    told = table(shown, 300, colour=False)
-    assert f"  escalation (reboot): {words}: h: SIGKILL did not take; see `watchdogd events`\n" in told
+    causes = "h: SIGKILL did not take; d is in quarantine; `watchdogd reset d` ends its cause"
+    assert f"  escalation (reboot): {words}: {causes}; see `watchdogd events`\n" in table(shown, 300, colour=False)
     body = to_json(shown)["escalation"]
     assert (body["stage"], body["age_seconds"], body["next"], body["next_in_seconds"]) == (stage, 2.0, step, seconds)
-    assert (body["causes"], body["action"], body["dry_run"]) == (["h: SIGKILL did not take"], "reboot", False)
+    assert {key: body[key] for key in ("causes", "action", "dry_run", "ways_out", "refused", "last")} == {
+        key: ESCALATION[key] for key in ("causes", "action", "dry_run", "ways_out", "refused", "last")
+    }
 
 
 def test_every_stage_of_an_escalation_has_its_words(runtime: FakeRuntime) -> None:
@@ -673,10 +678,25 @@ def test_every_stage_of_an_escalation_has_its_words(runtime: FakeRuntime) -> Non
 
 def test_the_last_escalation_is_in_the_table_too(runtime: FakeRuntime) -> None:
     lines = table(escalating(runtime, "awaiting", None), 200, colour=False).splitlines()
-    assert "  last escalation: service-fail at 2025-01-02T03:04:05.000006Z: d is in quarantine" in lines
+    assert "  last escalation: service-fail done at 2025-01-02T03:04:05.000006Z: d is in quarantine" in lines
 
 
-@pytest.mark.parametrize("told", [None, {**ESCALATION, "causes": [], "last": None}])
+def test_a_cause_that_was_refused_is_shown_as_long_as_it_stands(runtime: FakeRuntime) -> None:
+    told = {
+        **ESCALATION,
+        "stage": "idle",
+        "causes": [],
+        "ways_out": [],
+        "refused": ["d is in quarantine"],
+        "last": None,
+    }
+    runtime.supervisor["escalation"] = told
+    runtime.publish()
+    (line,) = [line for line in table(view(runtime), 300, colour=False).splitlines() if "escalation" in line]
+    assert line.startswith("  escalation (reboot): refused, nothing will be done: d is in quarantine; it had")
+
+
+@pytest.mark.parametrize("told", [None, {**ESCALATION, "causes": [], "refused": [], "last": None}])
 def test_where_nothing_calls_for_an_escalation_none_is_shown(runtime: FakeRuntime, told: object) -> None:
     runtime.supervisor["escalation"] = told
     runtime.publish()

@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from watchdogd.act import consent
 from watchdogd.act.causes import Causes
 from watchdogd.act.runs import Done, Outcome, Runs
 from watchdogd.act.runtime import Runtime
 from watchdogd.act.verdict_hook import outside, variables
 from watchdogd.act.watched import Watched
 from watchdogd.decide import escalation, escalation_memory
-from watchdogd.decide.escalation import Act, Ask, Await, Cause, Note, Record, Trigger
 from watchdogd.decide.escalation_memory import Memory
+from watchdogd.decide.escalation_orders import Act, Ask, Await, Cause, Note, Occasion, Record, Stage, State, Trigger
 from watchdogd.decide.orders import OpenIncident
 from watchdogd.model import EscalationSettings
 from watchdogd.places import RUNTIME_DIR
@@ -29,7 +30,10 @@ from watchdogd.publish.journal import Journal
 
 FILE_NAME = "escalation.json"
 REBOOT = "reboot"
-_UNTIL_IT_IS_THERE = ("sh", "-c", 'until test -e "$0"; do sleep 0.1; done')
+_SAID_BY_FILE: Mapping[int | None, str] = {
+    0: escalation.CONSENT_FILE,
+    consent.NOT_BELIEVED: "others can write the directory of consent_file",
+}
 
 
 class Escalator:
@@ -48,15 +52,23 @@ class Escalator:
         self._path = f"{runtime.state_directory}/{FILE_NAME}"
         self._causes = Causes(settings)
         self._told: dict[tuple[str, str], Cause] = {}
-        self._state = escalation.State()
+        self._state = State()
         self._writes: list[Note] = []  # the first is being written
         self.dirty = True  # something here is not published yet
         self.ended = False  # the supervisor stops: whatever stands, it is not for it any more
 
-    def start(self, now_ns: int) -> None:
-        """Take up what earlier supervisors noted, and say what the last of them did and why."""
+    def start(self, published: Mapping[str, Any], now_ns: int) -> None:
+        """Take up what earlier supervisors noted, and say what the last of them did and why.
+
+        ``published``: by the one before this one, as ``describe`` has it; nothing if there was none.
+        """
         if not self._settings.enabled:
             return
+        if published:
+            try:
+                self._causes.recall(published["remembered"])
+            except (KeyError, ValueError) as error:
+                self._record("forgotten", f"the hangs until now: {error!r}", None, now_ns)
         try:
             with open(self._path, "rb") as file:
                 past = escalation_memory.decode(file.read(escalation_memory.MOST_BYTES))
@@ -66,9 +78,9 @@ class Escalator:
             # Nobody knows what was done, so it was done just now.
             text = f"{self._path} cannot be read ({error}): min_interval counts from now"
             self._record("forgotten", text, None, now_ns)
-            past = Memory().act("unknown", "", "", self._boot_id, now_ns)
+            past = Memory().act("unknown", "unknown", "", "", self._boot_id, now_ns)
         if past.action not in ("", "unknown") and not past.quiet_boots:
-            self._record("earlier", f"{past.action} at {past.time}: {past.reason}", None, now_ns)
+            self._record("earlier", past.told(), None, now_ns)
         memory = past.begin_boot(self._boot_id)
         self._state = replace(self._state, memory=memory)
         if memory != past:
@@ -76,11 +88,13 @@ class Escalator:
 
     def opened(self, watched: Watched, opening: OpenIncident, now_ns: int) -> None:
         self._causes.hung(watched, opening, now_ns)
+        self.dirty = True
 
     def tick(self, now_ns: int) -> None:
         if not self._settings.enabled or self.ended:
             return
         told, self._told = self._told, self._causes.now(self._watched, now_ns)
+        self.dirty = self.dirty or told != self._told
         for key, cause in told.items():
             if self._told.get(key) != cause:
                 self._feed(Trigger.OVER, now_ns, cause=cause)
@@ -92,26 +106,34 @@ class Escalator:
     def next_ns(self) -> list[int]:
         return [] if self._state.deadline_ns is None or self.ended else [self._state.deadline_ns]
 
+    @property
+    def is_committed(self) -> bool:
+        """What was consented to is under way, or a note is on its way to the disk: not to be broken off."""
+        return bool(self._writes) or self._state.stage in (Stage.NOTING, Stage.ACTING)
+
     def describe(self) -> dict[str, Any] | None:
         """For the snapshot; None where none is configured."""
         if not self._settings.enabled:
             return None
         state, memory = self._state, self._state.memory
-        last = {"action": memory.action, "reason": memory.reason, "time": memory.time} if memory.action else None
         return {
             "stage": state.stage.value,
             "since_ns": state.since_ns,
             "deadline_ns": state.deadline_ns,
             "action": self._settings.action,
             "dry_run": self._settings.dry_run,
+            "consent_file": self._settings.consent_file,
             "causes": [cause.reason for cause in state.causes],
-            "last": last,
+            "ways_out": [cause.way_out for cause in state.causes if cause.way_out],
+            "refused": [cause.reason for cause in self._told.values() if cause not in state.causes],
+            "last": memory.told() if memory.action else None,
+            "remembered": self._causes.remember(),
         }
 
     def _feed(self, trigger: Trigger, now_ns: int, **given: Any) -> None:
         if self.ended:
             return
-        occasion = escalation.Occasion(now_ns, self._settings, self._boot_id, rfc3339(time.time_ns()), **given)
+        occasion = Occasion(now_ns, self._settings, self._boot_id, rfc3339(time.time_ns()), **given)
         before = self._state
         self._state, orders = escalation.decide(before, trigger, occasion)
         self.dirty = self.dirty or self._state != before
@@ -133,7 +155,8 @@ class Escalator:
         if isinstance(order, Ask):
             self._run(self._settings.ask, order, now_ns)
         elif isinstance(order, Await):
-            self._run((*_UNTIL_IT_IS_THERE, self._settings.consent_file or ""), order, now_ns)
+            command = (sys.executable, "-m", "watchdogd.act.consent", self._settings.consent_file or "")
+            self._run(command, order, now_ns)
         elif isinstance(order, Note):
             self._note(order, now_ns)
         elif order.action == REBOOT:
@@ -151,14 +174,17 @@ class Escalator:
             "reason": "; ".join(cause.reason for cause in state.causes),
         }
         environment = {**self._environment, **variables(facts)}
-        done = self._answer(order.attempt, escalation.CONSENT_FILE if isinstance(order, Await) else "")
+        done = self._answer(order.attempt, _SAID_BY_FILE if isinstance(order, Await) else {})
         # A reboot ends us too, and must not end with us.
         ours = not isinstance(order, Act)
-        self._runs.start("escalation", command, environment, order.deadline_ns, done, now_ns, dies_with_us=ours)
+        name = f"escalation {type(order).__name__}"
+        self._start(name, command, environment, order.deadline_ns, done, now_ns, dies_with_us=ours)
 
-    def _answer(self, attempt: int, when_good: str = "") -> Done:
+    def _answer(self, attempt: int, words: Mapping[int | None, str]) -> Done:
+        """``words``: for people, by exit status, where they say more than that."""
+
         def done(outcome: Outcome, now_ns: int) -> None:
-            reason = when_good if outcome.good and when_good else outcome.text
+            reason = words.get(outcome.code, outcome.text)
             self._feed(Trigger.YES if outcome.good else Trigger.NO, now_ns, attempt=attempt, reason=reason)
 
         return done
@@ -176,12 +202,22 @@ class Escalator:
             del self._writes[0]
             if self._writes:
                 self._write(now_ns)
-            self._answer(note.attempt)(outcome, now_ns)
+            self._answer(note.attempt, {})(outcome, now_ns)
 
         command = (sys.executable, "-m", "watchdogd.act.durably", self._path)
         deadline_ns = max(note.deadline_ns, now_ns + 1)
         given = note.memory.encode()
-        self._runs.start("note", command, self._environment, deadline_ns, done, now_ns, stdin=given)
+        self._start("note", command, self._environment, deadline_ns, done, now_ns, stdin=given, is_ours=True)
+
+    def _start(
+        self, name: str, command: tuple[str, ...], environment: dict[str, str], deadline_ns: int, done: Done,
+        now_ns: int, **keys: Any,
+    ) -> None:  # fmt: skip
+        """It is tried for days, perhaps; those that SIGKILL does not end must not become ever more."""
+        if self._runs.stuck(name, now_ns):
+            done(Outcome(None, "is still there from the last time, although SIGKILL was sent"), now_ns)
+        else:
+            self._runs.start(name, command, environment, deadline_ns, done, now_ns, **keys)
 
 
 def effective(settings: EscalationSettings, observe_only: bool) -> EscalationSettings:

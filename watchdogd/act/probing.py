@@ -7,12 +7,14 @@ there no second one is sent after it.
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 
 from watchdogd import abi
 from watchdogd.act import launching
 from watchdogd.act.acting import Happening
 from watchdogd.act.runs import Outcome, Runs
+from watchdogd.act.runtime import CannotStart
 from watchdogd.act.verdict_hook import variables
 from watchdogd.act.watched import Watched
 from watchdogd.decide.orders import Probe, Trigger
@@ -20,7 +22,9 @@ from watchdogd.model import SECOND
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
 
-NOT_USABLE = 1  # exit status; 0 is usable, any other tells nothing
+# Exit status (EX_SOFTWARE); 0 is usable, any other tells nothing. Not 1: with that Python and others end when they
+# cannot even begin.
+NOT_USABLE = 70
 
 
 def judge(outcome: Outcome) -> bool | None:
@@ -65,5 +69,10 @@ class Prober:
         del environment[abi.ENVIRONMENT]  # it is no worker
         environment |= variables({"event": "probe", "accelerator": settings.accelerator})
         deadline_ns = now_ns + settings.probe_deadline_ns
-        ids = self._identities.of(settings)
-        self._runs.start(name, settings.probe, environment, deadline_ns, done, now_ns, ids=ids)
+        try:
+            ids = self._identities.of(settings)
+        except CannotStart as error:  # as for the worker itself, which says so too
+            done(Outcome(None, f"cannot start: {error}"), now_ns)
+            return
+        is_ours = settings.probe[0] == sys.executable
+        self._runs.start(name, settings.probe, environment, deadline_ns, done, now_ns, ids=ids, is_ours=is_ours)

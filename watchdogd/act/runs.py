@@ -1,7 +1,7 @@
 """Children that run once, each for a bounded time: hooks, probes, what an escalation does.
 
 Invariant: none is waited for, and whoever asked for one is told of its end exactly once, at its deadline at the
-latest. One that SIGKILL does not end is left where it is.
+latest. One that SIGKILL does not end is left where it is, and is counted: ``stuck``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from watchdogd.act.process import Process
 from watchdogd.act.spawning import Launch, launch
+from watchdogd.model import SECOND
 from watchdogd.observe.loop import Loop
 
+STUCK_NS = SECOND  # what SIGKILL has not ended by then it may never end
 MOST_INPUT = 4096  # bytes: a pipe takes so many at once, however short the kernel is of memory for pipes
 
 
@@ -38,6 +40,7 @@ class _Run:
     process: Process
     deadline_ns: int
     done: Done
+    dies_with_us: bool
     told: bool = False
 
 
@@ -49,28 +52,35 @@ class Runs:
     def start(
         self, name: str, command: tuple[str, ...], environment: Mapping[str, str], deadline_ns: int, done: Done,
         now_ns: int, *, stdin: bytes = b"", ids: tuple[int, int, tuple[int, ...]] | None = None,
-        dies_with_us: bool = True,
+        dies_with_us: bool = True, is_ours: bool = False,
     ) -> None:  # fmt: skip
         """``name``: to ``count`` it by. ``stdin``: at most ``MOST_INPUT`` bytes.
 
-        Its standard output goes nowhere, its standard error where ours goes.
+        What it prints goes nowhere, as it might never end; but the errors of programs of our own go where ours go.
         """
         try:
-            receive = _filled(stdin)
+            receive, null = _filled(stdin), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             try:
-                process = launch(Launch(command, environment, stdin=receive, ids=ids, die_with_parent=dies_with_us))
+                errors = None if is_ours else null
+                request = Launch(command, environment, receive, stderr=errors, ids=ids, die_with_parent=dies_with_us)
+                process = launch(request)
             finally:
                 os.close(receive)
+                os.close(null)
         except OSError as error:
             done(Outcome(None, f"cannot start: {error}"), now_ns)
             return
-        run = _Run(name, process, deadline_ns, done)
+        run = _Run(name, process, deadline_ns, done, dies_with_us)
         self._runs.append(run)
         self._loop.listen(process.pidfd, lambda now: self._on_event(run, now))
 
     def count(self, name: str) -> int:
         """Those of that name that have not ended, killed or not."""
         return sum(run.name == name for run in self._runs)
+
+    def stuck(self, name: str, now_ns: int) -> bool:
+        """Whether SIGKILL was sent to one of that name a while ago, and has not ended it."""
+        return any(run.name == name and now_ns - run.deadline_ns > STUCK_NS for run in self._runs)
 
     def pids(self) -> set[int]:
         return {run.process.pid for run in self._runs}
@@ -97,6 +107,8 @@ class Runs:
             return False
         self._loop.forget(run.process.pidfd)
         error = run.process.launch_error()
+        if run.dies_with_us:  # what it has left behind in its group has no deadline
+            run.process.signal(signal.SIGKILL)
         run.process.reap()
         self._runs.remove(run)
         if not run.told:
@@ -104,7 +116,7 @@ class Runs:
         return True
 
     def close(self) -> None:
-        """Nobody is told any more."""
+        """Nobody is told any more; and the next image of this process would know none of them."""
         for run in self._runs:
             run.told = True
             run.process.signal(signal.SIGKILL)

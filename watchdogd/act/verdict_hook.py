@@ -24,7 +24,7 @@ from watchdogd.publish.journal import Journal
 
 NAME = "on_verdict"
 MOST_RUNNING = 16  # at once: a worker that is only observed may have ten verdicts a second
-LONGEST_DETAIL = 400  # characters: with all else it fits into what a run may be given
+LONGEST_DETAIL = 400  # characters of 4 bytes or, as \u0000, 6: with all else it fits into what a run may be given
 PREFIX = "WATCHDOGD_"
 
 
@@ -52,7 +52,8 @@ class VerdictHook:
 
         def done(outcome: Outcome, now_ns: int) -> None:
             vetoed = outcome.code == veto.VETO_STATUS and self._settings.veto
-            self._answers[watched.settings.name] = (opening.incident, vetoed)
+            if watched.state.incident == opening.incident:  # a late answer is none to the verdict after it
+                self._answers[watched.settings.name] = (opening.incident, vetoed)
             self._journal.emit_limited(
                 EventKind.HOOK, now_ns, worker=watched.settings.name, incarnation=facts["incarnation"],
                 incident=opening.incident, hook=NAME, status=outcome.code, reason=outcome.text, veto=vetoed,
@@ -63,7 +64,7 @@ class VerdictHook:
             done(Outcome(None, f"not run: {MOST_RUNNING} of them are running"), now_ns)
             return
         deadline_ns = opening.finding.detected_ns + self._settings.on_verdict_deadline_ns
-        given = json.dumps({"schema": 1, **facts}).encode()
+        given = json.dumps({"schema": 1, **facts}, ensure_ascii=False).encode(errors="replace")
         command, environment = self._settings.on_verdict, {**self._base, **variables(facts)}
         self._runs.start(NAME, command, environment, deadline_ns, done, now_ns, stdin=given)
 

@@ -5,9 +5,11 @@ Invariant: few, and each one means that a hang would go unseen or the wrong work
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from watchdogd import abi, duration
+from watchdogd.act.consent import is_believed
 from watchdogd.config.scope import Problems, Scope
 from watchdogd.decide.suspicion import coupled
 from watchdogd.model import SECOND, Settings, WorkerSettings
@@ -24,12 +26,20 @@ def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) ->
     if settings.escalation.hangs and not settings.escalation.enabled:
         message = "calls for an escalation, and there is none: no action, nobody to ask"
         problems.warn(("escalation", "hangs"), message, "write action, or ask")
+    _consent(settings.escalation.consent_file, problems)
     if settings.hooks.veto and not settings.hooks.on_verdict:
         problems.warn(("hooks", "veto"), "nobody is asked: there is no on_verdict", "write on_verdict, or remove it")
     grace_ns = settings.supervisor.kill_grace_ns
     if grace_ns < _SHORTEST_KILL_GRACE_NS:
         message = f'"{duration.show(grace_ns)}" may pass before the driver lets go of a worker that is killed'
         problems.warn(("supervisor", "kill_grace"), message, 'write "1s" or more, or call it "unkillable" too soon')
+
+
+def _consent(file: str | None, problems: Problems) -> None:
+    directory = os.path.dirname(file or "")
+    if file is not None and os.path.isdir(directory) and not is_believed(os.stat(directory)):
+        message = f'will not be believed: others than root and the supervisor can write "{directory}"'
+        problems.warn(("escalation", "consent_file"), message, "name a file in a directory that is root's alone")
 
 
 def _unwatched(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:

@@ -22,7 +22,7 @@ _SCHEDULING = re.compile(r"other|batch|idle|(?:fifo|rr):(?:[1-9]|[1-9][0-9])")
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _SIZE = re.compile(r"([0-9]{1,9})(KiB|MiB|GiB)")
 _SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-CUDA_PROBE = (sys.executable, "-m", "watchdogd.worker.probe")
+CUDA_PROBE = (sys.executable, "-I", "-m", "watchdogd.worker.probe")  # -I: PYTHONHOME and such are the worker's
 MOST_CPUS = 8192  # the kernel's own limit (CONFIG_NR_CPUS)
 
 

@@ -9,113 +9,28 @@ one, or twice for one cause. A step's answer counts only for the attempt that as
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 
 from watchdogd.decide.escalation_memory import Memory
-from watchdogd.model import SECOND, EscalationSettings
+from watchdogd.decide.escalation_orders import (
+    Act,
+    Ask,
+    Await,
+    Cause,
+    Note,
+    Occasion,
+    Order,
+    Record,
+    Stage,
+    State,
+    Trigger,
+)
+from watchdogd.model import SECOND
 
 BACKOFF_NS, BACKOFF_MAX_NS = 10 * SECOND, 600 * SECOND  # between two times of asking
-NOTE_NS = 2 * SECOND  # a consent is not older than this when it is acted on
+NOTE_NS = 2 * SECOND  # longest from the consent that came last (the file's, where one is awaited) to the action
 ACT_NS = 30 * SECOND
 CONSENT_FILE = "consent_file is there"
-
-
-class Stage(str, Enum):
-    IDLE = "idle"
-    WAITING = "waiting"  # the last escalation is too recent
-    ASKING = "asking"  # ``ask`` runs
-    AWAITING = "awaiting"  # consent_file is not there yet
-    BACKOFF = "backoff"  # no consent; asked again later
-    NOTING = "noting"  # from here on it is committed
-    ACTING = "acting"
-    DONE = "done"  # for the causes that stand
-
-
-class Trigger(str, Enum):
-    CAUSE = "cause"
-    OVER = "over"  # a cause is no more
-    YES = "yes"  # what was ordered went well: consent, noted, done
-    NO = "no"
-    TIMEOUT = "timeout"
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    kind: str  # "unkillable" "quarantined" "hangs"
-    subject: str  # a worker; of hangs an accelerator
-    since_ns: int  # tells it from an earlier one of the same name
-    reason: str = field(compare=False)
-    incident: str | None = field(default=None, compare=False)
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind} {self.subject}"
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Before anything else is done of what was ordered with it."""
-
-    step: str
-    reason: str
-    cause: Cause | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    attempt: int
-    deadline_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Await:
-    """Until consent_file is there."""
-
-    attempt: int
-    deadline_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Write the memory to disk, and say whether it is there."""
-
-    attempt: int
-    deadline_ns: int
-    memory: Memory
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    attempt: int
-    deadline_ns: int
-    action: str
-    reason: str
-
-
-Order = Record | Ask | Await | Note | Act
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    stage: Stage = Stage.IDLE
-    since_ns: int = 0
-    deadline_ns: int | None = None
-    causes: tuple[Cause, ...] = ()
-    attempt: int = 0  # of all; the answer to an earlier one means nothing
-    refusals: int = 0  # in a row
-    memory: Memory = field(default_factory=Memory)
-
-
-@dataclass(frozen=True, slots=True)
-class Occasion:
-    now_ns: int
-    settings: EscalationSettings
-    boot_id: str
-    time: str  # for people
-    cause: Cause | None = None  # with CAUSE and OVER
-    attempt: int = 0  # with YES and NO
-    reason: str = ""  # with YES and NO
 
 
 Step = tuple[State, tuple[Order, ...]]
@@ -156,9 +71,10 @@ def _cause(state: State, occasion: Occasion) -> Step:
     interval = settings.min_interval_ns
     known = state.memory.repeated(cause.name, cause.since_ns, occasion.boot_id, interval, now)
     if known is not None:
-        memory = state.memory.notice(((cause.name, cause.since_ns),), occasion.boot_id, now)
         record = Record("refused", f"{cause.reason}: {known}", cause)
-        return replace(state, memory=memory), (record, *_noted(state, memory, occasion))
+        memory = _noticed(state.memory, (cause,), occasion)
+        noted = None if state.noted is None else _noticed(state.noted, (cause,), occasion)
+        return replace(state, memory=memory, noted=noted), (record, *_note(noted or memory, occasion))
     begun = Record("cause", cause.reason, cause)
     if state.stage not in (Stage.IDLE, Stage.DONE):
         return replace(state, causes=(*state.causes, cause)), (begun,)
@@ -171,23 +87,32 @@ def _cause(state: State, occasion: Occasion) -> Step:
     return state, (begun, *orders)
 
 
-def _noted(state: State, memory: Memory, occasion: Occasion) -> tuple[Order, ...]:
+def _note(memory: Memory, occasion: Occasion) -> tuple[Order, ...]:
     """For the next start; nothing waits for it, so its answer is nobody's."""
-    return () if occasion.settings.dry_run or memory == state.memory else (Note(-1, occasion.now_ns + NOTE_NS, memory),)
+    return () if occasion.settings.dry_run else (Note(-1, occasion.now_ns + NOTE_NS, memory),)
+
+
+def _noticed(memory: Memory, causes: tuple[Cause, ...], occasion: Occasion) -> Memory:
+    told = tuple((cause.name, cause.since_ns) for cause in causes)
+    return memory.notice(told, occasion.boot_id, occasion.now_ns)
+
+
+def _drop(state: State, occasion: Occasion) -> Step:
+    """What is committed goes on; what comes of it is for those that are left."""
+    return replace(state, causes=tuple(cause for cause in state.causes if cause != occasion.cause)), ()
 
 
 def _over(state: State, occasion: Occasion) -> Step:
-    left = tuple(cause for cause in state.causes if cause != occasion.cause)
-    if left or not state.causes:
-        return replace(state, causes=left), ()
+    left, _ = _drop(state, occasion)
+    if left.causes:
+        return left, ()
     record = _record(state, "withdrawn", f"{state.causes[0].name} is over")
-    return _enter(replace(state, causes=()), Stage.IDLE, occasion.now_ns), (record,)
+    return _enter(left, Stage.IDLE, occasion.now_ns), (record,)
 
 
 def _over_when_done(state: State, occasion: Occasion) -> Step:
-    left = tuple(cause for cause in state.causes if cause != occasion.cause)
-    state = replace(state, causes=left)
-    return (state, ()) if left else (_enter(state, Stage.IDLE, occasion.now_ns), ())
+    left, _ = _drop(state, occasion)
+    return (left if left.causes else _enter(left, Stage.IDLE, occasion.now_ns)), ()
 
 
 def _ask(state: State, occasion: Occasion) -> Step:
@@ -196,7 +121,7 @@ def _ask(state: State, occasion: Occasion) -> Step:
     if settings.dry_run:
         would = [_record(state, "ask", f"dry run, nobody is asked: {_why(state)}")]
         would.append(_record(state, "action", f"dry run, would be: {settings.action}"))
-        return _enter(replace(state, memory=_acted(state, occasion)), Stage.DONE, now), tuple(would)
+        return _enter(replace(state, memory=_acted(state, "in a dry run", occasion)), Stage.DONE, now), tuple(would)
     deadline_ns = now + settings.consent_timeout_ns
     if settings.ask:
         asked = _record(state, "ask", _why(state))
@@ -221,33 +146,41 @@ def _consented(state: State, occasion: Occasion) -> Step:
     settings, now = occasion.settings, occasion.now_ns
     consent = _record(state, "consent", occasion.reason or "none is asked for")
     action = _record(state, "action", f"{settings.action}: {_why(state)}")
-    deadline_ns = now + NOTE_NS
-    memory = _acted(state, occasion)
     if settings.action == "none":
+        memory = _acted(state, "done", occasion)
         done = _enter(replace(state, memory=memory), Stage.DONE, now)
-        return done, (consent, action, Note(-1, deadline_ns, memory))
-    return _enter(state, Stage.NOTING, now, deadline_ns), (consent, action, Note(state.attempt, deadline_ns, memory))
+        return done, (consent, action, *_note(memory, occasion))
+    memory, deadline_ns = _acted(state, "", occasion), now + NOTE_NS
+    noting = _enter(replace(state, noted=memory), Stage.NOTING, now, deadline_ns)
+    return noting, (consent, action, Note(state.attempt, deadline_ns, memory))
 
 
-def _acted(state: State, occasion: Occasion) -> Memory:
+def _acted(state: State, outcome: str, occasion: Occasion) -> Memory:
     now, boot_id = occasion.now_ns, occasion.boot_id
-    noticed = state.memory.notice(tuple((cause.name, cause.since_ns) for cause in state.causes), boot_id, now)
-    return noticed.act(occasion.settings.action, _why(state), occasion.time, boot_id, now)
+    noticed = _noticed(state.memory, state.causes, occasion)
+    return noticed.act(occasion.settings.action, outcome, _why(state), occasion.time, boot_id, now)
 
 
 def _act(state: State, occasion: Occasion) -> Step:
-    now, action = occasion.now_ns, occasion.settings.action
-    acting = _enter(replace(state, memory=_acted(state, occasion)), Stage.ACTING, now, now + ACT_NS)
-    return acting, (Act(state.attempt, now + ACT_NS, action, _why(state)),)
+    deadline_ns, reason = occasion.now_ns + ACT_NS, state.noted.reason if state.noted else ""
+    acting = _enter(state, Stage.ACTING, occasion.now_ns, deadline_ns)
+    return acting, (Act(state.attempt, deadline_ns, occasion.settings.action, reason),)
 
 
 def _not_noted(state: State, occasion: Occasion) -> Step:
     """Without the note nothing would keep the next start from doing it again, and again."""
-    return _back_off(state, occasion, "failed", f"not done, since it cannot be noted: {occasion.reason or 'no answer'}")
+    return _failed(state, occasion, f"not done, since it cannot be noted: {occasion.reason or 'no answer'}")
 
 
 def _not_done(state: State, occasion: Occasion) -> Step:
-    return _back_off(state, occasion, "failed", occasion.reason or "no answer")
+    return _failed(state, occasion, occasion.reason or "no answer")
+
+
+def _failed(state: State, occasion: Occasion, reason: str) -> Step:
+    """It may be tried again, by the next supervisor too, which is told so."""
+    memory = state.memory if state.noted is None else state.memory.failed(state.noted)
+    state, records = _back_off(replace(state, memory=memory, noted=None), occasion, "failed", reason)
+    return state, (*records, *_note(memory, occasion))
 
 
 def _no_consent(state: State, occasion: Occasion) -> Step:
@@ -255,6 +188,9 @@ def _no_consent(state: State, occasion: Occasion) -> Step:
 
 
 def _back_off(state: State, occasion: Occasion, step: str, reason: str) -> Step:
+    if not state.causes:
+        over = Record("withdrawn", "what called for it is over", None)
+        return _enter(state, Stage.IDLE, occasion.now_ns), (Record(step, reason, None), over)
     delay_ns = min(BACKOFF_NS << min(state.refusals, 20), BACKOFF_MAX_NS)
     record = _record(state, step, f"{reason}; asked again in {delay_ns / SECOND:.0f} s")
     later = replace(state, refusals=state.refusals + 1)
@@ -262,7 +198,10 @@ def _back_off(state: State, occasion: Occasion, step: str, reason: str) -> Step:
 
 
 def _done(state: State, occasion: Occasion) -> Step:
-    return _enter(state, Stage.DONE, occasion.now_ns), (_record(state, "done", occasion.reason),)
+    memory = replace(_noticed(state.noted or state.memory, state.causes, occasion), outcome="done")
+    stage = Stage.DONE if state.causes else Stage.IDLE
+    done = _enter(replace(state, memory=memory, noted=None), stage, occasion.now_ns)
+    return done, (_record(state, "done", occasion.reason), *_note(memory, occasion))
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -272,6 +211,7 @@ TABLE: dict[tuple[Stage, Trigger], Handler] = {
     **{(stage, trigger): _ignore for stage in S for trigger in T},
     **{(stage, T.CAUSE): _cause for stage in S},
     **{(stage, T.OVER): _over for stage in (S.WAITING, S.ASKING, S.AWAITING, S.BACKOFF)},
+    **{(stage, T.OVER): _drop for stage in (S.NOTING, S.ACTING)},
     (S.DONE, T.OVER): _over_when_done,
     (S.WAITING, T.TIMEOUT): _ask,
     (S.BACKOFF, T.TIMEOUT): _ask,

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 SCHEMA = 1
-QUIET_BOOTS = 3  # boots in which nothing came again, and all is forgotten: a drive may be shorter than any interval
+QUIET_BOOTS = 3  # so many boots later all is forgotten if nothing came again: a drive may be shorter than any interval
 MOST_SEEN = 16  # and LONGEST_REASON: it is handed to its writer through a pipe
 LONGEST_REASON = 500
 MOST_BYTES = 1 << 16
@@ -30,10 +30,11 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class Memory:
     boot_id: str = ""  # of the last change
-    action: str = ""  # the last one taken; none yet
+    action: str = ""  # the last one; none yet
+    outcome: str = ""  # of it: "done" "failed" "in a dry run" "unknown"; none yet: it was about to be taken
     reason: str = ""
     time: str = ""  # for people
-    acted_boot_id: str = ""
+    acted_boot_id: str = ""  # of the last that did not fail, as far as that is known
     acted_ns: int = 0
     quiet_boots: int = 0  # begun since then
     seen: tuple[Seen, ...] = ()
@@ -51,7 +52,7 @@ class Memory:
 
     def blocked_until_ns(self, boot_id: str, interval_ns: int) -> int:
         """No action before."""
-        return _until_ns(self.acted_boot_id, self.acted_ns, boot_id, interval_ns) if self.action else 0
+        return _until_ns(self.acted_boot_id, self.acted_ns, boot_id, interval_ns) if self.acted_boot_id else 0
 
     def notice(self, causes: tuple[tuple[str, int], ...], boot_id: str, now_ns: int) -> Memory:
         """``causes``: name and since_ns."""
@@ -60,9 +61,21 @@ class Memory:
         new = [Seen(name, since_ns, boot_id, now_ns) for name, since_ns in causes]
         return replace(self, boot_id=boot_id, quiet_boots=0, seen=tuple([*kept, *new][-MOST_SEEN:]))
 
-    def act(self, action: str, reason: str, time: str, boot_id: str, now_ns: int) -> Memory:
-        reason = reason[:LONGEST_REASON]
-        return replace(self, action=action, reason=reason, time=time, acted_boot_id=boot_id, acted_ns=now_ns)
+    def act(self, action: str, outcome: str, reason: str, time: str, boot_id: str, now_ns: int) -> Memory:
+        told = replace(self, action=action, outcome=outcome, reason=reason[:LONGEST_REASON], time=time)
+        return replace(told, acted_boot_id=boot_id, acted_ns=now_ns)
+
+    def failed(self, tried: Memory) -> Memory:
+        """``tried`` is told, and nothing else of it counts: it may be tried again."""
+        failed = replace(tried, outcome="failed", seen=self.seen)
+        return replace(failed, acted_boot_id=self.acted_boot_id, acted_ns=self.acted_ns)
+
+    def told(self) -> str:
+        """The last action, for people."""
+        if self.outcome == "unknown":
+            return "unknown, since its note cannot be read"
+        text = f"{self.action} {self.outcome}" if self.outcome else f"about to {self.action}"
+        return f"{text} at {self.time}: {self.reason}"
 
     def begin_boot(self, boot_id: str) -> Memory:
         """At the supervisor's start."""
@@ -85,7 +98,7 @@ def decode(raw: bytes) -> Memory:
         memory = Memory(**told, seen=seen)
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    texts = [memory.boot_id, memory.action, memory.reason, memory.time, memory.acted_boot_id]
+    texts = [memory.boot_id, memory.action, memory.outcome, memory.reason, memory.time, memory.acted_boot_id]
     numbers = [memory.acted_ns, memory.quiet_boots]
     for past in seen:
         texts += past.name, past.boot_id

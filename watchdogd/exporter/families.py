@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 
 import watchdogd
 from watchdogd import abi
-from watchdogd.decide.escalation import Stage
+from watchdogd.decide.escalation_orders import Stage
 from watchdogd.decide.orders import ASKED_FOR
 from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
 from watchdogd.exporter.history import Totals

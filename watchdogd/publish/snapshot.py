@@ -14,7 +14,9 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                     "reload": {"asked": count, "outcome": null, "checking", "refused" or "done",
                                "problem": text or null},
                     "escalation": {"stage", "since_ns", "deadline_ns" or null, "action", "dry_run": bool,
-                                    "causes": [text, ...], "last": {"action", "reason", "time"} or null} or null},
+                                    "consent_file": FILE or null, "causes": [text, ...],
+                                    "ways_out": [COMMAND, ...], "refused": [text, ...], "last": text or null,
+                                    "remembered": {what only the next supervisor needs}} or null},
      "workers": [{"name", "phase", "phase_since_ns", "required", "observe_only", "accelerator", "note",
                   "pid" or null, "incarnation", "heartbeat": FILE or null, "spawned_ns" or null, "ready_ns" or null,
                   "restarts": {VERDICT, "operator", "supervisor" or "restart_with": count}, "budget_left" (0 in

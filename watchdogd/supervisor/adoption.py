@@ -36,6 +36,7 @@ class Adoption:
         self.problems: list[str] = []  # what could not be taken over, and why
         self.adopted: list[str] = []  # names of workers whose process lives on
         self.kept: set[str] = set()  # heartbeats still in use, be it only to tell what is left of a worker
+        self.escalation: Mapping[str, Any] = {}  # as it was published
         self._workers: dict[str, Mapping[str, Any]] = {}
         self._stall = (0, 0)
         self._is_lost = False  # what the predecessor knew
@@ -58,6 +59,7 @@ class Adoption:
         except ValueError as error:
             self.problems.append(str(error))
         self._stall = (published.stall_ns, published.stall_end_ns)
+        self.escalation = published.body["supervisor"].get("escalation") or {}
         self.next_seq = int(published.body.get("events", {}).get("next_seq", 0))
         self._workers = {str(worker.get("name")): worker for worker in told}
 

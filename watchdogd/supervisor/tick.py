@@ -116,7 +116,7 @@ class Supervisor:
         if adoption.adopted or adoption.problems:
             told = {"workers": adoption.adopted, "problems": adoption.problems}
             self._tell("adopted", predecessor=adoption.predecessor, **told)
-        self.responses.escalator.start(time.monotonic_ns())
+        self.responses.escalator.start(adoption.escalation, time.monotonic_ns())
         self.tick(adoption.unwatched_ns(time.monotonic_ns()))
         try:
             self._identities.look_up(self.settings.workers)
@@ -160,8 +160,9 @@ class Supervisor:
         self._next_ns = self._when_next(now_ns)
         self.board.tick(now_ns, time.monotonic_ns() - now_ns, self._next_ns)
         self.notifier.feed(now_ns)
-        if self._reload.is_due and not self.stopping and all(map(self.actor.has_said_who_it_is, self.watched)):
-            self._reload.execute(self.runtime, self._publish, self.household.let_go, self.notifier)
+        may_go = not self.stopping and not self.responses.escalator.is_committed
+        if self._reload.is_due and may_go and all(map(self.actor.has_said_who_it_is, self.watched)):
+            self._reload.execute(self.runtime, self._publish, self._let_go, self.notifier)
             self._next_ns = now_ns  # it stays, perhaps because it has just been told to end
 
     def _when_next(self, now_ns: int) -> int:
@@ -357,6 +358,11 @@ class Supervisor:
 
     def _publish(self) -> int | None:
         return self.publication.publish(self.stopping)
+
+    def _let_go(self) -> None:
+        """The next image knows none of our children by name."""
+        self.responses.runs.close()
+        self.household.let_go()
 
     def abandon(self) -> None:
         """After an error of ours, as if we had been killed: workers that are to outlive us do, for the next one."""

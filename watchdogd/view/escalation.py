@@ -13,14 +13,15 @@ from watchdogd.view.span import span
 
 # By stage, what follows it: (a word for programs, words for people, with the time that is left).
 _NEXT = {
-    "waiting": ("ask", "asks in {left}"),
-    "asking": ("action", "waits {left} more for consent, then {action}"),
-    "awaiting": ("action", "waits {left} more for consent, then {action}"),
-    "backoff": ("ask", "asks again in {left}"),
+    "waiting": ("ask", "asks once min_interval is over, in {left}"),
+    "asking": ("action", "{left} left to consent, then {action}"),
+    "awaiting": ("action", "{left} left for {file}, then {action}"),
+    "backoff": ("ask", "no consent or no success, asks again in {left}"),
     "noting": ("action", "{action} comes next"),
     "acting": (None, "{action} is under way"),
     "done": (None, "nothing more is done"),
 }
+_REFUSED = "it had its escalation, or has come again within min_interval"
 
 
 def to_json(told: Mapping[str, Any] | None, now_ns: int) -> dict[str, Any] | None:
@@ -29,7 +30,7 @@ def to_json(told: Mapping[str, Any] | None, now_ns: int) -> dict[str, Any] | Non
         return None
     step, _ = _NEXT.get(told["stage"], (None, ""))
     return {
-        **{key: told[key] for key in ("stage", "action", "dry_run", "causes", "last")},
+        **{key: told[key] for key in ("stage", "action", "dry_run", "causes", "ways_out", "refused", "last")},
         "age_seconds": round(max(0, now_ns - told["since_ns"]) / SECOND, 6),
         "next": step,
         "next_in_seconds": None if told["deadline_ns"] is None else round(_left_ns(told, now_ns) / SECOND, 6),
@@ -40,16 +41,17 @@ def lines(told: Mapping[str, Any] | None, now_ns: int, ended: bool) -> Iterator[
     """Each with whether it is about what is under way now. ``ended``: the supervisor has."""
     if not told:
         return
+    action = told["action"] + (", dry run" if told["dry_run"] else "")
     if told["causes"] and not ended:
-        action = told["action"] + (", dry run" if told["dry_run"] else "")
         _, what = _NEXT.get(told["stage"], (None, ""))
-        follows = what.format(left=span(_left_ns(told, now_ns)), action=told["action"])
+        follows = what.format(left=span(_left_ns(told, now_ns)), action=told["action"], file=told["consent_file"])
         since = span(max(0, now_ns - told["since_ns"]))
-        causes = "; ".join(told["causes"])
-        yield f"  escalation ({action}): {told['stage']} for {since}, {follows}: {causes}; see `watchdogd events`", True
+        why = "; ".join((*told["causes"], *(f"`{way}` ends its cause" for way in told["ways_out"])))
+        yield f"  escalation ({action}): {told['stage']} for {since}, {follows}: {why}; see `watchdogd events`", True
+    for cause in () if ended else told["refused"]:
+        yield f"  escalation ({action}): refused, nothing will be done: {cause}; {_REFUSED}", True
     if told["last"]:
-        last = told["last"]
-        yield f"  last escalation: {last['action']} at {last['time']}: {last['reason']}", False
+        yield f"  last escalation: {told['last']}", False
 
 
 def _left_ns(told: Mapping[str, Any], now_ns: int) -> int:

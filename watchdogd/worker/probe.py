@@ -1,9 +1,11 @@
 """``python -m watchdogd.worker.probe``: is the GPU usable? A fresh context, a fill on the device, and what came of it.
 
-Exit status 0: usable; 1: not usable; 2: nothing could be tried, so nobody knows. It may also never return: that is for
-whoever started it. The GPU is that of ``WATCHDOGD_ACCELERATOR``; of a DLA, which has no context of its own, the first.
+Exit status 0: usable; 70: not usable; any other, 1 of an uncaught exception among them: nothing could be tried, so
+nobody knows. It may also never return: that is for whoever started it. The GPU is that of ``WATCHDOGD_ACCELERATOR``; of
+a DLA, which has no context of its own, the first.
 
-Invariant: 0 only after the device itself has computed something and it was read back.
+Invariant: 0 only after the device itself has computed something and it was read back; 70 only after the driver has
+refused what it does for a device in order.
 """
 
 from __future__ import annotations
@@ -11,16 +13,22 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import MutableMapping
 
-USABLE, NOT_USABLE, UNKNOWN = 0, 1, 2
+USABLE, NOT_USABLE, UNKNOWN = 0, 70, 1
 WORDS, PATTERN = 1024, 0x5AFE600D
-INVALID_DEVICE = 101  # CUDA_ERROR_INVALID_DEVICE: asked for the wrong one
+# CUDA_ERROR_OUT_OF_MEMORY, which may be a neighbour's doing; DEVICE_UNAVAILABLE: another has it for itself;
+# NO_DEVICE, INVALID_DEVICE: none like it can be seen from here.
+NOT_TRIED = (2, 46, 100, 101)
 
 
-def device(accelerator: str, visible: str | None) -> int:
+def device(environment: MutableMapping[str, str]) -> int:
     """The ordinal to ask CUDA for; where only some devices are visible, the first of those."""
-    number = re.fullmatch(r"gpu([0-9]{1,3})", accelerator)
-    return int(number.group(1)) if number and visible is None else 0
+    number = re.fullmatch(r"gpu([0-9]{1,3})", environment.get("WATCHDOGD_ACCELERATOR", ""))
+    if not number or "CUDA_VISIBLE_DEVICES" in environment:
+        return 0
+    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts; CUDA's own order begins with the fastest
+    return int(number.group(1))
 
 
 def probe(ordinal: int) -> int:
@@ -39,7 +47,7 @@ def probe(ordinal: int) -> int:
     except cuda.CudaUnavailableError as error:
         return _say(UNKNOWN, error)
     except cuda.CudaError as error:
-        return _say(UNKNOWN if error.code == INVALID_DEVICE else NOT_USABLE, error)
+        return _say(UNKNOWN if error.code in NOT_TRIED else NOT_USABLE, error)
     return USABLE if right else _say(NOT_USABLE, "what the device has written reads differently")
 
 
@@ -49,4 +57,4 @@ def _say(status: int, why: object) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(probe(device(os.environ.get("WATCHDOGD_ACCELERATOR", ""), os.environ.get("CUDA_VISIBLE_DEVICES"))))
+    sys.exit(probe(device(os.environ)))

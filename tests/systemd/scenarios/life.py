@@ -155,6 +155,22 @@ def a_reload_of_a_bad_configuration_fails_and_signals_nobody(service: Service) -
     assert (service.pid(), service.worker("a")["pid"]) == (pid, worker)
 
 
+def an_escalation_that_fails_the_service_leaves_it_failed(service: Service) -> None:
+    service.configure({"a": "serve_until('go')\nos._exit(3)", "b": "serve()"}, restart={"budget": 1})
+    with CONFIG.open("a") as config:
+        config.write('[escalation]\naction = "service-fail"\nask = ["/usr/bin/true"]\n')
+    service.start()
+    (HERE / "go").touch()
+    wait_until(lambda: service.show("ActiveState") == "failed", service.log)
+    assert (service.show("ExecMainStatus"), service.show("NRestarts")) == ("69", "0")
+    assert service.leftovers() == []
+    (HERE / "go").unlink()
+    service.systemctl("reset-failed", UNIT)
+    service.start()
+    wait_until(lambda: service.events("escalation", step="earlier"), service.log)
+    assert service.events("escalation", step="earlier")[0]["reason"].startswith("about to service-fail at 20")
+
+
 def it_runs_from_an_uninstall_to_the_next_install(service: Service) -> None:
     service.configure({"a": "serve()"})
     text = CONFIG.read_text()
