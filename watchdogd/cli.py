@@ -7,8 +7,8 @@ says how it went (``exits.py``). Each command imports what it needs, so that ``s
 from __future__ import annotations
 
 import argparse
+import gc
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import watchdogd
 from watchdogd import exits, places
 from watchdogd.exits import Failed
-from watchdogd.supervisor import checked, control
 
 if TYPE_CHECKING:
     from watchdogd.model import Settings
@@ -133,6 +132,9 @@ def _duration(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    gc.disable()  # nothing that is made on the way to the first tick is garbage; the supervisor enables it then
+    from watchdogd.supervisor import checked
+
     settings, warnings = checked.take() or places.load(options.config)
     from watchdogd.act import runtime
     from watchdogd.publish import notify
@@ -141,7 +143,7 @@ def _run(options: argparse.Namespace) -> int:
     print(_introduction(settings, warnings), file=sys.stderr, flush=True)
     try:
         return tick.main(settings)
-    except (runtime.CannotStart, notify.CannotNotify, control.ControlError) as error:
+    except (runtime.CannotStart, notify.CannotNotify) as error:
         raise Failed(str(error), exits.REFUSED) from None
 
 
@@ -205,6 +207,8 @@ def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, in
 
 
 def _columns() -> int:
+    import shutil
+
     told = shutil.get_terminal_size((0, 0)).columns  # $COLUMNS first: `watch` sets it
     return told or (DUMB_COLUMNS if sys.stdout.isatty() else UNLIMITED_COLUMNS)
 
@@ -255,6 +259,8 @@ def _wanted(options: argparse.Namespace) -> EventFilter:
 
 
 def _change(options: argparse.Namespace) -> int:
+    from watchdogd.supervisor import control
+
     path = os.path.join(places.runtime_dir(options.config), control.SOCKET_NAME)
     try:
         reply = control.ask(path, {"command": options.name, "worker": options.worker}, CONTROL_SECONDS)
@@ -269,6 +275,8 @@ def _change(options: argparse.Namespace) -> int:
 
 
 def _reload(options: argparse.Namespace) -> int:
+    from watchdogd.supervisor import control
+
     runtime_dir = places.runtime_dir(options.config)
     before = _reloaded(runtime_dir)
     try:

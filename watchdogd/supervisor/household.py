@@ -42,7 +42,7 @@ class Household:
         if settings.metrics.listen:
             self._children.append(_exporter(settings, runtime))
         self._report = ""
-        self._recorded: dict[str, Any] = {}
+        self.recorded: dict[str, Any] = {}  # what the recorder told last
         self._suppressed = 0  # as published
         self.dirty = True  # something here is not published yet
 
@@ -69,15 +69,6 @@ class Household:
         self._suppressed = suppressed
         self._journal.tell_suppressed(now_ns)
         self._journal.flush()
-
-    def record_state(self) -> dict[str, Any]:
-        return {
-            "written": self._recorded.get("written", 0),
-            "dropped": self._recorded.get("dropped", 0) + self._journal.dropped,
-            "suppressed": self._journal.suppressed,
-            "error": self._recorded.get("error"),
-            "next_seq": self._journal.next_seq,
-        }
 
     def _started(self, child: Child) -> None:
         if child.stdout is not None:
@@ -109,8 +100,8 @@ class Household:
         for report in reports:
             with contextlib.suppress(ValueError):  # the torn line of a recorder that died
                 told = json.loads(report)
-                self.dirty = self.dirty or told != self._recorded
-                self._recorded = told
+                self.dirty = self.dirty or told != self.recorded
+                self.recorded = told
 
     def _ended(self, child: Child, now_ns: int) -> None:
         if child.process is None or child.process.exit_status() is None:
