@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from watchdogd import abi
 
@@ -144,8 +144,7 @@ class Settings:
 # --- observed -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class LoadSample:
+class LoadSample(NamedTuple):
     """One accelerator's load at one moment, as one source tells it."""
 
     accelerator: str  # "gpu0" "dla0" ...
@@ -154,8 +153,7 @@ class LoadSample:
     uuid: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(NamedTuple):
     """How a process ended. Both None: it is gone and nobody can know how."""
 
     code: int | None = None
@@ -167,8 +165,7 @@ class Exit:
         return "exited (status unknown)" if self.code is None else f"exited with status {self.code}"
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadSample:
+class ThreadSample(NamedTuple):
     """What the kernel's scheduler says of one thread (``/proc/PID/task/TID/{stat,schedstat}``)."""
 
     state: str  # R S D T ...

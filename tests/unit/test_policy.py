@@ -53,7 +53,7 @@ def state_in(phase: Phase, **fields: object) -> WorkerState:
 
 
 def occasion(finding: Finding | None = None, **fields: object) -> Occasion:
-    return replace(Occasion(NOW, SETTINGS, GRACE, finding=finding, incident=NEW), **fields)  # type: ignore[arg-type]  # any of its fields
+    return Occasion(NOW, SETTINGS, GRACE, finding=finding, incident=NEW)._replace(**fields)  # type: ignore[arg-type]  # any of its fields
 
 
 # --- the table ------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass
-from typing import Any
+from dataclasses import MISSING
+from typing import Any, NamedTuple
 
 from watchdogd import abi, duration, model
 from watchdogd.config import values
@@ -28,8 +28,7 @@ _DURATION_OR_ZERO = duration_kind(zero=True)
 _DEADLINE = duration_kind(never=True, least_ns=model.MILLISECOND)
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """One key. A dotted name is a key of a table within the table."""
 
     name: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from watchdogd.model import Finding, IncidentId, Phase, Verdict, WorkerSettings
 
@@ -116,8 +117,7 @@ class WorkerState:
     unusable: int = 0  # probes in a row that found its accelerator not usable
 
 
-@dataclass(frozen=True, slots=True)
-class Occasion:
+class Occasion(NamedTuple):
     """What the handlers may look at besides the state."""
 
     now_ns: int
