@@ -55,7 +55,8 @@ The running supervisor is found by -c FILE, else by ${places.RUNTIME_DIR}, else 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(is_run=arguments[:1] == ["run"]).parse_args(arguments)
     try:
         status: int = options.command(options)
         sys.stdout.flush()
@@ -71,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, is_run: bool) -> argparse.ArgumentParser:
+    """Of all commands, or of ``run`` alone: workers wait for that one to look at them."""
     parser = argparse.ArgumentParser(
         prog="watchdogd",
         description="A deadline on every blocking GPU or DLA call, enforced from another process.",
@@ -88,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     command("run", _run, "supervise the workers of a configuration")
+    if is_run:
+        return parser
     status = command("status", _status, "show workers, calls in flight, loads and the supervisor itself")
     status.add_argument("worker", nargs="?", metavar="WORKER", help="this worker alone")
     status.add_argument("--json", action="store_true", help="one JSON object (with --watch one a line)")

@@ -21,8 +21,7 @@ IncidentId = NewType("IncidentId", str)
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
+class Deadlines(NamedTuple):
     """How long things may take. ``None`` = never overdue."""
 
     startup_ns: int | None = 120 * SECOND
@@ -31,8 +30,7 @@ class Deadlines:
     calls_ns: tuple[int | None, ...] = (None,) * len(abi.OPERATIONS)  # indexed by operation code
 
 
-@dataclass(frozen=True, slots=True)
-class RestartSettings:
+class RestartSettings(NamedTuple):
     backoff_ns: int = 100 * MILLISECOND
     backoff_max_ns: int = 10 * SECOND
     budget: int = 5
@@ -72,8 +70,7 @@ class WorkerSettings:
     on_supervisor_exit: str = "kill"
 
 
-@dataclass(frozen=True, slots=True)
-class SupervisorSettings:
+class SupervisorSettings(NamedTuple):
     runtime_dir: str = "/run/gpu-watchdogd"
     state_dir: str = "/var/lib/gpu-watchdogd"
     stop_timeout_ns: int = 10 * SECOND  # default of every worker's
@@ -90,13 +87,11 @@ class SupervisorSettings:
     worker_slice: str = "gpu-watchdogd-workers.slice"  # of systemd, for a scope per worker; "" = none
 
 
-@dataclass(frozen=True, slots=True)
-class MetricsSettings:
+class MetricsSettings(NamedTuple):
     listen: str = "127.0.0.1:19877"  # "" = no exporter
 
 
-@dataclass(frozen=True, slots=True)
-class HooksSettings:
+class HooksSettings(NamedTuple):
     on_verdict: tuple[str, ...] = ()
     on_verdict_deadline_ns: int = 200 * MILLISECOND
     veto: bool = False  # whether its answer may delay a kill
@@ -120,8 +115,7 @@ class EscalationSettings:
         return bool(self.ask or self.consent_file) or self.action != "none"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceSettings:
+class SourceSettings(NamedTuple):
     """One load reader: a child process whose lines are samples. An empty command switches it off."""
 
     name: str  # "tegrastats" "nvml" "nvgpu"
@@ -130,15 +124,14 @@ class SourceSettings:
     frozen_after_ns: int = 3 * SECOND
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     supervisor: SupervisorSettings
     metrics: MetricsSettings
     sources: tuple[SourceSettings, ...]
     workers: tuple[WorkerSettings, ...]
     files: tuple[str, ...] = ()  # where this came from, for messages
-    hooks: HooksSettings = field(default_factory=HooksSettings)
-    escalation: EscalationSettings = field(default_factory=EscalationSettings)
+    hooks: HooksSettings = HooksSettings()
+    escalation: EscalationSettings = EscalationSettings()
 
 
 # --- observed -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import os
 import signal
 import time
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from watchdogd import abi, exits
@@ -301,7 +300,7 @@ def main(settings: Settings) -> int:
     os.environ.pop(abi.ENVIRONMENT, None)  # a worker's, if it started us: our children are not its descendants
     is_reloaded = DIRECTORIES in os.environ
     kept, is_other = kept_directories(settings.supervisor)
-    settings = replace(settings, supervisor=kept)
+    settings = settings._replace(supervisor=kept)
     notifier = Notifier()
     runtime = Runtime(settings.supervisor, is_known=is_reloaded)
     supervisor = Supervisor(settings, runtime, notifier)
