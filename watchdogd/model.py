@@ -6,7 +6,7 @@ an absent value is ``None``, never 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, NewType
 
@@ -38,16 +38,15 @@ class RestartSettings(NamedTuple):
     when_spent: str = "quarantine"  # or "retry-slowly"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
+class WorkerSettings(NamedTuple):
     name: str
     command: tuple[str, ...]
     accelerator: str | None = None
     coupled_with: tuple[str, ...] = ()  # accelerators or workers whose hang can freeze this worker
     redundancy: str | None = None  # group of workers that do the same work
-    deadlines: Deadlines = field(default_factory=Deadlines)
+    deadlines: Deadlines = Deadlines()
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
-    restart: RestartSettings = field(default_factory=RestartSettings)
+    restart: RestartSettings = RestartSettings()
     probe: tuple[str, ...] = ()  # run before the successor of a worker that was killed or crashed
     probe_deadline_ns: int = 10 * SECOND
     required: bool = True

@@ -349,7 +349,7 @@ def test_the_end_of_a_life_is_remembered_and_not_that_of_its_descendants() -> No
 
 # --- the probe before a start ---------------------------------------------------------------------------------------
 
-PROBED = replace(SETTINGS, probe=("probe",), probe_deadline_ns=4 * SECOND)
+PROBED = SETTINGS._replace(probe=("probe",), probe_deadline_ns=4 * SECOND)
 
 
 def with_probe(**fields: object) -> Occasion:

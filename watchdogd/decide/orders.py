@@ -45,6 +45,8 @@ class Trigger(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
+    """Start this incarnation."""
+
     incarnation: int
 
 
@@ -77,6 +79,8 @@ class Refrain:
 
 @dataclass(frozen=True, slots=True)
 class OpenIncident:
+    """A verdict is to be on record, before anything is done about it."""
+
     incident: IncidentId
     finding: Finding
     would_kill: bool = False  # observe only: what would have been done is recorded, nothing is
@@ -84,6 +88,8 @@ class OpenIncident:
 
 @dataclass(frozen=True, slots=True)
 class CloseIncident:
+    """How the story ended."""
+
     incident: IncidentId
     outcome: str  # "recovered", "hung again", "ended again", "overtaken", or one of NOT_RECOVERED
 

@@ -160,6 +160,7 @@ class Supervisor:
         """At adopted workers, before anything else. How late the next one then is."""
         now_ns = time.monotonic_ns()
         self._judge(self._adoption.unwatched_ns(now_ns), now_ns)
+        self._publish()
         due_ns = self.judging.next_ns(now_ns)
         self._furnish()
         return max(0, time.monotonic_ns() - max(now_ns, min(due_ns))) if due_ns else 0
