@@ -142,11 +142,11 @@ def _run(options: argparse.Namespace) -> int:
     settings, warnings = checked.take() or places.load(options.config)
     from watchdogd.act import runtime
     from watchdogd.publish import notify
-    from watchdogd.supervisor import tick
+    from watchdogd.supervisor import start
 
     print(_introduction(settings, warnings), file=sys.stderr, flush=True)
     try:
-        return tick.main(settings)
+        return start.main(settings)
     except (runtime.CannotStart, notify.CannotNotify) as error:
         raise Failed(str(error), exits.REFUSED) from None
 
@@ -294,7 +294,7 @@ def _reload(options: argparse.Namespace) -> int:
     give_up = time.monotonic() + RELOAD_SECONDS
     while time.monotonic() < give_up:
         started_ns, asked, outcome, problem = _reloaded(runtime_dir)
-        if started_ns != before[0]:
+        if started_ns not in (None, before[0]):
             print("reloaded")
             return exits.FINE
         if asked != before[1] and outcome == "refused":
@@ -308,11 +308,13 @@ def _reloaded(runtime_dir: str) -> tuple[object, object, object, object]:
     from watchdogd.publish import board
 
     try:
-        supervisor = board.read(os.path.join(runtime_dir, board.FILE_NAME)).body.get("supervisor", {})
+        published = board.read(os.path.join(runtime_dir, board.FILE_NAME))
     except board.BoardError as error:
         raise Failed(f"{error}; {_START_IT}", exits.NOT_RUNNING) from None
+    supervisor = published.body.get("supervisor", {})
     reload = supervisor.get("reload", {})
-    return supervisor.get("started_ns"), reload.get("asked"), reload.get("outcome"), reload.get("problem")
+    began = supervisor.get("started_ns") if published.ticks else None  # before that it may not listen yet
+    return began, reload.get("asked"), reload.get("outcome"), reload.get("problem")
 
 
 def _check_config(options: argparse.Namespace) -> int:

@@ -132,6 +132,12 @@ class Settings(NamedTuple):
     hooks: HooksSettings = HooksSettings()
     escalation: EscalationSettings = EscalationSettings()
 
+    @property
+    def asks_programs(self) -> bool:
+        """Whether a program of the integrator may have to be run, other than a worker."""
+        probes = any(worker.probe for worker in self.workers)
+        return bool(self.hooks.on_verdict) or self.escalation.enabled or probes
+
 
 # --- observed -------------------------------------------------------------------------------------------------------
 

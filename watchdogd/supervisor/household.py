@@ -11,11 +11,11 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from watchdogd.act import launching
 from watchdogd.act.children import Child, start_due
+from watchdogd.act.fleet import Fleet
 from watchdogd.act.runtime import Runtime
 from watchdogd.model import Settings, SourceSettings
 from watchdogd.observe.loop import Loop
@@ -26,15 +26,12 @@ from watchdogd.supervisor.loads import Loads, Source
 
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 
-# Of an accelerator's workers: any call in flight, calls completed, and whether none of them is there any more.
-Activity = Callable[[str], tuple[bool, int, bool]]
-
 
 class Household:
-    def __init__(self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, activity: Activity) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, fleet: Fleet) -> None:
         self._loop = loop
         self._journal = journal
-        self._activity = activity
+        self._fleet = fleet
         self.loads = Loads()
         self.sources = [_source(source) for source in settings.sources if source.command]
         self._recorder = _recorder(settings, runtime)
@@ -91,7 +88,7 @@ class Household:
         for source in self.sources:
             if source.child is child:
                 for sample in source.feed(data, now_ns):
-                    pending, completed, vacant = self._activity(sample.accelerator)
+                    pending, completed, vacant = self._fleet.activity(sample.accelerator)
                     self.loads.add(source, sample, pending, completed, now_ns, vacant)
                     self.dirty = True
 

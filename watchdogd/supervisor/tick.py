@@ -14,7 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from watchdogd import abi, exits
+from watchdogd import exits
 from watchdogd.act import launching, scope
 from watchdogd.act.acting import Actor, Happening
 from watchdogd.act.fleet import Fleet
@@ -36,7 +36,7 @@ from watchdogd.publish.throttle import Throttle
 from watchdogd.supervisor.adoption import Adoption
 from watchdogd.supervisor.judging import Judging
 from watchdogd.supervisor.publication import Publication
-from watchdogd.supervisor.reload import DIRECTORIES, Reload, kept_directories, listening
+from watchdogd.supervisor.reload import Reload, listening
 from watchdogd.supervisor.succession import Succession, forget_retired
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Supervisor:
             runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, self._identities,
             slice_name,
         )  # fmt: skip
-        self.responses = self._responses(boot_id) if _asks_programs(settings) else None
+        self.responses = self._responses(boot_id) if settings.asks_programs else None
         self.together = Together(self.watched, self._happenings)
         escalator = None if self.responses is None else self.responses.escalator
         self.publication = Publication(
@@ -127,7 +127,7 @@ class Supervisor:
 
         self.commands = Commands(self.runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
-        self.household = Household(self.settings, self.runtime, self.loop, self.journal, self._activity)
+        self.household = Household(self.settings, self.runtime, self.loop, self.journal, self.fleet)
         self.publication.furnish(self.household, lock_memory())
 
     def run(self) -> None:
@@ -160,7 +160,6 @@ class Supervisor:
         """At adopted workers, before anything else. How late the next one then is."""
         now_ns = time.monotonic_ns()
         self._judge(self._adoption.unwatched_ns(now_ns), now_ns)
-        self._publish()
         due_ns = self.judging.next_ns(now_ns)
         self._furnish()
         return max(0, time.monotonic_ns() - max(now_ns, min(due_ns))) if due_ns else 0
@@ -197,11 +196,6 @@ class Supervisor:
         if self._reload.deadline_ns is not None:
             instants.append(self._reload.deadline_ns)
         return max(min(instants), now_ns)
-
-    def _activity(self, accelerator: str) -> tuple[bool, int, bool]:
-        seen = [w.activity() for w in self.watched if w.settings.accelerator == accelerator]
-        vacant = self.fleet.vacant(accelerator)
-        return any(pending for pending, _ in seen), sum(completed for _, completed in seen), vacant
 
     # --- told from outside ---
 
@@ -288,29 +282,3 @@ class Supervisor:
         self.household.close()
         self.board.close()
         self.runtime.close()
-
-
-def _asks_programs(settings: Settings) -> bool:
-    """Whether a program of the integrator may have to be run."""
-    probes = any(worker.probe for worker in settings.workers)
-    return bool(settings.hooks.on_verdict) or settings.escalation.enabled or probes
-
-
-def main(settings: Settings) -> int:
-    """Run until told to stop. Raises CannotStart, CannotNotify, OSError before READY."""
-    os.environ.pop(abi.ENVIRONMENT, None)  # a worker's, if it started us: our children are not its descendants
-    is_reloaded = DIRECTORIES in os.environ
-    kept, is_other = kept_directories(settings.supervisor)
-    settings = settings._replace(supervisor=kept)
-    notifier = Notifier()
-    runtime = Runtime(settings.supervisor, is_known=is_reloaded)
-    supervisor = Supervisor(settings, runtime, notifier)
-    if is_other:
-        supervisor.tell_problem("runtime_dir and state_dir change by a restart only; the old ones are still used")
-    try:
-        supervisor.run()
-    except BaseException:
-        supervisor.abandon()
-        raise
-    supervisor.close()
-    return supervisor.exit_status
