@@ -139,7 +139,7 @@ def main() -> None:
             (supervisor.judging, "_observe", "observe"),
             (supervisor.judging, "settle", "decide"),
             (supervisor, "_when_next", "decide"),
-            (supervisor, "_publish", "publish"),
+            (supervisor.publication, "publish", "publish"),
         ):
             timed(holder, name, spent, label)
         timed(supervisor.board, "tick", spent, "publish")
