@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tests.helpers.pulses import deadlines
 from tests.histories.cast import (
     Asleep,
@@ -447,7 +445,7 @@ OUTER_AND_INNER = Story(
 )
 
 REDUNDANT = tuple(
-    replace(worker(name, accelerator, sync=50), redundancy="front", coupled_with=())
+    worker(name, accelerator, sync=50)._replace(redundancy="front", coupled_with=())
     for name, accelerator in (("a", "gpu0"), ("b", "gpu1"))
 )
 

@@ -5,11 +5,10 @@ Invariant: pure, and silence is no freeze: not an idle worker, not a silent sour
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class LoadPoint:
+class LoadPoint(NamedTuple):
     """One load sample and what the accelerator's workers were doing when it arrived."""
 
     arrived_ns: int

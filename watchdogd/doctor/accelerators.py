@@ -207,7 +207,7 @@ def nvml(_machine: Machine) -> Outcome:
 
 def nvgpu_load(machine: Machine) -> Outcome:
     try:
-        path = nvgpu.find(machine.root / "sys")
+        path = nvgpu.find(str(machine.root / "sys"))
         (sample,) = nvgpu.reader(path)()
     except Unavailable as error:
         found, remedy = _parts(error)
