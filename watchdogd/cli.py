@@ -7,8 +7,8 @@ says how it went (``exits.py``). Each command imports what it needs, so that ``s
 from __future__ import annotations
 
 import argparse
+import gc
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import watchdogd
 from watchdogd import exits, places
 from watchdogd.exits import Failed
-from watchdogd.supervisor import checked, control
 
 if TYPE_CHECKING:
     from watchdogd.model import Settings
@@ -56,7 +55,8 @@ The running supervisor is found by -c FILE, else by ${places.RUNTIME_DIR}, else 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(is_run=arguments[:1] == ["run"]).parse_args(arguments)
     try:
         status: int = options.command(options)
         sys.stdout.flush()
@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, is_run: bool) -> argparse.ArgumentParser:
+    """Of all commands, or of ``run`` alone: workers wait for that one to look at them."""
     parser = argparse.ArgumentParser(
         prog="watchdogd",
         description="A deadline on every blocking GPU or DLA call, enforced from another process.",
@@ -89,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     command("run", _run, "supervise the workers of a configuration")
+    if is_run:
+        return parser
     status = command("status", _status, "show workers, calls in flight, loads and the supervisor itself")
     status.add_argument("worker", nargs="?", metavar="WORKER", help="this worker alone")
     status.add_argument("--json", action="store_true", help="one JSON object (with --watch one a line)")
@@ -133,15 +136,18 @@ def _duration(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    gc.disable()  # nothing that is made on the way to the first tick is garbage; the supervisor enables it then
+    from watchdogd.supervisor import checked
+
     settings, warnings = checked.take() or places.load(options.config)
     from watchdogd.act import runtime
     from watchdogd.publish import notify
-    from watchdogd.supervisor import tick
+    from watchdogd.supervisor import start
 
     print(_introduction(settings, warnings), file=sys.stderr, flush=True)
     try:
-        return tick.main(settings)
-    except (runtime.CannotStart, notify.CannotNotify, control.ControlError) as error:
+        return start.main(settings)
+    except (runtime.CannotStart, notify.CannotNotify) as error:
         raise Failed(str(error), exits.REFUSED) from None
 
 
@@ -205,6 +211,8 @@ def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, in
 
 
 def _columns() -> int:
+    import shutil
+
     told = shutil.get_terminal_size((0, 0)).columns  # $COLUMNS first: `watch` sets it
     return told or (DUMB_COLUMNS if sys.stdout.isatty() else UNLIMITED_COLUMNS)
 
@@ -255,6 +263,8 @@ def _wanted(options: argparse.Namespace) -> EventFilter:
 
 
 def _change(options: argparse.Namespace) -> int:
+    from watchdogd.supervisor import control
+
     path = os.path.join(places.runtime_dir(options.config), control.SOCKET_NAME)
     try:
         reply = control.ask(path, {"command": options.name, "worker": options.worker}, CONTROL_SECONDS)
@@ -269,6 +279,8 @@ def _change(options: argparse.Namespace) -> int:
 
 
 def _reload(options: argparse.Namespace) -> int:
+    from watchdogd.supervisor import control
+
     runtime_dir = places.runtime_dir(options.config)
     before = _reloaded(runtime_dir)
     try:
@@ -282,7 +294,7 @@ def _reload(options: argparse.Namespace) -> int:
     give_up = time.monotonic() + RELOAD_SECONDS
     while time.monotonic() < give_up:
         started_ns, asked, outcome, problem = _reloaded(runtime_dir)
-        if started_ns != before[0]:
+        if started_ns not in (None, before[0]):
             print("reloaded")
             return exits.FINE
         if asked != before[1] and outcome == "refused":
@@ -296,11 +308,13 @@ def _reloaded(runtime_dir: str) -> tuple[object, object, object, object]:
     from watchdogd.publish import board
 
     try:
-        supervisor = board.read(os.path.join(runtime_dir, board.FILE_NAME)).body.get("supervisor", {})
+        published = board.read(os.path.join(runtime_dir, board.FILE_NAME))
     except board.BoardError as error:
         raise Failed(f"{error}; {_START_IT}", exits.NOT_RUNNING) from None
+    supervisor = published.body.get("supervisor", {})
     reload = supervisor.get("reload", {})
-    return supervisor.get("started_ns"), reload.get("asked"), reload.get("outcome"), reload.get("problem")
+    began = supervisor.get("started_ns") if published.ticks else None  # before that it may not listen yet
+    return began, reload.get("asked"), reload.get("outcome"), reload.get("problem")
 
 
 def _check_config(options: argparse.Namespace) -> int:

@@ -6,9 +6,9 @@ an absent value is ``None``, never 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from watchdogd import abi
 
@@ -21,8 +21,7 @@ IncidentId = NewType("IncidentId", str)
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
+class Deadlines(NamedTuple):
     """How long things may take. ``None`` = never overdue."""
 
     startup_ns: int | None = 120 * SECOND
@@ -31,8 +30,7 @@ class Deadlines:
     calls_ns: tuple[int | None, ...] = (None,) * len(abi.OPERATIONS)  # indexed by operation code
 
 
-@dataclass(frozen=True, slots=True)
-class RestartSettings:
+class RestartSettings(NamedTuple):
     backoff_ns: int = 100 * MILLISECOND
     backoff_max_ns: int = 10 * SECOND
     budget: int = 5
@@ -40,22 +38,20 @@ class RestartSettings:
     when_spent: str = "quarantine"  # or "retry-slowly"
 
 
-@dataclass(frozen=True, slots=True)
-class OutputSettings:
+class OutputSettings(NamedTuple):
     bad_in_a_row: int = 0  # so many are a verdict; 0 = none is
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
+class WorkerSettings(NamedTuple):
     name: str
     command: tuple[str, ...]
     accelerator: str | None = None
     coupled_with: tuple[str, ...] = ()  # accelerators or workers whose hang can freeze this worker
     redundancy: str | None = None  # group of workers that do the same work
-    deadlines: Deadlines = field(default_factory=Deadlines)
+    deadlines: Deadlines = Deadlines()
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
-    restart: RestartSettings = field(default_factory=RestartSettings)
-    outputs: OutputSettings = field(default_factory=OutputSettings)
+    restart: RestartSettings = RestartSettings()
+    outputs: OutputSettings = OutputSettings()
     probe: tuple[str, ...] = ()  # run before the successor of a worker that was killed or crashed
     probe_deadline_ns: int = 10 * SECOND
     required: bool = True
@@ -78,8 +74,7 @@ class WorkerSettings:
     on_supervisor_exit: str = "kill"
 
 
-@dataclass(frozen=True, slots=True)
-class SupervisorSettings:
+class SupervisorSettings(NamedTuple):
     runtime_dir: str = "/run/gpu-watchdogd"
     state_dir: str = "/var/lib/gpu-watchdogd"
     stop_timeout_ns: int = 10 * SECOND  # default of every worker's
@@ -96,13 +91,11 @@ class SupervisorSettings:
     worker_slice: str = "gpu-watchdogd-workers.slice"  # of systemd, for a scope per worker; "" = none
 
 
-@dataclass(frozen=True, slots=True)
-class MetricsSettings:
+class MetricsSettings(NamedTuple):
     listen: str = "127.0.0.1:19877"  # "" = no exporter
 
 
-@dataclass(frozen=True, slots=True)
-class HooksSettings:
+class HooksSettings(NamedTuple):
     on_verdict: tuple[str, ...] = ()
     on_verdict_deadline_ns: int = 200 * MILLISECOND
     veto: bool = False  # whether its answer may delay a kill
@@ -126,8 +119,7 @@ class EscalationSettings:
         return bool(self.ask or self.consent_file) or self.action != "none"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceSettings:
+class SourceSettings(NamedTuple):
     """One load reader: a child process whose lines are samples. An empty command switches it off."""
 
     name: str  # "tegrastats" "nvml" "nvgpu" "nvdla"
@@ -136,30 +128,33 @@ class SourceSettings:
     frozen_after_ns: int = 3 * SECOND
 
 
-@dataclass(frozen=True, slots=True)
-class KmsgSettings:
+class KmsgSettings(NamedTuple):
     """The reader of the kernel log: a child process whose lines are the kernel's. An empty command switches it off."""
 
     command: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     supervisor: SupervisorSettings
     metrics: MetricsSettings
     sources: tuple[SourceSettings, ...]
     workers: tuple[WorkerSettings, ...]
     files: tuple[str, ...] = ()  # where this came from, for messages
-    hooks: HooksSettings = field(default_factory=HooksSettings)
-    escalation: EscalationSettings = field(default_factory=EscalationSettings)
-    kmsg: KmsgSettings = field(default_factory=KmsgSettings)
+    hooks: HooksSettings = HooksSettings()
+    escalation: EscalationSettings = EscalationSettings()
+    kmsg: KmsgSettings = KmsgSettings()
+
+    @property
+    def asks_programs(self) -> bool:
+        """Whether a program of the integrator may have to be run, other than a worker."""
+        probes = any(worker.probe for worker in self.workers)
+        return bool(self.hooks.on_verdict) or self.escalation.enabled or probes
 
 
 # --- observed -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class LoadSample:
+class LoadSample(NamedTuple):
     """One accelerator's load at one moment, as one source tells it."""
 
     accelerator: str  # "gpu0" "dla0" ...
@@ -202,8 +197,7 @@ class KernelMessage:
     channel: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(NamedTuple):
     """How a process ended. Both None: it is gone and nobody can know how."""
 
     code: int | None = None
@@ -215,8 +209,7 @@ class Exit:
         return "exited (status unknown)" if self.code is None else f"exited with status {self.code}"
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadSample:
+class ThreadSample(NamedTuple):
     """What the kernel's scheduler says of one thread (``/proc/PID/task/TID/{stat,schedstat}``)."""
 
     state: str  # R S D T ...

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watchdogd import exits
@@ -31,7 +30,7 @@ def load(config: str | None) -> tuple[Settings, list[str]]:
     from watchdogd.config import ConfigError, check
 
     try:
-        settings, warnings = check(Path(config or DEFAULT_CONFIG), environ=os.environ)
+        settings, warnings = check(config or DEFAULT_CONFIG, environ=os.environ)
         warnings = (*warnings, *_check_port(settings))
     except ConfigError as error:
         for problem in error.problems:
@@ -73,7 +72,7 @@ def _runs(runtime_dir: str) -> bool:
 def _directory(config: str, key: str, default: str) -> str:
     from watchdogd.config import files as config_files
 
-    tree, problems = config_files.read(Path(config))
+    tree, problems = config_files.read(config)
     if problems:
         raise Failed("\n".join(str(problem) for problem in problems), exits.BAD_CONFIG)
     table = tree.root.get("supervisor")

@@ -224,10 +224,11 @@ class Supervised:
         return str(ask(path, {"command": command, "worker": name}, TIMEOUT_SECONDS)["message"])
 
     def reload(self) -> None:
-        """Until the new image has published."""
+        """Until the new image has ticked."""
         began = self.snapshot()["supervisor"]["started_ns"]
         self.process.send_signal(signal.SIGHUP)
         wait_until(lambda: self.snapshot()["supervisor"]["started_ns"] != began, what=self.log)
+        wait_until(lambda: board.read(str(self.runtime / board.FILE_NAME)).ticks, what=self.log)
 
     def touch(self, name: str) -> None:
         """What a worker waits for with ``wait_for(name)``."""

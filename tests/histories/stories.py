@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tests.helpers.pulses import deadlines, ms
 from tests.histories.cast import (
     Asleep,
@@ -287,7 +285,7 @@ RULE = OutputSettings(bad_in_a_row=5)
 
 SILENT_OUTPUT = Story(
     "outputs all zero, no error, calls return in time: the fifth in a row is a verdict; the successor's are good",
-    (replace(H, outputs=RULE),),
+    (H._replace(outputs=RULE),),
     (
         *started("h"),
         (1000, "h", outputs(999, 1), P.RUNNING, ""),
@@ -313,7 +311,7 @@ SILENT_OUTPUT_WITHOUT_A_RULE = Story(
 
 OUTPUTS_OF_A_LIBRARY_TO_COME = Story(
     "a kind of bad output that is not known here, or begun at an impossible time, condemns nobody",
-    (replace(H, outputs=RULE),),
+    (H._replace(outputs=RULE),),
     (
         *started("h"),
         (1000, "h", Writes({"bad_outputs": ms(1000) & ~abi.ERROR_MASK | 200 << 8 | len(abi.OUTPUTS)}), P.RUNNING, ""),
@@ -324,7 +322,7 @@ OUTPUTS_OF_A_LIBRARY_TO_COME = Story(
 
 CANARY_BEFORE_READY = Story(
     "the golden input's output is wrong at each try before ready: replaced without waiting for the startup deadline",
-    (replace(H, outputs=OutputSettings(bad_in_a_row=2)),),
+    (H._replace(outputs=OutputSettings(bad_in_a_row=2)),),
     (
         (0, "h", T.START, P.STARTING, "h spawn 1"),
         (500, "h", outputs(400, 1, "canary"), P.STARTING, ""),
@@ -335,7 +333,7 @@ CANARY_BEFORE_READY = Story(
 
 SILENT_OUTPUT_OF_A_PAIR = Story(
     "the outputs of what is left of a redundancy group go bad: its kill waits for its peer, and is not needed then",
-    tuple(replace(worker(name, sync=200), redundancy="front", outputs=RULE, coupled_with=()) for name in "hk"),
+    tuple(worker(name, sync=200)._replace(redundancy="front", outputs=RULE, coupled_with=()) for name in "hk"),
     (
         *started("h", "k"),
         (1000, "k", calls("sync", 1000), P.RUNNING, ""),
@@ -350,7 +348,7 @@ SILENT_OUTPUT_OF_A_PAIR = Story(
 
 SILENT_OUTPUT_PAUSED = Story(
     "somebody looks at a worker whose outputs are bad: nothing while it is paused; what is still bad then is a verdict",
-    (replace(H, outputs=RULE),),
+    (H._replace(outputs=RULE),),
     (
         *started("h"),
         (1000, "h", T.PAUSE, P.PAUSED, ""),
@@ -362,7 +360,7 @@ SILENT_OUTPUT_PAUSED = Story(
 
 SILENT_OUTPUT_CAPPED = Story(
     "no kill is left in the window: the verdict stands until its outputs are good again",
-    (replace(H, outputs=RULE),),
+    (H._replace(outputs=RULE),),
     (
         *started("h"),
         (1000, "h", outputs(1000, 5), P.RUNNING, "h open silent_output"),
@@ -375,7 +373,7 @@ SILENT_OUTPUT_CAPPED = Story(
 
 SILENT_OUTPUT_OBSERVED = Story(
     "observe only: each run of bad outputs is one verdict, and nothing is signalled",
-    (replace(H, outputs=RULE),),
+    (H._replace(outputs=RULE),),
     (
         (0, "h", T.START, P.STARTING, "h spawn 1"),
         (10, "h", ready(10), P.OBSERVED, ""),
@@ -561,7 +559,7 @@ OUTER_AND_INNER = Story(
 )
 
 REDUNDANT = tuple(
-    replace(worker(name, accelerator, sync=50), redundancy="front", coupled_with=())
+    worker(name, accelerator, sync=50)._replace(redundancy="front", coupled_with=())
     for name, accelerator in (("a", "gpu0"), ("b", "gpu1"))
 )
 

@@ -54,6 +54,8 @@ def test_a_child_that_outlives_its_supervisor_does_not_keep_the_next_one_out(tmp
 
 
 def test_a_supervisor_that_lives_keeps_the_next_one_out_also_after_its_children_ended(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "supervisor.lock").write_text("4194303 4194303\n")  # a longer word than any pid
     with supervisor(tmp_path) as (first, child):
         os.kill(child, signal.SIGTERM)
         wait_until(lambda: gone(child))

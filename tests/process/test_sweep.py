@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,7 +127,7 @@ def test_a_process_that_is_not_the_one_that_was_found_is_spared(pids: list[int])
     pid = spawn(pids)
     stat = procfs.stat(pid)
     assert stat is not None
-    assert not sweep.kill(replace(stat, start_ticks=stat.start_ticks - 1))
+    assert not sweep.kill(stat._replace(start_ticks=stat.start_ticks - 1))
     assert not gone(pid)
     assert sweep.kill(stat)
     wait_until(lambda: gone(pid))
@@ -141,7 +140,7 @@ def test_a_process_that_is_gone_is_no_error(pids: list[int]) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert not sweep.kill(stat)
-    assert not sweep.kill(replace(stat, pid=2**22 - 1))
+    assert not sweep.kill(stat._replace(pid=2**22 - 1))
 
 
 def test_a_sweep_tells_whom_it_killed_and_that_nobody_is_left(pids: list[int]) -> None:

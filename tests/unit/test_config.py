@@ -837,7 +837,7 @@ def automatic(root: Path, path: str) -> list[str]:
     """The names of the readers that are on where the configuration says nothing of them."""
     noted = Problems(config_files.Tree(), [])
     tables = {name: Scope({}, (name,), TABLES[name], noted) for name in ("tegrastats", "nvml", "nvgpu", "nvdla")}
-    found = config_readers.sources(tables, path=path, problems=noted, root=root)
+    found = config_readers.sources(tables, path=path, problems=noted, root=str(root))
     assert not noted
     return [source.name for source in found]
 
@@ -855,7 +855,7 @@ def test_the_readers_that_can_work_are_on_by_themselves(tmp_path: Path) -> None:
 def kernel_log(root: Path, text: str = "") -> tuple[str, ...]:
     noted = Problems(config_files.Tree(), [])
     values: dict[str, object] = {"enabled": False} if text == "off" else {"command": []} if text == "none" else {}
-    found = config_readers.kernel_log(Scope(values, ("kmsg",), TABLES["kmsg"], noted), noted, root=root)
+    found = config_readers.kernel_log(Scope(values, ("kmsg",), TABLES["kmsg"], noted), noted, root=str(root))
     assert not noted
     return found.command
 
@@ -903,17 +903,17 @@ def test_nvml_without_pynvml_is_off_by_itself(tmp_path: Path) -> None:
     "file", ["dev/nvidiactl", "usr/lib/aarch64-linux-gnu/libnvidia-ml.so.1", "usr/lib/wsl/lib/libnvidia-ml.so.1"]
 )
 def test_an_nvidia_driver_is_recognised(tmp_path: Path, file: str) -> None:
-    assert not config_readers.has_nvml_driver(tmp_path)
+    assert not config_readers.has_nvml_driver(str(tmp_path))
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).touch()
-    assert config_readers.has_nvml_driver(tmp_path)
+    assert config_readers.has_nvml_driver(str(tmp_path))
 
 
 def test_an_nvgpu_load_is_recognised(tmp_path: Path) -> None:
-    assert not config_readers.has_nvgpu_load(tmp_path)
+    assert not config_readers.has_nvgpu_load(str(tmp_path))
     (tmp_path / "sys/devices/gpu.0").mkdir(parents=True)
     (tmp_path / "sys/devices/gpu.0/load").touch()
-    assert config_readers.has_nvgpu_load(tmp_path)
+    assert config_readers.has_nvgpu_load(str(tmp_path))
 
 
 def test_a_free_port_is_no_problem(tmp_path: Path) -> None:

@@ -300,9 +300,13 @@ class Story:
     acting: tuple[Cause, ...] = ()
     acted: list[tuple[int, int]] = field(default_factory=list)  # boot, instant
     causes: dict[Cause, int] = field(default_factory=dict)  # actions taken for it
+    newest: dict[tuple[str, str], int] = field(default_factory=dict)  # since when the last one of its kind stood
 
     def feed(self, trigger: Trigger, cause: Cause, later_ns: int, stale: bool) -> None:
         self.now_ns += later_ns
+        if cause.since_ns < self.newest.get((cause.kind, cause.subject), 0):
+            return  # one that was over does not come back: the next of its kind stands since later
+        self.newest[cause.kind, cause.subject] = cause.since_ns
         attempt = self.state.attempt - stale
         told = occasion(self.rules, self.now_ns, f"b{self.boot}", cause=cause, attempt=attempt)
         before = self.state

@@ -21,7 +21,7 @@ SETTINGS = SupervisorSettings(max_kills=2, max_kills_window_ns=10 * SECOND, hold
 def worker(name: str, accelerator: str, sync: float | None, **fields: object) -> WorkerSettings:
     lengths = deadlines() if sync is None else deadlines(sync=sync)
     settings = WorkerSettings(name, (name,), accelerator=accelerator, coupled_with=("gpu0",), deadlines=lengths)
-    return replace(settings, **fields)  # type: ignore[arg-type]  # any of its fields
+    return settings._replace(**fields)  # type: ignore[arg-type]  # any of its fields
 
 
 class Stage:
@@ -88,7 +88,7 @@ def test_a_kill_does_not_wait_for_one_that_is_only_observed(tmp_path: Path) -> N
 
 def test_a_kill_does_not_wait_for_one_that_is_not_coupled(tmp_path: Path) -> None:
     made = Stage(tmp_path, worker("dla", "dla0", 200, coupled_with=()))
-    made.players["gpu"].settings = replace(made.players["gpu"].settings, coupled_with=())
+    made.players["gpu"].settings = made.players["gpu"].settings._replace(coupled_with=())
     assert made.hold("gpu", 1050) is None
     made.cast.close()
 
@@ -185,7 +185,7 @@ def pair(stage: Stage) -> Stage:
     """``far``, hung, and ``dla`` are of one group; nothing couples them."""
     for name in ("far", "dla"):
         player = stage.players[name]
-        player.settings = replace(player.settings, redundancy="front", coupled_with=())
+        player.settings = player.settings._replace(redundancy="front", coupled_with=())
     put(stage.players["far"], phase=Phase.RUNNING)
     return stage
 

@@ -33,7 +33,7 @@ def device(root: Path, name: str, state: str, parent: str = "devices/platform/13
 def test_each_dla_s_state_is_told_wherever_the_kernel_puts_it(tmp_path: Path, parent: str) -> None:
     for name, state in ORIN.items():
         device(tmp_path, name, state, parent)
-    assert nvdla.reader(nvdla.find(tmp_path))() == [
+    assert nvdla.reader(nvdla.find(str(tmp_path)))() == [
         LoadSample("dla0", 0.0, "15880000.nvdla0", power="suspended"),
         LoadSample("dla1", None, "158c0000.nvdla1", power="active"),  # on is no load
     ]
@@ -42,18 +42,18 @@ def test_each_dla_s_state_is_told_wherever_the_kernel_puts_it(tmp_path: Path, pa
 def test_without_a_dla_there_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "devices/platform/host1x/15340000.vic/power").mkdir(parents=True)
     with pytest.raises(Unavailable, match="no DLA"):
-        nvdla.find(tmp_path)
+        nvdla.find(str(tmp_path))
 
 
 def test_a_dla_that_is_kept_awake_tells_nothing_by_being_awake(tmp_path: Path) -> None:
     (device(tmp_path, "15880000.nvdla0", "active") / "control").write_text("on\n")
-    (sample,) = nvdla.reader(nvdla.find(tmp_path))()
+    (sample,) = nvdla.reader(nvdla.find(str(tmp_path)))()
     assert (sample.load_ratio, sample.power) == (None, None)
 
 
 def test_a_kernel_without_control_tells_the_state_all_the_same(tmp_path: Path) -> None:
     (device(tmp_path, "15880000.nvdla0", "active") / "control").unlink()
-    (sample,) = nvdla.reader(nvdla.find(tmp_path))()
+    (sample,) = nvdla.reader(nvdla.find(str(tmp_path)))()
     assert sample.power == "active"
 
 

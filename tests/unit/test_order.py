@@ -66,7 +66,7 @@ def test_nobody_waits_longer_than_its_startup_deadline() -> None:
 
 
 def test_without_a_startup_deadline_it_is_waited_for() -> None:
-    patient = replace(SETTINGS, deadlines=replace(SETTINGS.deadlines, startup_ns=None))
+    patient = SETTINGS._replace(deadlines=SETTINGS.deadlines._replace(startup_ns=None))
     assert not is_up(WorkerState("b", Phase.STARTING), patient, 0, 10**18)
 
 

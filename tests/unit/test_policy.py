@@ -53,7 +53,7 @@ def state_in(phase: Phase, **fields: object) -> WorkerState:
 
 
 def occasion(finding: Finding | None = None, **fields: object) -> Occasion:
-    return replace(Occasion(NOW, SETTINGS, GRACE, finding=finding, incident=NEW), **fields)  # type: ignore[arg-type]  # any of its fields
+    return Occasion(NOW, SETTINGS, GRACE, finding=finding, incident=NEW)._replace(**fields)  # type: ignore[arg-type]  # any of its fields
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ def test_the_end_of_a_life_is_remembered_and_not_that_of_its_descendants() -> No
 
 # --- the probe before a start ---------------------------------------------------------------------------------------
 
-PROBED = replace(SETTINGS, probe=("probe",), probe_deadline_ns=4 * SECOND)
+PROBED = SETTINGS._replace(probe=("probe",), probe_deadline_ns=4 * SECOND)
 
 
 def with_probe(**fields: object) -> Occasion:

@@ -76,7 +76,8 @@ def test_a_part_uses_only_the_parts_below_it(part: str) -> None:
 
 
 def test_the_supervisor_loads_no_driver_and_none_of_the_exporters_libraries() -> None:
-    code = "import watchdogd.supervisor.tick, sys; print(*sorted(sys.modules))"
+    later = "watchdogd.supervisor.household, watchdogd.supervisor.commands, watchdogd.act.responses"
+    code = f"import watchdogd.supervisor.start, {later}, sys; print(*sorted(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=30
     ).stdout.split()

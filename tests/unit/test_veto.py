@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from watchdogd.decide.veto import hold
@@ -35,6 +33,6 @@ def test_a_kill_does_not_wait_once_the_hook_has_not_vetoed_it() -> None:
 
 
 @pytest.mark.parametrize("vetoed", [None, True, False])
-@pytest.mark.parametrize("without", [replace(SETTINGS, veto=False), replace(SETTINGS, on_verdict=())])
+@pytest.mark.parametrize("without", [SETTINGS._replace(veto=False), SETTINGS._replace(on_verdict=())])
 def test_no_kill_waits_where_nobody_may_veto_it(without: HooksSettings, vetoed: bool | None) -> None:
     assert hold(without, NOW, vetoed, NOW) is None

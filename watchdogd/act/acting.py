@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from watchdogd.act import birth, launching, scope
 from watchdogd.act.fleet import Fleet
@@ -28,8 +28,7 @@ from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
+class Happening(NamedTuple):
     """One trigger on its way to ``decide``."""
 
     watched: Watched
@@ -39,8 +38,7 @@ class Happening:
     usable: bool | None = None  # with PROBED
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseChanged:
+class PhaseChanged(NamedTuple):
     """For the record."""
 
     before: orders.WorkerState

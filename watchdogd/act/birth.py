@@ -6,14 +6,13 @@ Invariant: half a birth is none. The next supervisor adopts by nothing else.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from watchdogd.observe import procfs
 from watchdogd.observe.procfs import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class Birth:
+class Birth(NamedTuple):
     identity: Identity
     cgroup: str | None = None  # its directory, if the worker has one of its own
     problem: str | None = None  # why it has none

@@ -101,6 +101,11 @@ class Fleet:
             self._compared = (victim.settings.name, now_ns, found)
         return found
 
+    def activity(self, accelerator: str) -> tuple[bool, int, bool]:
+        """Of its workers: any call in flight, calls completed, and whether none of them is there any more."""
+        seen = [w.activity() for w in self._watched if w.settings.accelerator == accelerator]
+        return any(pending for pending, _ in seen), sum(completed for _, completed in seen), self.vacant(accelerator)
+
     def vacant(self, accelerator: str) -> bool:
         """It has had a worker, and none is there that could keep it busy: a DLA's engine has its share of the GPU."""
         its_own = [w for w in self._watched if w.settings.accelerator == accelerator]

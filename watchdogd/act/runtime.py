@@ -142,8 +142,7 @@ def _take_lock(directory: str, excused: frozenset[int] = frozenset()) -> int | N
         ) from None
     with suppress(OSError):  # a full disk: the lock holds all the same, and only its holder's name is missing
         os.fchmod(descriptor, 0o600)  # one made by a version that let others read it
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(descriptor, f"{os.getpid():<31}\n".encode(), 0)  # over the last one's: truncating waits for the disk
     return descriptor
 
 

@@ -12,8 +12,7 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from watchdogd.act import birth, privileges, scope
 from watchdogd.act.process import Process, hold
@@ -31,8 +30,7 @@ SCHEDULERS = {
 EXEC_FAILED = 127
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(NamedTuple):
     """What to run and how. Descriptors are the parent's; all others are closed in the child."""
 
     command: tuple[str, ...]

@@ -16,8 +16,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from watchdogd import abi
 from watchdogd.act import scope
@@ -29,8 +28,7 @@ FIRST_PAUSE_SECONDS = 0.001
 LONGEST_PAUSE_SECONDS = 0.1  # what does not die at once will not die sooner for being looked at
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
+class Swept(NamedTuple):
     """Outcome of one sweep: pids that got SIGKILL, pids still there at its end."""
 
     killed: tuple[int, ...]

@@ -13,7 +13,6 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from watchdogd.config import checks, doubts, files
@@ -43,7 +42,7 @@ _DEFAULT_KEYS = {name: key for name, key in _WORKER_KEYS.items() if name != OF_E
 _SINGLE_TABLES = [name for name in TABLES if name != "workers.NAME"]
 
 
-def load(path: Path, *, environ: Mapping[str, str]) -> Settings:
+def load(path: str | os.PathLike[str], *, environ: Mapping[str, str]) -> Settings:
     """The settings of the file ``path`` and its drop-ins ``<path>.d/*.toml``. Raises ``ConfigError``.
 
     ``environ`` is what workers will inherit: their programs are looked for on its PATH.
@@ -51,7 +50,7 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Settings:
     return check(path, environ=environ)[0]
 
 
-def check(path: Path, *, environ: Mapping[str, str]) -> tuple[Settings, tuple[Problem, ...]]:
+def check(path: str | os.PathLike[str], *, environ: Mapping[str, str]) -> tuple[Settings, tuple[Problem, ...]]:
     """As ``load``, and with the settings the warnings: what can run, and is likely not what was meant."""
     tree, unread = files.read(path)
     problems = Problems(tree, unread)
@@ -176,5 +175,5 @@ def _not_bound(settings: Settings) -> OSError | None:
 
 
 def _file_that_says(settings: Settings, *key: str) -> str:
-    tree, _ = files.read(Path(settings.files[0]))
+    tree, _ = files.read(settings.files[0])
     return tree.file_of(key)

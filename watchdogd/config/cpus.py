@@ -6,21 +6,20 @@ Invariant: the kernel is asked exactly as at a worker's start, and what is asked
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 from watchdogd.config.values import MOST_CPUS, read_cpus
 
-_PRESENT = Path("/sys/devices/system/cpu/present")  # "possible" counts the sockets of a server that stand empty
+_PRESENT = "/sys/devices/system/cpu/present"  # "possible" counts the sockets of a server that stand empty
 _ANSWER_SECONDS = 1.0
 
 
 def present() -> frozenset[int]:
     """The CPUs that exist, online or not. Where sysfs does not tell, none is known not to."""
     try:
-        return frozenset(read_cpus(_PRESENT.read_text(encoding="ascii").strip()))
+        with open(_PRESENT, encoding="ascii") as file:
+            return frozenset(read_cpus(file.read().strip()))
     except OSError:
         return frozenset(range(MOST_CPUS))
 
@@ -31,6 +30,8 @@ def usable() -> frozenset[int]:
     Not our own affinity: a worker may leave what ``taskset`` or ``CPUAffinity=`` gave us. So a thread asks for all CPUs
     and sees what it gets; we ourselves would keep the mask that we asked for, even when more CPUs come online.
     """
+    import threading  # noqa: PLC0415 - few configurations name a CPU
+
     answer = [os.sched_getaffinity(0)]  # what a worker has where it cannot ask for others
 
     def ask() -> None:

@@ -13,8 +13,7 @@ import re
 import stat
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,8 +39,7 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong with the configuration. ``key`` is empty where the file as a whole is at fault."""
 
     file: str
@@ -100,34 +98,35 @@ def dotted(path: KeyPath) -> str:
     return ".".join(part if _BARE.fullmatch(part) else json.dumps(part) for part in path)
 
 
-def read(path: Path) -> tuple[Tree, list[Problem]]:
+def read(path: str | os.PathLike[str]) -> tuple[Tree, list[Problem]]:
     """The tree of ``path`` and its drop-ins ``<path>.d/*.toml``, in order of name, and what could not be read."""
     tree, problems = Tree(), list[Problem]()
-    directory = Path(f"{path}.d")
+    main = os.fspath(path)
+    directory = f"{main}.d"
     try:
-        drop_ins = sorted(directory / name for name in os.listdir(directory) if name.endswith(".toml"))
+        drop_ins = sorted(os.path.join(directory, name) for name in os.listdir(directory) if name.endswith(".toml"))
     except FileNotFoundError:
         drop_ins = []
     except OSError as error:
         drop_ins = []
         problems.append(_unreadable(directory, error))
-    for file in (path, *drop_ins):
+    for file in (main, *drop_ins):
         document: dict[str, Any] = {}
         try:
             document = _parse(file)
         except OSError as error:
             problems.append(_unreadable(file, error))
         except UnicodeDecodeError as error:
-            problems.append(Problem(str(file), "", f"byte {error.start} is not UTF-8", "save the file as UTF-8"))
+            problems.append(Problem(file, "", f"byte {error.start} is not UTF-8", "save the file as UTF-8"))
         except RecursionError:
-            problems.append(Problem(str(file), "", "is nested too deeply", "remove the brackets that open too much"))
+            problems.append(Problem(file, "", "is nested too deeply", "remove the brackets that open too much"))
         except ConfigError as error:
             problems += error.problems
-        tree.add(str(file), document)
+        tree.add(file, document)
     return tree, problems
 
 
-def _parse(file: Path) -> dict[str, Any]:
+def _parse(file: str) -> dict[str, Any]:
     mode = os.stat(file).st_mode
     if not stat.S_ISREG(mode):  # opening a FIFO would wait for its writer, for ever; opening a device may start it
         number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
@@ -140,11 +139,11 @@ def _parse(file: Path) -> dict[str, Any]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.count(".") > _MOST_DOTS:
             message = f"line {number} holds more than {_MOST_DOTS} dots"
-            raise ConfigError([Problem(str(file), "", message, "shorten the key, or break the line")])
+            raise ConfigError([Problem(file, "", message, "shorten the key, or break the line")])
     try:
         document: dict[str, Any] = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError is one; so is an integer of more than 4300 digits
-        raise ConfigError([_syntax_problem(str(file), text, str(error))]) from None
+        raise ConfigError([_syntax_problem(file, text, str(error))]) from None
     return document
 
 
@@ -153,10 +152,10 @@ def at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _unreadable(file: Path, error: OSError) -> Problem:
+def _unreadable(file: str, error: OSError) -> Problem:
     reason = error.strerror or str(error)
     remedy = _REMEDIES.get(error.errno or 0, "make it a plain file that can be read")
-    return Problem(str(file), "", f"cannot be read: {reason}", remedy)
+    return Problem(file, "", f"cannot be read: {reason}", remedy)
 
 
 def _syntax_problem(file: str, text: str, message: str) -> Problem:

@@ -5,11 +5,12 @@ Invariant: nothing here opens a GPU, reads its load or imports its library; that
 
 from __future__ import annotations
 
+import glob
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from watchdogd import duration
 from watchdogd.config.schema import NO_DEFAULT
@@ -30,7 +31,7 @@ _REFUSED = {
 
 
 def sources(
-    tables: Mapping[str, Scope], *, path: str, problems: Problems, root: Path = Path("/")
+    tables: Mapping[str, Scope], *, path: str, problems: Problems, root: str = "/"
 ) -> tuple[SourceSettings, ...]:
     """The readers that are on. ``root`` is where the machine's file tree begins."""
     first = _tegrastats(tables["tegrastats"], path, problems)
@@ -47,30 +48,32 @@ def _has_pynvml() -> bool:
     return importlib.util.find_spec("pynvml") is not None
 
 
-def has_nvml_driver(root: Path) -> bool:
+def has_nvml_driver(root: str) -> bool:
     """Whether NVML could work here. A Jetson before JetPack 6 has neither file."""
-    return (root / _NVML_DEVICE).exists() or any(any(root.glob(pattern)) for pattern in _NVML_LIBRARIES)
+    if os.path.exists(os.path.join(root, _NVML_DEVICE)):
+        return True
+    return any(glob.glob(os.path.join(glob.escape(root), pattern)) for pattern in _NVML_LIBRARIES)
 
 
-def has_nvgpu_load(root: Path) -> bool:
+def has_nvgpu_load(root: str) -> bool:
     """Whether the nvgpu driver offers a load. Looked for, not read: reading it wakes the GPU and can block."""
     try:
-        nvgpu.find(root / "sys")
+        nvgpu.find(os.path.join(root, "sys"))
     except (Unavailable, OSError):
         return False
     return True
 
 
-def has_dla(root: Path) -> bool:
+def has_dla(root: str) -> bool:
     """Whether a DLA tells its power state."""
     try:
-        nvdla.find(root / "sys")
+        nvdla.find(os.path.join(root, "sys"))
     except (Unavailable, OSError):
         return False
     return True
 
 
-def kernel_log(scope: Scope, problems: Problems, *, root: Path = Path("/")) -> KmsgSettings:
+def kernel_log(scope: Scope, problems: Problems, *, root: str = "/") -> KmsgSettings:
     """Its reader, if it is on. That it may not be read is for the reader to say: a log too few is no clean log."""
     enabled, command = scope.get("enabled"), scope.get("command")
     if enabled is None or command is None:
@@ -79,7 +82,7 @@ def kernel_log(scope: Scope, problems: Problems, *, root: Path = Path("/")) -> K
         problems.note(command.path, "is empty although enabled is true", "remove one of the two")
     on = enabled.value
     if on is None:
-        on = bool(command.value) if command.given else (root / _KERNEL_LOG).exists()
+        on = bool(command.value) if command.given else os.path.exists(os.path.join(root, _KERNEL_LOG))
     if not on:
         return KmsgSettings()
     built_in = (sys.executable, "-m", "watchdogd.observe.sources.kmsg")

@@ -5,11 +5,9 @@ Invariant: every default of a field of ``watchdogd.model`` is read from that fie
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from watchdogd import abi, duration, model
 from watchdogd.config import values
@@ -22,14 +20,14 @@ OF_EACH_WORKER_ALONE = "command"
 
 NO_DEFAULT: Any = object()  # of a key that must be given, or whose default is worked out
 
+_ANY_SOURCE, _ANY_WORKER = model.SourceSettings("", ()), model.WorkerSettings("", ())
 _DURATION = duration_kind()
 _DURATION_OR_ZERO = duration_kind(zero=True)
 # A wake-up is late by 50 us, in bad times by 300 us: below 1 ms it is the wake-up that would be judged, not the worker.
 _DEADLINE = duration_kind(never=True, least_ns=model.MILLISECOND)
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """One key. A dotted name is a key of a table within the table."""
 
     name: str
@@ -57,20 +55,13 @@ def _as_toml(value: Any, kind: Kind) -> str:
     return json.dumps(value)
 
 
-def _default(fields: type, name: str) -> Any:
-    field = next(field for field in dataclasses.fields(fields) if field.name == name)
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return NO_DEFAULT if field.default is MISSING else field.default
-
-
-def _table(fields: type, rows: Iterable[tuple[str, Kind, str]], prefix: str = "") -> list[Key]:
-    """Keys whose defaults are those of the dataclass ``fields``."""
-    return [Key(prefix + name, kind, text, _default(fields, name + kind.suffix)) for name, kind, text in rows]
+def _table(defaults: object, rows: Iterable[tuple[str, Kind, str]], prefix: str = "") -> list[Key]:
+    """Keys whose defaults are the fields of ``defaults``."""
+    return [Key(prefix + name, kind, text, getattr(defaults, name + kind.suffix)) for name, kind, text in rows]
 
 
 _SUPERVISOR = _table(
-    model.SupervisorSettings,
+    model.SupervisorSettings(),
     [
         ("runtime_dir", values.DIRECTORY, "heartbeats, snapshot and control socket; emptied by a reboot"),
         ("state_dir", values.DIRECTORY, "events and the workers' output; survives a reboot"),
@@ -102,11 +93,11 @@ _SUPERVISOR = _table(
     ],
 )
 _METRICS = _table(
-    model.MetricsSettings,
+    model.MetricsSettings(),
     [("listen", values.LISTEN, 'where the exporter listens; `""`: no exporter; port 0: any free port')],
 )
 _HOOKS = _table(
-    model.HooksSettings,
+    model.HooksSettings(),
     [
         ("on_verdict", values.COMMAND, "program told of each verdict, before the kill; `[]`: none"),
         ("on_verdict_deadline", _DURATION, "verdict to its SIGKILL"),
@@ -115,7 +106,7 @@ _HOOKS = _table(
     ],
 )
 _ESCALATION = _table(
-    model.EscalationSettings,
+    model.EscalationSettings(),
     [
         ("action", choice_kind("none", "service-fail", "reboot"), "what is done in the end; see docs/ESCALATION.md"),
         ("ask", values.COMMAND, "program that asks the vehicle for its safe state; exit status 0: it consents"),
@@ -134,14 +125,14 @@ _FROZEN_AFTER = ("frozen_after", _DURATION, "a load that did not change for so l
 def _reader(name: str, on_if: str) -> list[Key]:
     return [
         Key("enabled", values.AUTO, f"whether to read {name}; auto: {on_if}", None, '"auto"'),
-        *_table(model.SourceSettings, [("interval", _DURATION, "time between two samples"), _FROZEN_AFTER]),
+        *_table(_ANY_SOURCE, [("interval", _DURATION, "time between two samples"), _FROZEN_AFTER]),
         Key("command", values.COMMAND, "the reader to run in place of the built-in one; `[]`: none", shown="built in"),
     ]
 
 
 _DEADLINES = [
     *_table(
-        model.Deadlines,
+        model.Deadlines(),
         [
             ("startup", _DEADLINE, "spawn to `ready()`"),
             (
@@ -164,7 +155,7 @@ _DEADLINES = [
     ),
 ]
 _RESTART = _table(
-    model.RestartSettings,
+    model.RestartSettings(),
     [
         ("backoff", _DURATION, "wait before the second restart in a row; doubles with each (the first is immediate)"),
         ("backoff_max", _DURATION, "longest wait before a restart"),
@@ -182,10 +173,10 @@ _IN_A_ROW = integer_kind(0, abi.MOST_IN_A_ROW)
 _BAD_IN_A_ROW = "outputs in a row that the worker itself found bad, for which it is replaced; 0: none"
 _OUTPUTS = _table(model.OutputSettings, [("bad_in_a_row", _IN_A_ROW, _BAD_IN_A_ROW)], "outputs.")
 _WORKER = [
+    Key("command", values.WORKER_COMMAND, "program and arguments; no shell"),
     *_table(
-        model.WorkerSettings,
+        _ANY_WORKER,
         [
-            ("command", values.WORKER_COMMAND, "program and arguments; no shell"),
             (
                 "accelerator",
                 values.ACCELERATOR_NAME,
@@ -204,13 +195,11 @@ _WORKER = [
         ],
     ),
     *_DEADLINES,
-    *_table(
-        model.WorkerSettings, [("soft", values.FRACTION, "fraction of a deadline from which a call counts as slow")]
-    ),
+    *_table(_ANY_WORKER, [("soft", values.FRACTION, "fraction of a deadline from which a call counts as slow")]),
     *_RESTART,
     *_OUTPUTS,
     *_table(
-        model.WorkerSettings,
+        _ANY_WORKER,
         [
             (
                 "probe",
@@ -236,7 +225,7 @@ _WORKER = [
         shown="the supervisor's",
     ),
     *_table(
-        model.WorkerSettings,
+        _ANY_WORKER,
         [
             ("user", values.TEXT, "run as this user (the supervisor must be root)"),
             ("group", values.TEXT, "run as this group (the supervisor must be root)"),
@@ -273,7 +262,7 @@ TABLES: dict[str, dict[str, Key]] = {
                 TEGRASTATS_COMMAND,
                 _as_toml(TEGRASTATS_COMMAND, values.COMMAND) + " if it is on PATH, else `[]`",
             ),
-            *_table(model.SourceSettings, [_FROZEN_AFTER]),
+            *_table(_ANY_SOURCE, [_FROZEN_AFTER]),
         ],
         "nvml": _reader("the load from NVML", "pynvml and an NVIDIA driver are there"),
         "nvgpu": _reader("the load from the nvgpu driver's `load` file", "there is one, and tegrastats is off"),

@@ -7,16 +7,14 @@ never complains about a value that was complained about already.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from watchdogd.config.files import KeyPath, Problem, Tree, dotted
 from watchdogd.config.schema import EVERY_WORKER, NO_DEFAULT, OF_EACH_WORKER_ALONE, Key
 from watchdogd.config.values import ENVIRONMENT, Invalid, type_name
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """A valid value and where it was given; ``path`` is where it would be where it is a default."""
 
     value: Any

@@ -10,8 +10,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from watchdogd import abi, duration
 
@@ -35,8 +34,7 @@ class Invalid(Exception):
         self.more: list[Invalid] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     name: str  # as the README's table calls it
     read: Callable[[object], Any]
     suffix: str = ""  # what the field of the settings appends to the key's name

@@ -6,7 +6,7 @@ engine that is suspended.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from watchdogd.model import LoadSample
 
@@ -18,8 +18,7 @@ def reading(sample: LoadSample) -> float | None:
     return 1.0 if sample.power == "active" else None
 
 
-@dataclass(frozen=True, slots=True)
-class LoadPoint:
+class LoadPoint(NamedTuple):
     """One load sample and what the accelerator's workers were doing when it arrived."""
 
     arrived_ns: int

@@ -5,11 +5,10 @@ Invariant: pure, and silence is no ghost: not an idle accelerator, not a silent 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class GhostPoint:
+class GhostPoint(NamedTuple):
     """What one load sample says of it."""
 
     arrived_ns: int

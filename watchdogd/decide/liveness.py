@@ -7,7 +7,6 @@ or of an unknown operation condemns nobody; a call counts as overdue only by one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from watchdogd import abi
@@ -26,8 +25,7 @@ MOST_DEADLINES = 10  # patience with a starved worker ends; what starves it that
 LEAST_PATIENCE_NS = 5 * SECOND  # but not sooner: real-time throttling alone can take a second
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """A worker's deadlines, prepared for a fast look."""
 
     deadlines: Deadlines
@@ -51,8 +49,7 @@ _ANY_STEP = _STEP + 2  # it is not known whether it is a first one: the longer o
 _STEP_CODES = {abi.STEP_UNKNOWN: _ANY_STEP, abi.STEP_FIRST: _FIRST_STEP, abi.STEP_LATER: _STEP}
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """Something in flight past its soft or hard level."""
 
     verdict: Verdict
@@ -174,8 +171,7 @@ def _without_impossible(kind: str, words: list[int], floor: int, ceiling: int) -
 Threads = Mapping[int, ThreadSample]  # by tid, of the process that owns the overdue lane
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(NamedTuple):
     """What is remembered of one slow call while its word stands still."""
 
     pending: Pending
@@ -187,8 +183,7 @@ class Patience:
     until_ns: int | None = None  # a wait that was granted, whatever wakes the supervisor before
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Not a verdict yet: look again then, because of that."""
 
     until_ns: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from watchdogd.model import Finding, IncidentId, Phase, Verdict, WorkerSettings
 
@@ -44,6 +45,8 @@ class Trigger(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
+    """Start this incarnation."""
+
     incarnation: int
 
 
@@ -76,6 +79,8 @@ class Refrain:
 
 @dataclass(frozen=True, slots=True)
 class OpenIncident:
+    """A verdict is to be on record, before anything is done about it."""
+
     incident: IncidentId
     finding: Finding
     would_kill: bool = False  # observe only: what would have been done is recorded, nothing is
@@ -83,6 +88,8 @@ class OpenIncident:
 
 @dataclass(frozen=True, slots=True)
 class CloseIncident:
+    """How the story ended."""
+
     incident: IncidentId
     outcome: str  # "recovered", "hung again", "ended again", "overtaken", or one of NOT_RECOVERED
 
@@ -116,8 +123,7 @@ class WorkerState:
     unusable: int = 0  # probes in a row that found its accelerator not usable
 
 
-@dataclass(frozen=True, slots=True)
-class Occasion:
+class Occasion(NamedTuple):
     """What the handlers may look at besides the state."""
 
     now_ns: int

@@ -14,7 +14,7 @@ Invariant: pure, and a total order (ties by name), so that two workers never wai
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from watchdogd.histogram import Histogram
 from watchdogd.model import WorkerSettings
@@ -22,8 +22,7 @@ from watchdogd.model import WorkerSettings
 ENOUGH_HISTORY = 30  # calls; with fewer, the configured soft level stands in for the distribution
 
 
-@dataclass(frozen=True, slots=True)
-class Stuck:
+class Stuck(NamedTuple):
     """One worker's longest pending call, against its own history."""
 
     worker: str
@@ -62,8 +61,7 @@ def coupled(one: WorkerSettings, other: WorkerSettings) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Suspicion:
+class Suspicion(NamedTuple):
     suspect: Stuck
     confidence: float  # 0.5 = a coin toss against the next one, 1.0 = nobody else is stuck
     runners_up: tuple[Stuck, ...]

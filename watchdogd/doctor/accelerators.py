@@ -115,10 +115,10 @@ def dla(machine: Machine) -> Outcome:
 def _power(machine: Machine, core: str) -> str | None:
     """``active`` or ``suspended``; reading that wakes nothing."""
     try:
-        power = nvdla.find(machine.root / "sys").get(core)
+        power = nvdla.find(str(machine.root / "sys")).get(core)
     except Unavailable:
         return None
-    return None if power is None else machine.text(str((power / "runtime_status").relative_to(machine.root)))
+    return None if power is None else machine.text(os.path.relpath(f"{power}/runtime_status", machine.root))
 
 
 def tegrastats_load(machine: Machine) -> Outcome:
@@ -207,7 +207,7 @@ def nvml(_machine: Machine) -> Outcome:
 
 def nvgpu_load(machine: Machine) -> Outcome:
     try:
-        path = nvgpu.find(machine.root / "sys")
+        path = nvgpu.find(str(machine.root / "sys"))
         (sample,) = nvgpu.reader(path)()
     except Unavailable as error:
         found, remedy = _parts(error)

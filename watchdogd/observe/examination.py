@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from watchdogd.decide import liveness
 from watchdogd.decide.facts import Fact
@@ -118,8 +117,7 @@ class Examination:
         self, pending: Pending, patience: Patience, wait: Wait, threads: Threads | None, late: bool, now_ns: int
     ) -> None:
         first = patience.overdue_ns is None
-        self._patience[pending.key] = replace(
-            patience,
+        self._patience[pending.key] = patience._replace(
             rearmed=patience.rearmed or late,
             overdue_ns=now_ns if first else patience.overdue_ns,
             overdue_threads=threads if first else patience.overdue_threads,

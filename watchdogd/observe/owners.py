@@ -5,7 +5,7 @@ Invariant: an owner counts as gone only where the kernel says so; what cannot be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from watchdogd.decide import liveness
 from watchdogd.decide.liveness import Pending, Threads
@@ -69,8 +69,7 @@ class Owners:
         return _Process(stat.pid, procfs.started_ns(stat), living)
 
 
-@dataclass(frozen=True, slots=True)
-class _Process:
+class _Process(NamedTuple):
     pid: int
     started_ns: int
     living: dict[int, ThreadSample]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from watchdogd.model import ThreadSample
 
@@ -19,16 +19,14 @@ MOST_ANCESTORS = 64
 MAX_THREADS = 64  # sampled per process: a look at a slow call stays below a millisecond
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """One process for ever: its pid may become another's, with another start."""
 
     pid: int
     start_ticks: int  # since boot
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     pid: int
     state: str
     parent: int

@@ -16,8 +16,7 @@ import mmap
 import os
 import struct
 import zlib
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from watchdogd import abi
 from watchdogd.histogram import Histogram
@@ -43,8 +42,7 @@ class BoardError(Exception):
     """There is no board, or it is not one, or it never stood still. The message says which."""
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """One consistent reading of the board."""
 
     pid: int

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from watchdogd.act.acting import Happening
+from watchdogd.act.runtime import CannotStart
 from watchdogd.act.watched import Watched
 from watchdogd.decide import policy, redundancy
 from watchdogd.decide.orders import Trigger
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
-from watchdogd.supervisor.control import RELOAD, ControlServer, Request
+from watchdogd.supervisor.control import RELOAD, ControlError, ControlServer, Request
 
 
 class Commands:
@@ -23,9 +24,12 @@ class Commands:
         self, path: str, watched: Sequence[Watched], journal: Journal, happenings: deque[Happening],
         reload: Callable[[int], None],
     ) -> None:  # fmt: skip
-        """Raises ControlError."""
+        """Raises CannotStart."""
         self._reload = reload
-        self._server = ControlServer(path)
+        try:
+            self._server = ControlServer(path)
+        except ControlError as error:
+            raise CannotStart(str(error)) from None
         self._watched = {worker.settings.name: worker for worker in watched}
         self._journal = journal
         self._happenings = happenings

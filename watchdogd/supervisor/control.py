@@ -21,7 +21,7 @@ import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 SOCKET_NAME = "control.sock"  # in the runtime directory
 RELOAD = "reload"  # of no worker: its name is ""
@@ -49,8 +49,7 @@ class Refused(Exception):
         self.remedy = remedy
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What an operator wants. To be answered with ``ControlServer.reply``."""
 
     connection: int

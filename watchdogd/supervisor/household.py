@@ -11,11 +11,12 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from watchdogd.act import launching
 from watchdogd.act.children import Child, start_due
+from watchdogd.act.fleet import Fleet
 from watchdogd.act.runtime import Runtime
 from watchdogd.act.watched import Watched
 from watchdogd.model import Settings, SourceSettings
@@ -30,18 +31,15 @@ from watchdogd.supervisor.loads import Loads, Source
 
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 
-# Of an accelerator's workers: any call in flight, calls completed, and whether none of them is there any more.
-Activity = Callable[[str], tuple[bool, int, bool]]
-
 
 class Household:
     def __init__(
-        self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, activity: Activity,
+        self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, fleet: Fleet,
         watched: Sequence[Watched],
     ) -> None:  # fmt: skip
         self._loop = loop
         self._journal = journal
-        self._activity = activity
+        self._fleet = fleet
         self.loads = Loads()
         self.sources = [_source(source) for source in settings.sources if source.command]
         self._recorder = _recorder(settings, runtime)
@@ -55,7 +53,7 @@ class Household:
         if settings.metrics.listen:
             self._children.append(_exporter(settings, runtime))
         self._report = ""
-        self._recorded: dict[str, Any] = {}
+        self.recorded: dict[str, Any] = {}  # what the recorder told last
         self._suppressed = 0  # as published
         self.dirty = True  # something here is not published yet
 
@@ -99,15 +97,6 @@ class Household:
         told = self.loads.describe(configured, blocked)
         return [{**item, "kernel": None if log is None else log.of_accelerator(item["name"])} for item in told]
 
-    def record_state(self) -> dict[str, Any]:
-        return {
-            "written": self._recorded.get("written", 0),
-            "dropped": self._recorded.get("dropped", 0) + self._journal.dropped,
-            "suppressed": self._journal.suppressed,
-            "error": self._recorded.get("error"),
-            "next_seq": self._journal.next_seq,
-        }
-
     def _started(self, child: Child) -> None:
         if child.stdout is not None:
             self._loop.listen(child.stdout, lambda now_ns: self._output(child, now_ns))
@@ -138,7 +127,7 @@ class Household:
         for source in self.sources:
             if source.child is child:
                 for sample in source.feed(data, now_ns):
-                    pending, completed, vacant = self._activity(sample.accelerator)
+                    pending, completed, vacant = self._fleet.activity(sample.accelerator)
                     self.loads.add(source, sample, pending, completed, now_ns, vacant)
                     self.dirty = True
 
@@ -147,8 +136,8 @@ class Household:
         for report in reports:
             with contextlib.suppress(ValueError):  # the torn line of a recorder that died
                 told = json.loads(report)
-                self.dirty = self.dirty or told != self._recorded
-                self._recorded = told
+                self.dirty = self.dirty or told != self.recorded
+                self.recorded = told
 
     def _ended(self, child: Child, now_ns: int) -> None:
         if child.process is None or child.process.exit_status() is None:

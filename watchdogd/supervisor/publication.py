@@ -6,30 +6,35 @@ Invariant: what has not changed is neither encoded nor published again.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from watchdogd import __version__
 from watchdogd.act.fleet import Fleet
-from watchdogd.act.responses import Responses
 from watchdogd.act.runtime import Runtime
 from watchdogd.act.watched import Watched
 from watchdogd.model import Phase, Settings
 from watchdogd.observe import procfs
 from watchdogd.publish import snapshot
 from watchdogd.publish.board import Board
-from watchdogd.supervisor.household import Household
+from watchdogd.publish.journal import Journal
+
+if TYPE_CHECKING:
+    from watchdogd.act.escalating import Escalator
+    from watchdogd.supervisor.household import Household
 
 
 class Publication:
     def __init__(
-        self, board: Board, watched: Sequence[Watched], fleet: Fleet, household: Household, responses: Responses,
-        settings: Settings, runtime: Runtime, *, started_ns: int, scheduling: str, memory: str, scopes: str,
+        self, board: Board, watched: Sequence[Watched], fleet: Fleet, journal: Journal, escalator: Escalator | None,
+        settings: Settings, runtime: Runtime, *, started_ns: int, scheduling: str, scopes: str,
     ) -> None:  # fmt: skip
         self._board = board
         self._watched = watched
         self._fleet = fleet
-        self._household = household
-        self._escalator = responses.escalator
+        self._journal = journal
+        self.household: Household | None = None
+        self._escalator = escalator
         self.about = {  # what is true of the supervisor as long as it lives
             "version": __version__,
             "started_ns": started_ns,
@@ -39,7 +44,7 @@ class Publication:
             "config": list(settings.files),
             "metrics": settings.metrics.listen or None,
             "scheduling": scheduling,
-            "memory": memory,
+            "memory": "not locked yet",
             "scopes": scopes,
             "time_namespace": procfs.time_namespace(),
         }
@@ -48,6 +53,11 @@ class Publication:
         self._kills = fleet.kills  # as published
         self._changed = False
         self._accelerators = sorted({w.settings.accelerator for w in watched if w.settings.accelerator is not None})
+
+    def furnish(self, household: Household, memory: str) -> None:
+        """``memory``: what has become of locking it."""
+        self.household = household
+        self.about["memory"] = memory
 
     def reload(self, outcome: str, problem: str | None = None) -> None:
         """What has become of the last one asked for: "checking", "refused", "done"."""
@@ -61,10 +71,16 @@ class Publication:
 
     def publish(self, stopping: bool) -> int | None:
         """Publish if anything changed. Returns the instant from which it can be read."""
-        ours = self._changed or self._household.dirty or self._escalator.dirty or self._kills != self._fleet.kills
+        household, escalator = self.household, self._escalator
+        theirs = any(one is not None and one.dirty for one in (household, escalator))
+        ours = self._changed or theirs or self._kills != self._fleet.kills
         if self._stopping == stopping and not ours and not any(watched.is_changed for watched in self._watched):
             return None
-        self._household.dirty = self._escalator.dirty = self._changed = False
+        self._changed = False
+        if household is not None:
+            household.dirty = False
+        if escalator is not None:
+            escalator.dirty = False
         self._stopping, self._kills = stopping, self._fleet.kills
         blocked = {
             w.settings.accelerator: w.settings.name
@@ -77,14 +93,24 @@ class Publication:
                 "stopping": stopping,
                 "kills": self._kills,
                 "reload": self._reload,
-                "escalation": self._escalator.describe(),
+                "escalation": None if escalator is None else escalator.describe(),
             },
             [watched.fragment() for watched in self._watched],
-            self._household.describe_accelerators(self._accelerators, blocked),
-            self._household.describe_sources(),
-            self._household.record_state(),
-            None if self._household.kernel_log is None else self._household.kernel_log.totals(),
-            self._household.blocked.describe(),
+            [] if household is None else household.describe_accelerators(self._accelerators, blocked),
+            [] if household is None else household.describe_sources(),
+            self._record({} if household is None else household.recorded),
+            None if household is None or household.kernel_log is None else household.kernel_log.totals(),
+            [] if household is None else household.blocked.describe(),
         )
         self._board.publish(body)
         return time.monotonic_ns()
+
+    def _record(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """``recorded``: what the recorder has told."""
+        return {
+            "written": recorded.get("written", 0),
+            "dropped": recorded.get("dropped", 0) + self._journal.dropped,
+            "suppressed": self._journal.suppressed,
+            "error": recorded.get("error"),
+            "next_seq": self._journal.next_seq,
+        }

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NoReturn
 
 from watchdogd.act import privileges
@@ -155,7 +154,7 @@ def kept_directories(settings: SupervisorSettings) -> tuple[SupervisorSettings, 
     if not told:
         return settings, False
     runtime_dir, state_dir = told.split("\n")
-    kept = replace(settings, runtime_dir=runtime_dir, state_dir=state_dir)
+    kept = settings._replace(runtime_dir=runtime_dir, state_dir=state_dir)
     named = (os.path.realpath(settings.runtime_dir), os.path.realpath(settings.state_dir))
     return kept, named != (runtime_dir, state_dir)
 

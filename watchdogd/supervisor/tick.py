@@ -1,7 +1,8 @@
 """The tick: observe, decide, act, publish, in one thread.
 
 Invariant: nothing here waits for a worker, a disk, a client or a GPU. What takes time is a phase with a deadline, and
-whatever can block is a child process.
+whatever can block is a child process. Where workers were adopted, the first look at them comes before all that no
+deadline needs is made, or even imported.
 """
 
 from __future__ import annotations
@@ -11,22 +12,19 @@ import os
 import signal
 import time
 from collections import deque
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from watchdogd import abi, exits
+from watchdogd import exits
 from watchdogd.act import launching, scope
-from watchdogd.act.acting import Actor, Happening, Order, PhaseChanged
+from watchdogd.act.acting import Actor, Happening
 from watchdogd.act.fleet import Fleet
 from watchdogd.act.privileges import become_realtime, become_subreaper, lock_memory, pin
-from watchdogd.act.responses import Responses
 from watchdogd.act.runtime import CannotStart, Runtime
 from watchdogd.act.sweep import reap_ended
 from watchdogd.act.together import Together
 from watchdogd.act.watched import Watched
-from watchdogd.decide import liveness, policy
-from watchdogd.decide.orders import ALIVE, Occasion, OpenIncident, Trigger
-from watchdogd.model import SECOND, Finding, IncidentId, Phase, Settings, Verdict
+from watchdogd.decide.orders import Trigger
+from watchdogd.model import SECOND, Phase, Settings, Verdict
 from watchdogd.observe import procfs
 from watchdogd.observe.loop import Loop
 from watchdogd.publish import events
@@ -36,11 +34,15 @@ from watchdogd.publish.journal import Journal
 from watchdogd.publish.notify import Notifier
 from watchdogd.publish.throttle import Throttle
 from watchdogd.supervisor.adoption import Adoption
-from watchdogd.supervisor.commands import Commands
-from watchdogd.supervisor.household import Household
+from watchdogd.supervisor.judging import Judging
 from watchdogd.supervisor.publication import Publication
-from watchdogd.supervisor.reload import DIRECTORIES, Reload, kept_directories, listening
+from watchdogd.supervisor.reload import Reload, listening
 from watchdogd.supervisor.succession import Succession, forget_retired
+
+if TYPE_CHECKING:
+    from watchdogd.act.responses import Responses
+    from watchdogd.supervisor.commands import Commands
+    from watchdogd.supervisor.household import Household
 
 HOUSEKEEPING_NS = SECOND // 2
 BOARD_BYTES_PER_WORKER = 4096
@@ -48,6 +50,9 @@ BOARD_BYTES_BASE = 65536
 
 
 class Supervisor:
+    household: Household  # these two are there from ``_furnish`` on
+    commands: Commands
+
     def __init__(self, settings: Settings, runtime: Runtime, notifier: Notifier) -> None:
         self.settings = settings
         self.runtime = runtime
@@ -60,12 +65,10 @@ class Supervisor:
         self.exit_status = exits.FINE
         self._happenings: deque[Happening] = deque()
         self._next_ns = self._housekeeping_ns = started_ns
-        self._incidents = 0
         self._reason = "unexpected error"  # of its end, unless it is told to
         self._identities = launching.Identities()
         become_subreaper()
         scheduling = become_realtime(settings.supervisor.realtime_priority)
-        memory = lock_memory()
         try:
             pin(settings.supervisor.cpu_affinity)
         except OSError as error:
@@ -87,43 +90,64 @@ class Supervisor:
         self.journal = Journal(boot_id, first_seq, Throttle(settings.supervisor.events_max_bytes))
         self.loop = Loop(self._on_signals)
         slice_name, scopes = scope.available(settings.supervisor.worker_slice)
-        self.household = Household(settings, runtime, self.loop, self.journal, self._activity, self.watched)
         self.actor = Actor(
             runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, self._identities,
             slice_name,
         )  # fmt: skip
-        self.responses = Responses(
-            settings, self.watched, runtime, self.loop, self.journal, boot_id, self._happenings, self._identities,
-            self.fail,
-        )  # fmt: skip
+        self.responses = self._responses(boot_id) if settings.asks_programs else None
         self.together = Together(self.watched, self._happenings)
-        self.commands = Commands(runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
-        self.loop.listen(self.commands.fileno(), self.commands.poll)
+        escalator = None if self.responses is None else self.responses.escalator
         self.publication = Publication(
-            self.board, self.watched, self.fleet, self.household, self.responses, settings, runtime,
-            started_ns=started_ns, scheduling=scheduling, memory=memory, scopes=scopes,
+            self.board, self.watched, self.fleet, self.journal, escalator, settings, runtime,
+            started_ns=started_ns, scheduling=scheduling, scopes=scopes,
         )  # fmt: skip
         self._succession.begin(self.actor, self.loop, self._happenings, self.together, self.tell_problem)
+        self.judging = Judging(
+            settings.supervisor, self.watched, self.fleet, self.actor, self.together, self.responses, self._succession,
+            self._happenings, self._publish,
+        )  # fmt: skip
         self._reload = Reload(settings.files[0], self.loop, self.publication, self._tell)
         if self._adoption.predecessor == os.getpid():
             self._reload.done()
+        if not self._adoption.adopted:
+            self._furnish()
+
+    def _responses(self, boot_id: int) -> Responses:
+        from watchdogd.act.responses import Responses  # noqa: PLC0415 - only where one is configured
+
+        return Responses(
+            self.settings, self.watched, self.runtime, self.loop, self.journal, boot_id, self._happenings,
+            self._identities, self.fail,
+        )  # fmt: skip
+
+    def _furnish(self) -> None:
+        """Make all that no deadline needs. Raises CannotStart."""
+        from watchdogd.supervisor.commands import Commands  # noqa: PLC0415 - after the first look at adopted workers
+        from watchdogd.supervisor.household import Household  # noqa: PLC0415 - as above
+
+        self.commands = Commands(self.runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
+        self.loop.listen(self.commands.fileno(), self.commands.poll)
+        self.household = Household(self.settings, self.runtime, self.loop, self.journal, self.fleet, self.watched)
+        self.publication.furnish(self.household, lock_memory())
 
     def run(self) -> None:
-        """Until every worker has ended after ``stop``."""
+        """Until every worker has ended after ``stop``. Raises CannotStart where workers were adopted."""
         about = self.publication.about
         self._tell("started", **{name: about[name] for name in ("version", "config", "metrics", "scheduling")})
         adoption = self._adoption
         if adoption.adopted or adoption.problems:
             told = {"workers": adoption.adopted, "problems": adoption.problems}
             self._tell("adopted", predecessor=adoption.predecessor, **told)
-        self.responses.escalator.start(adoption.escalation, time.monotonic_ns())
-        self.tick(adoption.unwatched_ns(time.monotonic_ns()))
+        if self.responses is not None:
+            self.responses.escalator.start(adoption.escalation, time.monotonic_ns())
+        self.tick(self._first_look() if adoption.adopted else 0)
         try:
             self._identities.look_up(self.settings.workers)
         except CannotStart as error:  # its restart would fail; those that run go on
             self.tell_problem(str(error))
         gc.collect()
         gc.freeze()  # what lives for ever need not be looked at again
+        gc.enable()
         self.notifier.ready()
         listening()
         while not self.finished:
@@ -132,26 +156,29 @@ class Supervisor:
                 self.board.count("wakeup_lateness", late_ns)
             self.tick(late_ns)
 
+    def _first_look(self) -> int:
+        """At adopted workers, before anything else. How late the next one then is."""
+        now_ns = time.monotonic_ns()
+        self._judge(self._adoption.unwatched_ns(now_ns), now_ns)
+        due_ns = self.judging.next_ns(now_ns)
+        self._furnish()
+        return max(0, time.monotonic_ns() - max(now_ns, min(due_ns))) if due_ns else 0
+
+    def _judge(self, late_ns: int, now_ns: int) -> None:
+        if late_ns > self.settings.supervisor.late_margin_ns:
+            self.board.stalled(late_ns, now_ns)
+        self.judging.judge(late_ns, now_ns, stopping=self.stopping)
+
     def tick(self, late_ns: int) -> None:
         """One round. ``late_ns``: how long after the instant asked for the loop woke."""
         now_ns = time.monotonic_ns()
-        if late_ns > self.settings.supervisor.late_margin_ns:
-            self.board.stalled(late_ns, now_ns)
-        self._succession.look(now_ns)
         self._reload.watch(now_ns)
-        self.responses.tick(self.stopping, now_ns)
-        for watched in self.watched:
-            self._observe(watched, late_ns, now_ns)
-        for watched in self.fleet.standing():
-            self._reconsider(watched, now_ns)
-        self._settle(now_ns)
-        if not self.stopping and self.together.advance(now_ns):
-            self._settle(now_ns)
+        self._judge(late_ns, now_ns)
         self.household.start_due(now_ns)
         if now_ns >= self._housekeeping_ns:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._keep_house(now_ns)
-            self._settle(now_ns)
+            self.judging.settle(now_ns)
         if forget_retired(self.watched):
             self.publication.changed()
         if self.stopping and all(w.state.phase in (Phase.STOPPED, Phase.UNKILLABLE) for w in self.watched):
@@ -160,136 +187,17 @@ class Supervisor:
         self._next_ns = self._when_next(now_ns)
         self.board.tick(now_ns, time.monotonic_ns() - now_ns, self._next_ns)
         self.notifier.feed(now_ns)
-        may_go = not self.stopping and not self.responses.escalator.is_committed
+        is_committed = self.responses is not None and self.responses.escalator.is_committed
+        may_go = not self.stopping and not is_committed
         if self._reload.is_due and may_go and all(map(self.actor.has_said_who_it_is, self.watched)):
             self._reload.execute(self.runtime, self._publish, self._let_go, self.notifier)
             self._next_ns = now_ns  # it stays, perhaps because it has just been told to end
 
     def _when_next(self, now_ns: int) -> int:
-        instants = [self._housekeeping_ns, *self.household.next_ns(), *self.responses.next_ns()]
-        for instant in (self._succession.until_ns, self._reload.deadline_ns):
-            if instant is not None:
-                instants.append(instant)
-        for watched in self.watched:
-            instants += watched.due_ns(now_ns)
+        instants = [self._housekeeping_ns, *self.household.next_ns(), *self.judging.next_ns(now_ns)]
+        if self._reload.deadline_ns is not None:
+            instants.append(self._reload.deadline_ns)
         return max(min(instants), now_ns)
-
-    # --- observe ---
-
-    def _observe(self, watched: Watched, late_ns: int, now_ns: int) -> None:
-        state = watched.state
-        if state.deadline_ns is not None and now_ns >= state.deadline_ns:
-            self._happenings.append(Happening(watched, Trigger.TIMEOUT))
-        clearing = watched.clearing
-        if clearing.again_ns is not None and now_ns >= clearing.again_ns:
-            self.actor.begin_sweep(watched, now_ns)
-        elif clearing.sweeper is not None and now_ns >= clearing.deadline_ns:
-            self.actor.check_sweep(watched, now_ns)
-        if state.phase not in ALIVE or watched.exit is not None:
-            return
-        unreadable = watched.read()
-        if unreadable is not None:
-            self.actor.record_report_only(watched, Verdict.UNREADABLE, unreadable, now_ns)
-        late_margin_ns = self.settings.supervisor.late_margin_ns
-        if watched.pulse is not None and state.ready_ns is None and liveness.is_ready(watched.pulse):
-            # Its deadlines count from its own stamp on, so this wake-up may have been late for one of them.
-            watched.examination.stalled(late_ns, late_margin_ns, now_ns)
-            self._happenings.append(Happening(watched, Trigger.READY))
-            return
-        if state.phase is Phase.PAUSED:
-            return
-        for pending in watched.examine(now_ns):
-            incident = watched.examination.reported.pop(pending.key, None)
-            self.actor.record_near_miss(watched, pending, incident, now_ns)
-            if state.finding is not None and (state.finding.offset, state.finding.word) == pending.key:
-                self._happenings.append(Happening(watched, Trigger.RETURNED))
-        if watched.is_good_again():
-            self.actor.record_good_again(watched, now_ns)
-            self._happenings.append(Happening(watched, Trigger.RETURNED))
-        if state.finding is None or state.phase is Phase.OBSERVED:
-            finding = watched.verdict(late_ns, late_margin_ns, now_ns)
-            if finding is not None:
-                self.fleet.found(watched, finding)
-
-    def _reconsider(self, watched: Watched, now_ns: int) -> None:
-        """A new finding becomes a verdict; the kill of a standing one that was held may be due."""
-        finding = self.fleet.take(watched)
-        if finding is not None:
-            held = None if self._observe_only(watched) else self._hold(watched, finding, now_ns)
-            self._happenings.append(Happening(watched, Trigger.VERDICT, finding, held))
-        elif watched.held is not None and watched.state.finding is not None:
-            held, watched.held = watched.held, self._hold(watched, watched.state.finding, now_ns)
-            if watched.held != held:
-                watched.changed()
-            if watched.held is None:
-                self._happenings.append(Happening(watched, Trigger.RELEASED))
-
-    def _hold(self, watched: Watched, finding: Finding, now_ns: int) -> str | None:
-        held = self.fleet.hold(watched, finding, now_ns) or self.responses.hold(watched, finding, now_ns)
-        if held is None:
-            self.fleet.condemned(watched, now_ns)
-        return held
-
-    def _observe_only(self, watched: Watched) -> bool:
-        return watched.settings.observe_only or self.settings.supervisor.observe_only
-
-    def _activity(self, accelerator: str) -> tuple[bool, int, bool]:
-        seen = [w.activity() for w in self.watched if w.settings.accelerator == accelerator]
-        vacant = self.fleet.vacant(accelerator)
-        return any(pending for pending, _ in seen), sum(completed for _, completed in seen), vacant
-
-    # --- decide ---
-
-    def _settle(self, now_ns: int) -> None:
-        """Feed what happened to ``decide`` and carry out what it orders, until nothing is left to do."""
-        while self._happenings:
-            orders: list[tuple[Watched, Order]] = []
-            while self._happenings:
-                orders += self._decide(self._happenings.popleft(), now_ns)
-            incidents = [(w, order) for w, order in orders if isinstance(order, OpenIncident)]
-            for watched, incident in incidents:
-                self.actor.count_incident(watched, incident)
-            # The rest of the vehicle, and the next supervisor, may know before anything is done about it.
-            published_ns = self._publish()
-            for watched, order in orders:
-                self.actor.perform(watched, order, published_ns, now_ns)
-                self.responses.perform(watched, order, now_ns)
-
-    def _decide(self, happening: Happening, now_ns: int) -> list[tuple[Watched, Order]]:
-        watched, before = happening.watched, happening.watched.state
-        if happening.trigger is Trigger.VERDICT:
-            watched.held = happening.held
-        occasion = Occasion(
-            now_ns=now_ns,
-            settings=watched.settings,
-            kill_grace_ns=self.settings.supervisor.kill_grace_ns,
-            finding=happening.finding,
-            held=happening.held is not None,
-            observe_only=self._observe_only(watched),
-            incident=self._incident_id(watched) if happening.finding is not None else None,
-            ready_ns=watched.ready_ns() if happening.trigger is Trigger.READY else None,
-            usable=happening.usable,
-        )
-        after, actions = policy.decide(before, happening.trigger, occasion)
-        watched.state = after
-        if after.finding is None:
-            watched.held = None
-        if after is not before:
-            watched.count_budget(now_ns)
-            watched.changed()
-        if happening.trigger is Trigger.READY and after is not before:
-            self.actor.record_ready(watched, before.incident, now_ns)
-            self.together.ready(watched)
-        if after.phase is before.phase:
-            return [(watched, action) for action in actions]
-        opened = [action for action in actions if isinstance(action, OpenIncident)]
-        rest = [action for action in actions if not isinstance(action, OpenIncident)]
-        return [(watched, order) for order in (*opened, PhaseChanged(before, after, happening.trigger), *rest)]
-
-    def _incident_id(self, watched: Watched) -> IncidentId:
-        self._incidents += 1
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        return IncidentId(f"{stamp}-{watched.settings.name}-{os.getpid()}.{self._incidents}")
 
     # --- told from outside ---
 
@@ -330,7 +238,9 @@ class Supervisor:
     def _reap_orphans(self) -> None:
         """Reap descendants of workers that were orphaned to us; our own children are reaped by those who know them."""
         reap_ended()
-        ours = self.household.pids() | self.responses.runs.pids() | self._reload.pids()
+        ours = self.household.pids() | self._reload.pids()
+        if self.responses is not None:
+            ours |= self.responses.runs.pids()
         known = {w.process.pid for w in self.watched if w.process is not None} | ours
         while True:
             try:
@@ -361,39 +271,22 @@ class Supervisor:
 
     def _let_go(self) -> None:
         """The next image knows none of our children by name."""
-        self.responses.runs.close()
+        if self.responses is not None:
+            self.responses.runs.close()
         self.household.let_go()
 
     def abandon(self) -> None:
         """After an error of ours, as if we had been killed: workers that are to outlive us do, for the next one."""
         self._tell("ended", reason=self._reason)
-        self.household.close()
+        if self.publication.household is not None:  # else it ended in its first look
+            self.household.close()
 
     def close(self) -> None:
         """Leave nothing behind: our children ended, the socket removed, the last events with the recorder."""
         self.commands.close()
-        self.responses.runs.close()
+        if self.responses is not None:
+            self.responses.runs.close()
         self._tell("ended", reason=self._reason)
         self.household.close()
         self.board.close()
         self.runtime.close()
-
-
-def main(settings: Settings) -> int:
-    """Run until told to stop. Raises CannotStart, CannotNotify, ControlError, OSError before the first worker."""
-    os.environ.pop(abi.ENVIRONMENT, None)  # a worker's, if it started us: our children are not its descendants
-    is_reloaded = DIRECTORIES in os.environ
-    kept, is_other = kept_directories(settings.supervisor)
-    settings = replace(settings, supervisor=kept)
-    notifier = Notifier()
-    runtime = Runtime(settings.supervisor, is_known=is_reloaded)
-    supervisor = Supervisor(settings, runtime, notifier)
-    if is_other:
-        supervisor.tell_problem("runtime_dir and state_dir change by a restart only; the old ones are still used")
-    try:
-        supervisor.run()
-    except BaseException:
-        supervisor.abandon()
-        raise
-    supervisor.close()
-    return supervisor.exit_status

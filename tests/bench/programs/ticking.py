@@ -135,13 +135,13 @@ def main() -> None:
             "one_changed_ns": ticks(supervisor, heartbeats, count, changed=1),
         }
         spent: dict[str, int] = defaultdict(int)
-        for name, label in (
-            ("_observe", "observe"),
-            ("_settle", "decide"),
-            ("_when_next", "decide"),
-            ("_publish", "publish"),
+        for holder, name, label in (
+            (supervisor.judging, "_observe", "observe"),
+            (supervisor.judging, "settle", "decide"),
+            (supervisor, "_when_next", "decide"),
+            (supervisor.publication, "publish", "publish"),
         ):
-            timed(supervisor, name, spent, label)
+            timed(holder, name, spent, label)
         timed(supervisor.board, "tick", spent, "publish")
         ticks(supervisor, heartbeats, count)
         shares = {f"{label}_share": spent[label] / sum(spent.values()) for label in ("observe", "decide", "publish")}

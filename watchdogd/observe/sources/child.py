@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from watchdogd.model import LoadSample
@@ -64,7 +63,7 @@ def run(open_source: Callable[[], Callable[[], Sequence[LoadSample]]], interval_
             read = open_source()
             while True:
                 for sample in read():
-                    print(json.dumps(asdict(sample)))
+                    print(json.dumps(sample._asdict()))
                 sys.stdout.flush()
                 if once or reader_gone.poll(interval_seconds * 1000) or os.getppid() != parent:
                     return 0

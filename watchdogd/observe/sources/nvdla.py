@@ -8,11 +8,11 @@ all, but one that stays so while nothing completes is evidence (``decide/freeze.
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from watchdogd.model import LoadSample
 from watchdogd.observe.sources import child
@@ -22,36 +22,39 @@ _PLACES = ("devices/platform/*.nvdla?", "devices/platform/*/*.nvdla?", "devices/
 _DEVICE = re.compile(r".+\.nvdla(\d)")
 
 
-def find(root: Path) -> dict[str, Path]:
+def find(root: str) -> dict[str, str]:
     """The ``power`` directory of each DLA under a sysfs tree. Raises `child.Unavailable` if there is none."""
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for place in _PLACES:
-        for device in sorted(root.glob(place)):
-            name = _DEVICE.fullmatch(device.name)
-            if name and (device / "power/runtime_status").is_file():
-                found.setdefault(f"dla{name[1]}", device / "power")
+        for device in sorted(glob.glob(f"{glob.escape(root)}/{place}")):
+            name = _DEVICE.fullmatch(os.path.basename(device))
+            if name and os.path.isfile(f"{device}/power/runtime_status"):
+                found.setdefault(f"dla{name[1]}", f"{device}/power")
     if not found:
         raise child.Unavailable(f"no DLA's runtime_status under {root}: set command = [] for the nvdla source")
     return found
 
 
-def reader(devices: dict[str, Path]) -> Callable[[], Sequence[LoadSample]]:
+def reader(devices: dict[str, str]) -> Callable[[], Sequence[LoadSample]]:
     def read() -> Sequence[LoadSample]:
         return [_sample(name, power) for name, power in sorted(devices.items())]
 
     return read
 
 
-def _sample(name: str, power: Path) -> LoadSample:
-    state = _word(power / "runtime_status")
-    if _word(power / "control") == "on":  # kept awake by somebody: active says nothing then
+def _sample(name: str, power: str) -> LoadSample:
+    state = _word(f"{power}/runtime_status")
+    if _word(f"{power}/control") == "on":  # kept awake by somebody: active says nothing then
         state = None
-    return LoadSample(name, 0.0 if state == "suspended" else None, power.parent.name, power=state)
+    return LoadSample(
+        name, 0.0 if state == "suspended" else None, os.path.basename(os.path.dirname(power)), power=state
+    )
 
 
-def _word(path: Path) -> str | None:
+def _word(path: str) -> str | None:
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip()[:16] or None
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip()[:16] or None
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -63,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m watchdogd.observe.sources.nvdla", description="Print the DLAs' power states."
     )
     child.add_options(parser)
-    parser.add_argument("--root", type=Path, default=Path("/sys"), metavar="DIR", help="sysfs (default: %(default)s)")
+    parser.add_argument("--root", default="/sys", metavar="DIR", help="sysfs (default: %(default)s)")
     options = parser.parse_args(arguments)
     return child.run(lambda: reader(find(options.root)), options.interval, options.once)
 

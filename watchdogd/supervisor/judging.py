@@ -1,0 +1,181 @@
+"""What deadlines need: each worker is looked at, judged, and what follows is done.
+
+Invariant: nothing else is needed for a verdict and its kill, so that a supervisor which adopts workers can judge them
+before it has its own children, its socket, or anything that takes long to import.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from watchdogd.act.acting import Actor, Happening, Order, PhaseChanged
+from watchdogd.act.fleet import Fleet
+from watchdogd.act.together import Together
+from watchdogd.act.watched import Watched
+from watchdogd.decide import liveness, policy
+from watchdogd.decide.orders import ALIVE, Occasion, OpenIncident, Trigger
+from watchdogd.model import Finding, IncidentId, Phase, SupervisorSettings, Verdict
+from watchdogd.supervisor.succession import Succession
+
+if TYPE_CHECKING:
+    from watchdogd.act.responses import Responses
+
+
+class Judging:
+    def __init__(
+        self, settings: SupervisorSettings, watched: list[Watched], fleet: Fleet, actor: Actor, together: Together,
+        responses: Responses | None, succession: Succession, happenings: deque[Happening],
+        publish: Callable[[], int | None],
+    ) -> None:  # fmt: skip
+        """``responses``: None where no program of the integrator is configured."""
+        self._settings = settings
+        self._watched = watched
+        self._fleet = fleet
+        self._actor = actor
+        self._together = together
+        self._responses = responses
+        self._succession = succession
+        self._happenings = happenings
+        self._publish = publish
+        self._incidents = 0
+
+    def judge(self, late_ns: int, now_ns: int, *, stopping: bool) -> None:
+        """``late_ns``: how long after the instant it should have come this look comes."""
+        self._succession.look(now_ns)
+        if self._responses is not None:
+            self._responses.tick(stopping, now_ns)
+        for watched in self._watched:
+            self._observe(watched, late_ns, now_ns)
+        for watched in self._fleet.standing():
+            self._reconsider(watched, now_ns)
+        self.settle(now_ns)
+        if not stopping and self._together.advance(now_ns):
+            self.settle(now_ns)
+
+    def next_ns(self, now_ns: int) -> list[int]:
+        """Instants at which it is to look again."""
+        instants = [] if self._responses is None else self._responses.next_ns()
+        if self._succession.until_ns is not None:
+            instants.append(self._succession.until_ns)
+        for watched in self._watched:
+            instants += watched.due_ns(now_ns)
+        return instants
+
+    # --- observe ---
+
+    def _observe(self, watched: Watched, late_ns: int, now_ns: int) -> None:
+        state = watched.state
+        if state.deadline_ns is not None and now_ns >= state.deadline_ns:
+            self._happenings.append(Happening(watched, Trigger.TIMEOUT))
+        clearing = watched.clearing
+        if clearing.again_ns is not None and now_ns >= clearing.again_ns:
+            self._actor.begin_sweep(watched, now_ns)
+        elif clearing.sweeper is not None and now_ns >= clearing.deadline_ns:
+            self._actor.check_sweep(watched, now_ns)
+        if state.phase not in ALIVE or watched.exit is not None:
+            return
+        unreadable = watched.read()
+        if unreadable is not None:
+            self._actor.record_report_only(watched, Verdict.UNREADABLE, unreadable, now_ns)
+        late_margin_ns = self._settings.late_margin_ns
+        if watched.pulse is not None and state.ready_ns is None and liveness.is_ready(watched.pulse):
+            # Its deadlines count from its own stamp on, so this wake-up may have been late for one of them.
+            watched.examination.stalled(late_ns, late_margin_ns, now_ns)
+            self._happenings.append(Happening(watched, Trigger.READY))
+            return
+        if state.phase is Phase.PAUSED:
+            return
+        for pending in watched.examine(now_ns):
+            incident = watched.examination.reported.pop(pending.key, None)
+            self._actor.record_near_miss(watched, pending, incident, now_ns)
+            if state.finding is not None and (state.finding.offset, state.finding.word) == pending.key:
+                self._happenings.append(Happening(watched, Trigger.RETURNED))
+        if watched.is_good_again():
+            self._actor.record_good_again(watched, now_ns)
+            self._happenings.append(Happening(watched, Trigger.RETURNED))
+        if state.finding is None or state.phase is Phase.OBSERVED:
+            finding = watched.verdict(late_ns, late_margin_ns, now_ns)
+            if finding is not None:
+                self._fleet.found(watched, finding)
+
+    def _reconsider(self, watched: Watched, now_ns: int) -> None:
+        """A new finding becomes a verdict; the kill of a standing one that was held may be due."""
+        finding = self._fleet.take(watched)
+        if finding is not None:
+            held = None if self._observe_only(watched) else self._hold(watched, finding, now_ns)
+            self._happenings.append(Happening(watched, Trigger.VERDICT, finding, held))
+        elif watched.held is not None and watched.state.finding is not None:
+            held, watched.held = watched.held, self._hold(watched, watched.state.finding, now_ns)
+            if watched.held != held:
+                watched.changed()
+            if watched.held is None:
+                self._happenings.append(Happening(watched, Trigger.RELEASED))
+
+    def _hold(self, watched: Watched, finding: Finding, now_ns: int) -> str | None:
+        held = self._fleet.hold(watched, finding, now_ns)
+        if held is None and self._responses is not None:
+            held = self._responses.hold(watched, finding, now_ns)
+        if held is None:
+            self._fleet.condemned(watched, now_ns)
+        return held
+
+    def _observe_only(self, watched: Watched) -> bool:
+        return watched.settings.observe_only or self._settings.observe_only
+
+    # --- decide ---
+
+    def settle(self, now_ns: int) -> None:
+        """Feed what happened to ``decide`` and carry out what it orders, until nothing is left to do."""
+        while self._happenings:
+            orders: list[tuple[Watched, Order]] = []
+            while self._happenings:
+                orders += self._decide(self._happenings.popleft(), now_ns)
+            incidents = [(w, order) for w, order in orders if isinstance(order, OpenIncident)]
+            for watched, incident in incidents:
+                self._actor.count_incident(watched, incident)
+            # The rest of the vehicle, and the next supervisor, may know before anything is done about it.
+            published_ns = self._publish()
+            for watched, order in orders:
+                self._actor.perform(watched, order, published_ns, now_ns)
+                if self._responses is not None:
+                    self._responses.perform(watched, order, now_ns)
+
+    def _decide(self, happening: Happening, now_ns: int) -> list[tuple[Watched, Order]]:
+        watched, before = happening.watched, happening.watched.state
+        if happening.trigger is Trigger.VERDICT:
+            watched.held = happening.held
+        occasion = Occasion(
+            now_ns=now_ns,
+            settings=watched.settings,
+            kill_grace_ns=self._settings.kill_grace_ns,
+            finding=happening.finding,
+            held=happening.held is not None,
+            observe_only=self._observe_only(watched),
+            incident=self._incident_id(watched) if happening.finding is not None else None,
+            ready_ns=watched.ready_ns() if happening.trigger is Trigger.READY else None,
+            usable=happening.usable,
+        )
+        after, actions = policy.decide(before, happening.trigger, occasion)
+        watched.state = after
+        if after.finding is None:
+            watched.held = None
+        if after is not before:
+            watched.count_budget(now_ns)
+            watched.changed()
+        if happening.trigger is Trigger.READY and after is not before:
+            self._actor.record_ready(watched, before.incident, now_ns)
+            self._together.ready(watched)
+        if after.phase is before.phase:
+            return [(watched, action) for action in actions]
+        opened = [action for action in actions if isinstance(action, OpenIncident)]
+        rest = [action for action in actions if not isinstance(action, OpenIncident)]
+        return [(watched, order) for order in (*opened, PhaseChanged(before, after, happening.trigger), *rest)]
+
+    def _incident_id(self, watched: Watched) -> IncidentId:
+        self._incidents += 1
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        return IncidentId(f"{stamp}-{watched.settings.name}-{os.getpid()}.{self._incidents}")
