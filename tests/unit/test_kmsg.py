@@ -101,10 +101,10 @@ def test_no_line_is_long_in_the_reading(start: str, piece: str) -> None:
 
 
 def test_gpus_are_counted_along_the_bus(tmp_path: Path) -> None:
-    assert gpus(tmp_path) == []
+    assert gpus(str(tmp_path)) == []
     for place in ("0000:B3:00.0", "0000:0f:00.0", "0000:0f:00.1"):
         (tmp_path / "driver/nvidia/gpus" / place).mkdir(parents=True)
-    assert gpus(tmp_path) == ["0000:0f:00", "0000:b3:00"]
+    assert gpus(str(tmp_path)) == ["0000:0f:00", "0000:b3:00"]
 
 
 # --- records --------------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ _RESTART = _table(
 )
 _IN_A_ROW = integer_kind(0, abi.MOST_IN_A_ROW)
 _BAD_IN_A_ROW = "outputs in a row that the worker itself found bad, for which it is replaced; 0: none"
-_OUTPUTS = _table(model.OutputSettings, [("bad_in_a_row", _IN_A_ROW, _BAD_IN_A_ROW)], "outputs.")
+_OUTPUTS = _table(model.OutputSettings(), [("bad_in_a_row", _IN_A_ROW, _BAD_IN_A_ROW)], "outputs.")
 _WORKER = [
     Key("command", values.WORKER_COMMAND, "program and arguments; no shell"),
     *_table(

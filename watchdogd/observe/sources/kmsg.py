@@ -8,13 +8,13 @@ prints at most ``MOST_A_SECOND`` lines a second and says how many it passed over
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import select
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from watchdogd.model import KernelKind, KernelMessage
 from watchdogd.observe.sources import child
@@ -211,9 +211,10 @@ class Log:
         return text[:MAX_LINE] if parse_line(text) is not None else None
 
 
-def gpus(root: Path) -> list[str]:
+def gpus(root: str) -> list[str]:
     """Where on the bus the GPUs of NVIDIA's driver are, in NVML's order. Only names are read, of no device."""
-    found = (place.name.lower().rpartition(".") for place in root.glob("driver/nvidia/gpus/*:*:*.*"))
+    places = glob.glob(f"{glob.escape(root)}/driver/nvidia/gpus/*:*:*.*")
+    found = (os.path.basename(place).lower().rpartition(".") for place in places)
     return sorted(place for place, _, function in found if function == "0")
 
 
@@ -249,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{OWN_WORDS}{error}", flush=True)  # not on standard error: the supervisor tells it, once
             return child.EX_UNAVAILABLE
         print(f"{OWN_WORDS}reads {options.path}")
-        print(" ".join((f"{OWN_WORDS}gpus", *gpus(Path("/proc")))), flush=True)
+        print(" ".join((f"{OWN_WORDS}gpus", *gpus("/proc"))), flush=True)
         log = Log(lambda: os.read(descriptor, RECORD_BYTES), programs=options.programs)
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
