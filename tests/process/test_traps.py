@@ -89,7 +89,7 @@ def test_every_trap_has_the_tests_that_the_table_names(trap: str) -> None:
 
 # Where wall time is for people: records, incident ids, the exporter's timestamps.
 FOR_PEOPLE = {
-    "cli.py", "supervisor/tick.py", "view/status_table.py", "exporter/families.py", "exporter/sections.py",
+    "cli.py", "supervisor/judging.py", "view/status_table.py", "exporter/families.py", "exporter/sections.py",
     "exporter/collector.py",
     "act/acting.py", "act/escalating.py", "publish/events.py", "publish/journal.py",
 }  # fmt: skip
