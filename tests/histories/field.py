@@ -1,4 +1,4 @@
-"""Plays the field cases: a real supervisor, a real worker for each on a simulated device of its own, and what is told then.
+"""Plays the field cases: a real supervisor, a real worker for each on a simulated device of its own, what is told.
 
 Two plays of the same harms. ``guarded``: everything that watchdogd has. ``alone``: a deadline for synchronize and the
 frozen load, nothing else, observed only. Invariant: what a case is judged by is what the supervisor recorded and
@@ -31,12 +31,15 @@ from tests.histories.field_cases import (
 )
 from tests.process.conftest import FREEZER, Freezer
 from tests.simulator.control import Fault, SimulatedDevice
+from watchdogd.cuda_results import STICKY_EXIT
+from watchdogd.model import MILLISECOND, Exit
 
 TOGETHER = 8  # workers that start at a time
 FROZEN_AFTER, LOAD_INTERVAL = "1s", 0.1
 LONGEST_SECONDS = 25.0  # from the sign on
 QUIET_SECONDS = 6.0  # in which nothing may happen to a worker that is to be left alone
-ALONE_SECONDS = 4.0
+ALONE_SECONDS = 6.0
+AT_ONCE_NS = 50 * MILLISECOND
 
 
 @dataclass
@@ -59,6 +62,15 @@ def can_freeze() -> bool:
 
 
 def guarded(cases: Sequence[Case], directory: Path) -> list[Seen]:
+    """Those that keep a core busy by themselves: all others would be starved by them, and be given time for that."""
+    busy = [case for case in cases if case.keeps_a_core_busy]
+    calm = [case for case in cases if not case.keeps_a_core_busy]
+    return [
+        seen for number, part in enumerate((calm, busy)) if part for seen in _guarded(part, directory / str(number))
+    ]
+
+
+def _guarded(cases: Sequence[Case], directory: Path) -> list[Seen]:
     with _played(cases, directory, alone=False) as play:
         play.harm()
         wait_until(play.is_over, LONGEST_SECONDS, what=play.trouble)
@@ -74,7 +86,7 @@ def alone(cases: Sequence[Case], directory: Path) -> set[int]:
             frozen |= {item["name"] for item in play.supervised.snapshot()["accelerators"] if item["frozen"]}
             play.say_due()
             time.sleep(0.05)
-        told = {seen.case.n for seen in play.seen() if "sync" in seen.detectors}
+        told = {seen.case.n for seen in play.seen() if {"sync", "soft"} & set(seen.detectors)}
         return told | {case.n for case in cases if case.accelerator in frozen}
 
 
@@ -134,7 +146,10 @@ class Play:
     def say_due(self) -> None:
         """What the kernel says by now."""
         for case in self._cases:
-            if case.says and case.name not in self._said and time.monotonic() - self.began >= case.says_after:
+            if not case.says or case.name in self._said:
+                continue
+            began_ns = self._began_ns(case)
+            if began_ns is not None and time.monotonic_ns() - began_ns >= case.says_after * 1e9:
                 lines = tuple(line.format(pid=self._pids[case.name], other=self._other) for line in case.says)
                 self._said[case.name] = time.monotonic(), lines
                 with self._log.open("a") as file:
@@ -167,7 +182,7 @@ class Play:
             began_ns = self._began_ns(case)
             for event in own:
                 detector = _detector(event)
-                if detector is not None:
+                if detector is not None and began_ns is not None and not _is_another(event, began_ns):
                     seen.detectors.setdefault(detector, (event["monotonic_ns"] - began_ns) / 1e9)
                 if event["kind"] == "verdict":
                     seen.verdicts.append(str(event["verdict"]))
@@ -185,14 +200,14 @@ class Play:
         nobodys = event["kind"] == "kernel" and event.get("worker") is None
         return nobodys and event["reason"] in lines
 
-    def _began_ns(self, case: Case) -> int:
-        fault, own = self._faults.get(case.name), self.supervised.directory / f"{case.name}.began"
-        if fault is not None and fault.fired_ns:
-            return fault.fired_ns
-        if own.exists():
-            return int(own.read_text())
-        when, _ = self._said.get(case.name, (self.began, ()))
-        return round(when * 1e9)
+    def _began_ns(self, case: Case) -> int | None:
+        """When its harm began; None: not yet."""
+        if case.name in self._faults:
+            return self._faults[case.name].fired_ns
+        if case.does == "infer" and not case.options:  # what the kernel says is all that happens
+            return round(self.began * 1e9)
+        own = self.supervised.directory / f"{case.name}.began"
+        return int(own.read_text()) if own.exists() else None
 
 
 def _ends(body: dict[str, Any]) -> str:
@@ -206,10 +221,19 @@ def _ends(body: dict[str, Any]) -> str:
     return f"{phase} {body['incarnation']}"
 
 
+def _is_another(event: dict[str, Any], began_ns: int) -> bool:
+    """Not about the harm; nor is a call that was late later, when the machine was busy."""
+    if event["kind"] == "near_miss":
+        return bool(abs(event["entered_ns"] - began_ns) > AT_ONCE_NS)
+    return bool(event["monotonic_ns"] < began_ns)
+
+
 def _detector(event: dict[str, Any]) -> str | None:
     """In the words of the list."""
     if event["kind"] == "verdict":
         verdict, operation = event["verdict"], event.get("operation")
+        if verdict == "crashed" and event["detail"] == str(Exit(code=STICKY_EXIT)):
+            return "sticky"
         if verdict == "call":
             return "sync" if operation in ("sync", "event") else "othercall"
         return {
@@ -227,13 +251,11 @@ def _played(cases: Sequence[Case], directory: Path, *, alone: bool) -> Iterator[
     log = directory / "kmsg"
     log.touch()
     with ExitStack() as stack:
-        devices = {
-            case.name: stack.enter_context(SimulatedDevice(directory / f"device-{case.name}")) for case in cases
-        }
+        devices = {case.name: stack.enter_context(SimulatedDevice(directory / f"device-{case.name}")) for case in cases}
         other = stack.enter_context(_another())
         states = [f"{case.accelerator}={devices[case.name].path}" for case in cases]
         load = [sys.executable, "-m", "tests.histories.field_loads", str(LOAD_INTERVAL), *states]
-        tables: dict[str, dict[str, Any]] = {
+        tables: dict[str, Any] = {
             "nvml": {"command": load, "interval": f"{LOAD_INTERVAL * 1000:.0f}ms", "frozen_after": FROZEN_AFTER},
             "kmsg": {"command": ["tail", "-q", "-s", "0.02", "-n", "+1", "-F", str(log)]},
             "supervisor": {"kill_grace": "2s", "max_kills": 1000, "observe_only": alone},

@@ -26,4 +26,4 @@ def main(interval: float, states: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), dict(argument.split("=", 1) for argument in sys.argv[2:]))  # type: ignore[misc]
+    main(float(sys.argv[1]), dict(argument.split("=", 1) for argument in sys.argv[2:]))

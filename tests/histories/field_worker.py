@@ -1,7 +1,7 @@
-"""The worker of a field case: healthy frames, and from a sign on what its report tells: ``field_worker CASE DOES OPTIONS``.
+"""``field_worker CASE DOES OPTIONS``, the worker of a field case: healthy frames, and from a sign on what its report tells.
 
-The sign is the file ``CASE.go``; when a harm of its own begins, that is written to ``CASE.began``. Invariant: a successor
-is healthy, unless the options say ``always``.
+The sign is the file ``CASE.go``; when a harm of its own begins, that is written to ``CASE.began``. Invariant: a
+successor is healthy, unless the options say ``always``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from watchdogd.worker import cuda
 from watchdogd.worker.cuda_driver import driver, native
 from watchdogd.worker.output import Canary, OutputCheck
 
-COUNT, PERIOD = 256, 0.03
+COUNT, PERIOD = 256, 0.1
 case, does, options = sys.argv[1], sys.argv[2], dict[str, Any](json.loads(sys.argv[3]))
 
 
 def began() -> None:
-    tell(f"{case}.began", time.monotonic_ns())
+    """For the first time; what successors do is what comes of it."""
+    if INCARNATION == 1:
+        tell(f"{case}.began", time.monotonic_ns())
 
 
 class Model:
@@ -41,7 +43,7 @@ class Model:
         self._frames = 0
         self._check = OutputCheck(dtype="f")
         golden = struct.pack(f"{COUNT}f", *(2.0 * (1 + at) for at in range(COUNT)))
-        self._canary = Canary(self.infer, 1, golden, dtype="f", every_seconds=0.1)
+        self._canary = Canary(self.infer, 1, golden, dtype="f", every_seconds=0.2)
 
     def infer(self, number: int) -> memoryview:
         self.given.view[:] = struct.pack(f"{COUNT}f", *(number + at for at in range(COUNT)))
@@ -58,18 +60,18 @@ class Model:
             with worker.step():
                 try:
                     self.infer(self._frames)
-                except cuda.CudaError:
-                    failed()
+                except cuda.CudaError as error:
+                    failed(error)
                 self._check(self.taken.view)
             if self._canary.due():
                 self._canary.run()
-        except cuda.CudaError:
-            failed()
+        except cuda.CudaError as error:
+            failed(error)
         time.sleep(PERIOD)
 
 
-def failed() -> None:
-    """What this program makes of a CUDA error."""
+def failed(error: cuda.CudaError) -> None:
+    """What this program makes of it."""
     then = options.get("on_error")
     if then == "hang in free":
         with worker.call("free"):
@@ -77,7 +79,7 @@ def failed() -> None:
     elif then == "stall":
         hang()
     elif then != "swallow":
-        raise
+        raise error
 
 
 def serve(model: Model) -> NoReturn:
@@ -213,7 +215,6 @@ def main() -> None:
     while not sign.exists():
         model.frame()
     if INCARNATION == 1 or options.get("always"):
-        tell(f"{case}.begins")
         globals()[does](model)
     serve(model)
 
