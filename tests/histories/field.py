@@ -14,47 +14,20 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.helpers.running import Supervised, wait_until
-from tests.histories.field_cases import (
-    BOTH,
-    GOES_ON,
-    NOT_USABLE,
-    PROFILES,
-    QUARANTINED,
-    RESTART,
-    UNKILLABLE,
-    Case,
-)
+from tests.histories.field_cases import BOTH, PROFILES, RESTART, Case
+from tests.histories.field_told import Seen, ends
 from tests.process.conftest import FREEZER, Freezer
 from tests.simulator.control import Fault, SimulatedDevice
-from watchdogd.cuda_results import STICKY_EXIT
-from watchdogd.model import MILLISECOND, Exit
 
 TOGETHER = 8  # workers that start at a time
 FROZEN_AFTER, LOAD_INTERVAL = "1s", 0.1
 LONGEST_SECONDS = 25.0  # from the sign on
 QUIET_SECONDS = 6.0  # in which nothing may happen to a worker that is to be left alone
 ALONE_SECONDS = 6.0
-AT_ONCE_NS = 50 * MILLISECOND
-
-
-@dataclass
-class Seen:
-    """What was told of one case."""
-
-    case: Case
-    detectors: dict[str, float] = field(default_factory=dict)  # in the order of their first word; seconds from the harm
-    verdicts: list[str] = field(default_factory=list)
-    ends: str = GOES_ON
-    recovery_seconds: float | None = None
-
-    @property
-    def first(self) -> str | None:
-        return next(iter(self.detectors), None)
 
 
 def can_freeze() -> bool:
@@ -160,15 +133,15 @@ class Play:
     def is_over(self) -> bool:
         self.say_due()
         workers = {body["name"]: body for body in self.supervised.snapshot()["workers"]}
-        ended = all(_ends(workers[case.name]) == case.ends for case in self._cases)
+        ended = all(ends(workers[case.name]) == case.ends for case in self._cases)
         return ended and time.monotonic() - self.began > QUIET_SECONDS
 
     def trouble(self) -> str:
         workers = {body["name"]: body for body in self.supervised.snapshot()["workers"]}
         wrong = [
-            f"{case.name}: {_ends(workers[case.name])}, not {case.ends}: {workers[case.name]['note']}"
+            f"{case.name}: {ends(workers[case.name])}, not {case.ends}: {workers[case.name]['note']}"
             for case in self._cases
-            if _ends(workers[case.name]) != case.ends
+            if ends(workers[case.name]) != case.ends
         ]
         return "\n".join(wrong) + "\n" + self.supervised.log()
 
@@ -177,15 +150,11 @@ class Play:
         workers = {body["name"]: body for body in self.supervised.snapshot()["workers"]}
         found = []
         for case in self._cases:
-            seen = Seen(case, ends=_ends(workers[case.name]))
+            seen = Seen(case, ends=ends(workers[case.name]))
             own = [event for event in events if self._is_about(event, case)]
             began_ns = self._began_ns(case)
             for event in own:
-                detector = _detector(event)
-                if detector is not None and began_ns is not None and not _is_another(event, began_ns):
-                    seen.detectors.setdefault(detector, (event["monotonic_ns"] - began_ns) / 1e9)
-                if event["kind"] == "verdict":
-                    seen.verdicts.append(str(event["verdict"]))
+                seen.add(event, began_ns)
             if seen.ends == RESTART:
                 seen.recovery_seconds = next(
                     (event["recovery_seconds"] for event in own if event.get("recovery_seconds") is not None), None
@@ -208,41 +177,6 @@ class Play:
             return round(self.began * 1e9)
         own = self.supervised.directory / f"{case.name}.began"
         return int(own.read_text()) if own.exists() else None
-
-
-def _ends(body: dict[str, Any]) -> str:
-    phase = body["phase"]
-    if phase in (QUARANTINED, UNKILLABLE):
-        return str(phase)
-    if body["unusable"]:
-        return NOT_USABLE
-    if phase == "running":
-        return GOES_ON if body["incarnation"] == 1 else RESTART
-    return f"{phase} {body['incarnation']}"
-
-
-def _is_another(event: dict[str, Any], began_ns: int) -> bool:
-    """Not about the harm; nor is a call that was late later, when the machine was busy."""
-    if event["kind"] == "near_miss":
-        return bool(abs(event["entered_ns"] - began_ns) > AT_ONCE_NS)
-    return bool(event["monotonic_ns"] < began_ns)
-
-
-def _detector(event: dict[str, Any]) -> str | None:
-    """In the words of the list."""
-    if event["kind"] == "verdict":
-        verdict, operation = event["verdict"], event.get("operation")
-        if verdict == "crashed" and event["detail"] == str(Exit(code=STICKY_EXIT)):
-            return "sticky"
-        if verdict == "call":
-            return "sync" if operation in ("sync", "event") else "othercall"
-        return {
-            "step": "progress", "first_step": "progress", "startup": "startup", "sticky_error": "sticky",
-            "silent_output": "output", "crashed": "exit", "exited": "exit",
-        }.get(verdict)  # fmt: skip
-    if event["kind"] == "kernel":
-        return None if event["expected"] else "kmsg"
-    return {"blocked": "dstate", "near_miss": "soft"}.get(event["kind"])
 
 
 @contextmanager

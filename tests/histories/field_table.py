@@ -1,7 +1,7 @@
 """``make field``: plays every case of the field and prints docs/FIELD.md, the table and what it covers.
 
-Exit status 1 if a case went otherwise than it has to. Invariant: but for the columns ``VARYING`` the page is the same in
-every run; ``timeless`` leaves them out, so that a test can compare.
+Exit status 1 if a case went otherwise than it has to. Invariant: but for the columns ``VARYING`` the page is the same
+in every run; ``timeless`` leaves them out, so that a test can compare.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tests.histories.field import Seen, alone, can_freeze, guarded
+from tests.histories.field import alone, can_freeze, guarded
 from tests.histories.field_cases import CASES, HARDWARE_ONLY, WORDS, Case, Report, reports
+from tests.histories.field_told import Seen
 
 HEAD = """\
 # Proof against the field
@@ -27,11 +28,11 @@ How to read it:
 - *told first by* uses the words of the list: `sync` and `othercall` are deadlines of calls, `progress` that of a step,
   `startup`, `sticky` a CUDA error that no later call survives, `output` a run of bad outputs, `exit`, `kmsg` the kernel
   log, `dstate`, `soft` a near miss: late, and told, and back before the deadline. *told too* is what came later.
-- Two profiles of settings, none for a single case (`PROFILES` in `tests/histories/field_cases.py`). `vehicle` has 500 ms
-  for a synchronize, 1.5 s for a step, in real time. `server` has 200 s and 600 s, and says so after a tenth of that; it
-  is played a hundred times as fast: **1 s in its rows stands for 100 s**. Startup has 8 s in both.
-- *after*: from the harm to the first word of it. *serves again*: from the harm to a successor that is ready. Some forty
-  workers share two cores here; where threads are starved of CPU, deadlines are put off by as much.
+- Two profiles of settings, none for a single case (`PROFILES` in `tests/histories/field_cases.py`). `vehicle` has 500
+  ms for a synchronize, 1.5 s for a step, in real time. `server` has 200 s and 600 s, and says so after a tenth of that;
+  it is played a hundred times as fast: **1 s in its rows stands for 100 s**. Startup has 8 s in both.
+- *after*: from the harm to the first word of it. *serves again*: from the harm to a successor that is ready. Some
+  forty workers share two cores here; where threads are starved of CPU, deadlines are put off by as much.
 - *right*: told first by a detector that the list expects (or one that the notes below give a reason for), of this worker,
   and ended as it had to; one that is to be left alone got no verdict. Half of the reports end at "why": where they say
   that a restart or nothing less than a reboot helped, that is how it is played.
@@ -43,24 +44,10 @@ How to read it:
 """
 
 COLUMNS = (
-    "case",
-    "what was reported",
-    "profile",
-    "told first by",
-    "after",
-    "what came of it",
-    "serves again",
+    "case", "what was reported", "profile", "told first by", "after", "told too", "what came of it", "serves again",
     "verdict",
-)
-TIMES = ("after", "serves again")
-
-
-def right(seen: Seen, report: Report) -> bool:
-    """Told by what can see it, dealt with as it has to be; where nothing is to be told, nothing was."""
-    if seen.ends != seen.case.ends:
-        return False
-    allowed = {*report.detectors, *seen.case.also}
-    return seen.first in allowed if allowed else not seen.detectors
+)  # fmt: skip
+VARYING = ("after", "told too", "serves again")
 
 
 def row(seen: Seen, report: Report) -> list[str]:
@@ -74,7 +61,7 @@ def row(seen: Seen, report: Report) -> list[str]:
         ", ".join(later),
         WORDS[seen.ends],
         "" if seen.recovery_seconds is None else f"{seen.recovery_seconds:.1f} s",
-        "right" if right(seen, report) else "**wrong**",
+        "right" if seen.is_right(report) else "**wrong**",
     ]
 
 
@@ -165,7 +152,7 @@ def main() -> int:
     left_out = [case.n for case in CASES if case not in cases]
     if left_out:
         print(f"not played, without root and a cgroup v1 freezer: {left_out}", file=sys.stderr)
-    wrong = [seen.case.n for seen in found if not right(seen, listed[seen.case.n])]
+    wrong = [seen.case.n for seen in found if not seen.is_right(listed[seen.case.n])]
     return 1 if wrong or left_out else 0
 
 

@@ -10,13 +10,14 @@ from tests.histories.field_cases import CASES, HARDWARE_ONLY, PROFILES, reports
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
 
 from tests.histories import field, field_table
+from tests.histories.field_told import Seen
 
 REPORTS = reports()
 FALSE_POSITIVE = 39
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, field.Seen]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Seen]:
     seen = field.guarded(field_table.played(), tmp_path_factory.mktemp("guarded"))
     return {each.case.n: each for each in seen}
 
@@ -39,23 +40,18 @@ def test_no_settings_are_one_case_s_own() -> None:
 
 
 @pytest.mark.parametrize("n", [case.n for case in CASES])
-def test_a_report_is_told_of_by_what_can_see_it_and_dealt_with(n: int, found: dict[int, field.Seen]) -> None:
+def test_a_report_is_told_of_by_what_can_see_it_and_dealt_with(n: int, found: dict[int, Seen]) -> None:
     if n not in found:
         pytest.skip("needs root and a cgroup v1 freezer")
-    assert field_table.right(found[n], REPORTS[n]), found[n]
+    assert found[n].is_right(REPORTS[n]), found[n]
 
 
-@pytest.mark.parametrize("n", [case.n for case in CASES if case.ends == "goes on"])
-def test_what_goes_on_is_condemned_by_nothing(n: int, found: dict[int, field.Seen]) -> None:
-    assert found[n].verdicts == []
-
-
-def test_a_long_step_in_chunks_is_no_hang_and_not_even_late(found: dict[int, field.Seen], simple: set[int]) -> None:
+def test_a_long_step_in_chunks_is_no_hang_and_not_even_late(found: dict[int, Seen], simple: set[int]) -> None:
     assert found[FALSE_POSITIVE].detectors == {}
     assert FALSE_POSITIVE not in simple
 
 
-def test_the_page_says_what_was_seen(found: dict[int, field.Seen], simple: set[int]) -> None:
+def test_the_page_says_what_was_seen(found: dict[int, Seen], simple: set[int]) -> None:
     if len(found) < len(CASES):
         pytest.skip("needs root and a cgroup v1 freezer")
     told = (ROOT / "docs/FIELD.md").read_text()
