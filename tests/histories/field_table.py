@@ -33,12 +33,12 @@ How to read it:
   it is played a hundred times as fast: **1 s in its rows stands for 100 s**. Startup has 8 s in both.
 - *after*: from the harm to the first word of it. *serves again*: from the harm to a successor that is ready. Some
   forty workers share two cores here; where threads are starved of CPU, deadlines are put off by as much.
-- *right*: told first by a detector that the list expects (or one that the notes below give a reason for), of this worker,
-  and ended as it had to; one that is to be left alone got no verdict. Half of the reports end at "why": where they say
-  that a restart or nothing less than a reboot helped, that is how it is played.
-- What the kernel says is not made but repeated: captured lines, or the driver's own format filled in, at a time after the
-  harm that we chose (3 s for nvgpu's context switch, 45 s for the GSP, more than 120 s for a blocked task), so `kmsg` being
-  first there says little. D state is a frozen cgroup, which SIGKILL does not end either.
+- *right*: told first by a detector that the list expects (or one that the notes below give a reason for), of this
+  worker, and ended as it had to; one that is to be left alone got no verdict. Where a report says that nothing less
+  than a reboot helped, that is how it is played; where it says no more than that it hung, the successor is healthy.
+- What the kernel says is not made but repeated: captured lines, or the driver's own format filled in, at a time after
+  the harm that we chose (3 s for nvgpu's context switch, 45 s for the GSP, more than 120 s for a blocked task), so that
+  `kmsg` is first there says little. D state is a frozen cgroup, which SIGKILL does not end either.
 - The simulated device does what a report tells of it. That the real one did it for the reason that the reporter
   supposed, nobody can know from here.
 """

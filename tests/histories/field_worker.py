@@ -1,4 +1,4 @@
-"""``field_worker CASE DOES OPTIONS``, the worker of a field case: healthy frames, and from a sign on what its report tells.
+"""``field_worker CASE DOES OPTIONS``, the worker of a field case: healthy frames, from a sign on what its report tells.
 
 The sign is the file ``CASE.go``; when a harm of its own begins, that is written to ``CASE.began``. Invariant: a
 successor is healthy, unless the options say ``always``.
@@ -125,7 +125,7 @@ def _stalled(model: Model) -> None:
 def _poll(model: Model) -> None:
     """Asks an event for ever, as a program that wants no blocking call."""
     event = model.context.event()
-    model.stream.launch(model.kernel, 1, 1, (model.buffers[1], model.buffers[0], COUNT, 2.0))
+    model.stream.launch(model.context.module(b"").kernel("sim_spin"), 1, 1)
     event.record(model.stream)
     with model.context.current():
         while driver.cuEventQuery(native(event._live))[0] != driver.CUresult.CUDA_SUCCESS:
