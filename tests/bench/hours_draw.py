@@ -1,16 +1,18 @@
 """What a virtual worker-hour contains, and the episodes of it that can matter, drawn.
 
-An hour is 108,000 steps (30 a second) with a synchronize each, lognormal around 8 ms. A call or step shorter than its soft
-level cannot be judged at all, whoever looks when; so only what lasts longer is played, as often as it is drawn:
+An hour is 108,000 steps (30 a second) with a synchronize each, lognormal around 8 ms, so that one is in flight a
+quarter of the time. A call or step shorter than its soft level cannot be judged at all, whoever looks when; so only
+what lasts longer is played, as often as it is drawn:
 
 ==============  ========  ==============================================================================================
 what            an hour   drawn
 ==============  ========  ==============================================================================================
 outlier         0.5       healthy: a call or step past half of its deadline, Pareto (alpha 2) up to 0.9 of it
-stall           0.5       the whole machine stands, the supervisor with it: lognormal, median 120 ms, sigma 1.3, to 60 s;
-                          one in four meets a call in flight, one in twenty of those an outlier
-starvation      0.2       threads are runnable and run 10 to 70 % of the time: a call takes as much longer; one in ten is
-                          an outlier besides
+stall           0.5       the whole machine stands, the supervisor too: lognormal, median 120 ms, sigma 1.3, to 60 s;
+                          one in four meets a call in flight, which is an outlier as often as the time that those
+                          take says (one in 5,000), or as often as is asked for
+starvation      0.2       threads are runnable and run 10 to 70 % of the time: a call takes as much longer; one in
+                          ten is an outlier besides
 blip            0.1       1 to 4 bad outputs in a row, or a CUDA error that passes
 hang            0.01      a call never returns: sync, copy, alloc, free, launch
 stuck step      0.005     a step never ends, and no call is in flight
@@ -48,6 +50,9 @@ RATES = {
     "outlier": 0.5, "stall": 0.5, "starvation": 0.2, "blip": 0.1,
     "hang": 0.01, "stuck step": 0.005, "dead start": 0.001, "sticky error": 0.002, "bad outputs": 0.002, "crash": 0.005,
 }  # fmt: skip
+CALL_SHARE = 0.25  # of the time, in which a call is in flight
+OUTLIER_SECONDS = 0.33  # the mean of the Pareto distribution below, for a synchronize
+OUTLIER_MET = RATES["outlier"] * OUTLIER_SECONDS / (3600 * CALL_SHARE)  # of the stalls that meet a call
 HARMS = ("hang", "stuck step", "dead start", "sticky error", "bad outputs", "crash")
 STICKY, PASSING = 719, 2
 
@@ -76,14 +81,14 @@ def past_soft_level() -> float:
     return 0.5 * math.erfc(math.log(soft_ns / SYNC_MEDIAN_NS) / SYNC_SIGMA / math.sqrt(2))
 
 
-def draw(rng: random.Random, kind: str) -> Episode | None:
-    """None: one that nothing in flight met."""
+def draw(rng: random.Random, kind: str, outlier_met: float = OUTLIER_MET) -> Episode | None:
+    """None: a stall that no call in flight met. ``outlier_met``: how often the one that it did is an outlier."""
     startup = min(round(rng.lognormvariate(math.log(4 * SECOND), 0.5)), round(LONGEST_SHARE * 120 * SECOND))
     episode = Episode(kind, startup_ns=startup)
     if kind == "stall":
-        if rng.random() > 0.25:
+        if rng.random() > CALL_SHARE:
             return None
-        _healthy(rng, episode, 0.05)
+        _healthy(rng, episode, outlier_met)
         _stalled(rng, episode)
     elif kind == "starvation":
         _healthy(rng, episode, 0.1)

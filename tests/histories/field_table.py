@@ -1,4 +1,4 @@
-"""``make field``: plays every case of the field and prints docs/FIELD.md, the table and what it covers.
+"""``make field``: plays every case of the field and prints docs/FIELD.md, what is covered and the table.
 
 Exit status 1 if a case went otherwise than it has to. Invariant: but for the columns ``VARYING`` the page is the same
 in every run; ``timeless`` leaves them out, so that a test can compare.
@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tests.bench import hours
 from tests.histories.field import alone, can_freeze, guarded
 from tests.histories.field_cases import CASES, HARDWARE_ONLY, WORDS, Case, Report, reports
 from tests.histories.field_told import Seen
@@ -47,6 +48,20 @@ COLUMNS = (
     "case", "what was reported", "profile", "told first by", "after", "told too", "what came of it", "serves again",
     "verdict",
 )  # fmt: skip
+REST = "\n## The policy alone, in virtual time\n"
+HOURS, FEWER_HOURS, OFTEN_MET = 1_000_000, 100_000, 0.05
+TAIL = """
+`make hours`. What an hour contains, and why most of it need not be played, is told in `tests/bench/hours_draw.py`.
+
+```
+{report}
+```
+
+A kill is late where the machine stood or starved the worker: it is given time for that. The supervisor knows of a stall
+by its own late wake-up; of one that lies between two looks it knows nothing, of one that began before a look was due
+only the rest. A healthy call past half of its deadline that meets such a stall may be killed. By chance they hardly ever
+meet; if a cause in common made one stalled call in {once_in} such a one, it would be {met} false kills in {hours:,} hours.
+"""
 VARYING = ("after", "told too", "serves again")
 
 
@@ -124,6 +139,14 @@ def page(found: Sequence[Seen], simple: Collection[int]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def in_virtual_time() -> str:
+    tally = hours.play(HOURS, seed=1)
+    met = hours.play(FEWER_HOURS, seed=1, outlier_met=OFTEN_MET).false.total()
+    return TAIL.format(
+        report="\n".join(hours.report(tally, HOURS)), once_in=round(1 / OFTEN_MET), met=met, hours=FEWER_HOURS
+    )
+
+
 def timeless(text: str) -> list[str]:
     """The lines of a page, its rows without what varies."""
     places = [COLUMNS.index(name) + 1 for name in VARYING]
@@ -147,7 +170,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="watchdogd-field-") as directory:
         found = guarded(cases, Path(directory) / "guarded")
         simple = alone(cases, Path(directory) / "alone")
-    print(page(found, simple), end="")
+    print(page(found, simple), REST, in_virtual_time(), sep="", end="")
     listed = reports()
     left_out = [case.n for case in CASES if case not in cases]
     if left_out:
