@@ -1,4 +1,4 @@
-"""The policy over many worker-hours of virtual time: nobody healthy is killed, nothing is missed; and why that is so."""
+"""The policy over many worker-hours of virtual time: nobody healthy is killed, nothing is missed, and why."""
 
 from __future__ import annotations
 
