@@ -17,7 +17,7 @@ PREFIX ?= /usr/local
 HERE_TARGET = $$(uname -m)-py$$($(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
 TARGET ?= $(HERE_TARGET)
 
-.PHONY: setup packages test-packages demo install uninstall bundle test lint unit bench soak test-gpu clean
+.PHONY: setup packages test-packages demo install uninstall bundle test lint unit bench soak field hours test-gpu clean
 
 setup: $(STAMP) test-packages
 
@@ -86,6 +86,13 @@ bench: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),15)
+
+# docs/FIELD.md
+field: $(STAMP)
+	@$(BIN)/python -m tests.histories.field_table
+
+hours: $(STAMP)
+	@$(BIN)/python -m tests.bench.hours $(HOURS)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu -s tests/gpu $(PYTEST)

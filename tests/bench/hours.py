@@ -1,0 +1,295 @@
+"""``python -m tests.bench.hours [--hours N]``: the policy alone, over a million worker-hours in virtual time.
+
+The real core (``liveness``, ``outputs``, ``policy``, and the patience between two looks) sees the heartbeat words of
+one worker; what an hour contains, and why most of it need not be played, is told in ``hours_draw``. The supervisor
+looks when the core asks for it, a tenth of a ms late, and after a stall as late as that makes it. Exit status 1 if a
+harm was missed, or more healthy workers were killed than ``BAR_AN_HOUR`` allows. Invariant: nothing here decides; time
+only goes on by being told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import struct
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from tests.bench import hours_draw
+from tests.bench.hours_draw import BAD_IN_A_ROW, DEADLINES, HARMS, RATES, Episode
+from watchdogd import abi
+from watchdogd.decide import facts, liveness, outputs, policy
+from watchdogd.decide.liveness import Pending, Threads
+from watchdogd.decide.orders import Occasion, Signal, Trigger, WorkerState
+from watchdogd.model import (
+    MILLISECOND,
+    SECOND,
+    Exit,
+    Finding,
+    IncidentId,
+    OutputSettings,
+    Phase,
+    ThreadSample,
+    WorkerSettings,
+)
+from watchdogd.observe.examination import Examination
+from watchdogd.observe.heartbeat import HeartbeatReader
+from watchdogd.pulse import Pulse, word_at, word_offset
+
+SETTINGS = WorkerSettings(
+    "virtual", ("virtual",), deadlines=DEADLINES, outputs=OutputSettings(bad_in_a_row=BAD_IN_A_ROW)
+)
+RULES = liveness.prepare(DEADLINES, SETTINGS.soft)
+BEGIN_NS = 3600 * SECOND & ~abi.ERROR_MASK
+GIVEN_UP_NS = 600 * SECOND  # a harm that was not told by then was missed
+SLICE_NS = 24 * MILLISECOND  # in which a starved thread waits once and runs once
+BAR_AN_HOUR = 1e-5  # false kills, with 95 %
+KILL_NS = 50_000  # from the decision to the signal; the word is read again in between
+_STATE, _ERROR, _BAD = (abi.H[name] * abi.WORD for name in ("state", "last_error", "bad_outputs"))
+_CALL, _STEP = word_offset(0, "outer"), word_offset(0, "step")
+
+
+@dataclass
+class Tally:
+    played: Counter[str] = field(default_factory=Counter)
+    false: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    delays_ns: list[int] = field(default_factory=list)  # from the deadline of what was harmed to its kill
+
+
+class Life:
+    """One episode: the words as they are at any instant, and the supervisor's looks at them."""
+
+    def __init__(
+        self, episode: Episode, rng: random.Random, *, late_margin_ns: int = 20 * MILLISECOND, sees_threads: bool = True
+    ) -> None:
+        self._episode = episode
+        self._rng = rng
+        self._late_margin_ns = late_margin_ns
+        self._sees_threads = sees_threads
+        self._raw = bytearray(abi.HOT_OFFSET + abi.HOT_STRIDE)
+        self._now_ns = BEGIN_NS
+        self._changes: list[tuple[int, int, int]] = []  # (when, offset, word), the next one last
+        self._examination = Examination(RULES, self._threads)
+        self._stall = None if episode.stall is None else (BEGIN_NS + episode.stall[0], episode.stall[1])
+        starts = episode.kind == "dead start"
+        phase = Phase.STARTING if starts else Phase.RUNNING
+        past = BEGIN_NS if starts else BEGIN_NS - 60 * SECOND
+        self.state = WorkerState(
+            "virtual", phase=phase, incarnation=1, wanted=True, spawned_ns=past, ready_ns=None if starts else past,
+            armed_ns=None if starts else past,
+        )  # fmt: skip
+        self._write(abi.H["spawned_ns"] * abi.WORD, past)
+        self._write(_STATE, abi.stamp(past, abi.STATE["attached" if starts else "ready"]))
+        if not starts:
+            self._write(word_offset(0, "steps_done"), 1)
+            self._script()
+
+    def _script(self) -> None:
+        """The changes, in the order of time."""
+        episode = self._episode
+        self._write(_STEP, abi.stamp(BEGIN_NS, abi.STEP_LATER))
+        changes = []
+        if episode.call is not None:
+            self._write(_CALL, abi.stamp(BEGIN_NS, abi.OPERATION[episode.call]))
+        if episode.error:
+            self._write(_ERROR, BEGIN_NS & ~abi.ERROR_MASK | episode.error)
+        for length in range(1, min(episode.bad, 40) + 1):
+            at_ns = self._real(BEGIN_NS + length * SECOND // hours_draw.STEPS_A_SECOND)
+            changes.append((at_ns, _BAD, abi.run_of_bad(BEGIN_NS, length, "zero")))
+        if episode.lasts_ns is not None:
+            over_ns = self._real(BEGIN_NS + round(episode.lasts_ns / (1 - episode.share)))
+            changes += [(over_ns, _CALL, 0), (over_ns, _STEP, 0)]
+        self._changes = sorted(changes, reverse=True)
+
+    def _real(self, at_ns: int) -> int:
+        """When it is, with the stall that the worker stands still in, and a little until it runs again."""
+        if self._stall is None or at_ns < self._stall[0]:
+            return at_ns
+        return at_ns + self._stall[1] + round(self._rng.expovariate(1 / (2 * MILLISECOND)))
+
+    # --- what the core sees ---
+
+    def word(self, offset: int) -> int:
+        return word_at(bytes(self._raw[offset : offset + abi.WORD]), 0)
+
+    def _write(self, offset: int, word: int) -> None:
+        struct.pack_into("=Q", self._raw, offset, word)
+
+    def _goes_on(self, now_ns: int) -> None:
+        while self._changes and self._changes[-1][0] <= now_ns:
+            _, offset, word = self._changes.pop()
+            self._write(offset, word)
+        self._now_ns = now_ns
+
+    def _threads(self, pending: Pending) -> tuple[Threads | None, bool]:
+        """One thread, which waits in the first part of each slice; the wait that lasts is not yet counted."""
+        del pending
+        if not self._sees_threads:
+            return None, False
+        share, elapsed = self._episode.share, self._now_ns - BEGIN_NS
+        if not share:
+            return {1: ThreadSample("S", MILLISECOND, 0)}, False
+        whole, part = divmod(elapsed, SLICE_NS)
+        wait_ns = round(share * SLICE_NS)
+        waited = whole * wait_ns + (wait_ns if part >= wait_ns else 0)
+        ran = whole * (SLICE_NS - wait_ns) + max(0, part - wait_ns)
+        return {1: ThreadSample("R", MILLISECOND + ran, waited)}, False
+
+    # --- the supervisor ---
+
+    def killed_ns(self) -> int | None:
+        """Plays it; when its kill was ordered and found to be still due. None: never."""
+        if self._episode.kind == "crash":
+            return self._now_ns if self._ends(Exit(signal=11)) else None
+        due_ns = self._now_ns
+        while self._now_ns - BEGIN_NS < GIVEN_UP_NS:
+            now_ns = self._wakes(due_ns)
+            finding = self._looks(now_ns, now_ns - due_ns)
+            if finding is not None and self._ordered(finding, now_ns):
+                return now_ns
+            if not (self._changes or self._is_harmed()):
+                return None
+            waiting = self._examination.waiting_ns
+            due_ns = self._examination.look.next_check_ns
+            due_ns = max(now_ns + 1, due_ns if waiting is None else min(due_ns, waiting))
+        return None
+
+    def _is_harmed(self) -> bool:
+        return bool(self.word(_CALL) or self.word(_STEP)) or self.state.phase is Phase.STARTING
+
+    def _wakes(self, due_ns: int) -> int:
+        at_ns = due_ns + round(self._rng.expovariate(1 / (MILLISECOND / 10)))
+        if self._stall is not None and self._stall[0] <= at_ns < self._stall[0] + self._stall[1]:
+            at_ns = self._stall[0] + self._stall[1] + round(self._rng.expovariate(1 / MILLISECOND))
+        return at_ns
+
+    def _looks(self, now_ns: int, late_ns: int) -> Finding | None:
+        self._goes_on(now_ns)
+        pulse = Pulse(bytes(self._raw), 1)
+        self._examination.stalled(late_ns, self._late_margin_ns, now_ns)
+        self._examination.examine(pulse, self.state, now_ns)
+        reader = cast(HeartbeatReader, self)  # of which it reads words again
+        judged = self._examination.judge(reader, self._late_margin_ns, now_ns, observed=False)
+        if judged is not None:
+            return judged[0]
+        spawned_ns = self.state.spawned_ns or 0
+        return liveness.sticky_error(pulse, spawned_ns, now_ns) or outputs.silent(pulse, SETTINGS.outputs, now_ns)
+
+    def _ordered(self, finding: Finding, now_ns: int) -> bool:
+        self.state, actions = policy.decide(self.state, Trigger.VERDICT, self._occasion(finding))
+        kills = [action for action in actions if isinstance(action, Signal)]
+        self._goes_on(now_ns + KILL_NS)
+        if not kills or finding.offset is None:
+            return False
+        if not facts.stands(finding, self.word(finding.offset)):
+            self.state, _ = policy.decide(self.state, Trigger.RETURNED, self._occasion())
+            return False
+        return self._ends(Exit(signal=9))
+
+    def _ends(self, status: Exit) -> bool:
+        """Whether a successor is started, becomes ready, and serves."""
+        finding: Finding | None = liveness.ended(status, self._now_ns)
+        for trigger in (Trigger.EXITED, Trigger.CLEARED, Trigger.READY):
+            self.state, _ = policy.decide(self.state, trigger, self._occasion(finding))
+            finding = None
+        return self.state.phase is Phase.RUNNING and self.state.incarnation == 2
+
+    def _occasion(self, finding: Finding | None = None) -> Occasion:
+        return Occasion(self._now_ns, SETTINGS, 5 * SECOND, finding, incident=IncidentId("1"))
+
+
+def due_ns(episode: Episode) -> int:
+    """From a harm to the instant from which its kill is late."""
+    if episode.kind == "hang":
+        return DEADLINES.calls_ns[abi.OPERATION[episode.call or "sync"]] or 0
+    lengths = {
+        "stuck step": DEADLINES.step_ns,
+        "dead start": DEADLINES.startup_ns,
+        "bad outputs": BAD_IN_A_ROW * SECOND // hours_draw.STEPS_A_SECOND,
+    }
+    return lengths.get(episode.kind) or 0
+
+
+def play(
+    hours: int, seed: int, outlier_met: float = hours_draw.OUTLIER_MET, *,
+    late_margin_ns: int = 20 * MILLISECOND, sees_threads: bool = True,
+) -> Tally:  # fmt: skip
+    rng, tally = random.Random(seed), Tally()
+    for kind, rate in RATES.items():
+        for _ in range(_poisson(rng, rate * hours)):
+            tally.played[kind] += 1
+            episode = hours_draw.draw(rng, kind, outlier_met)
+            if episode is None:
+                continue
+            life = Life(episode, rng, late_margin_ns=late_margin_ns, sees_threads=sees_threads)
+            killed_ns = life.killed_ns()
+            if not episode.is_harm:
+                tally.false[kind] += killed_ns is not None
+            elif killed_ns is None:
+                tally.missed[kind] += 1
+            else:
+                tally.delays_ns.append(killed_ns - BEGIN_NS - due_ns(episode))
+    return tally
+
+
+def _poisson(rng: random.Random, mean: float) -> int:
+    """By the normal distribution: the means here are large, and a few more or less are no matter."""
+    return max(0, round(rng.gauss(mean, math.sqrt(mean))))
+
+
+def upper_bound(events: int) -> float:
+    """The mean that so few events exclude with 95 %, one-sided: 3.0 for none."""
+    low, high = float(events), events + 10 + 5 * math.sqrt(events + 1)
+    for _ in range(60):
+        mean = (low + high) / 2
+        term = total = math.exp(-mean)
+        for count in range(1, events + 1):
+            term *= mean / count
+            total += term
+        low, high = (mean, high) if total > 0.05 else (low, mean)
+    return high
+
+
+def report(tally: Tally, hours: int) -> list[str]:
+    false, missed = tally.false.total(), tally.missed.total()
+    harms = sum(tally.played[kind] for kind in HARMS)
+    delays = sorted(tally.delays_ns)
+    quantiles = [delays[min(len(delays) - 1, int(part * len(delays)))] for part in (0.5, 0.99, 0.999)]
+    times = ", ".join(f"{value / MILLISECOND:.1f}" for value in (*quantiles, delays[-1]))
+    steps = hours * 3600 * hours_draw.STEPS_A_SECOND
+    return [
+        f"worker-hours    {hours:,}: {steps:.2e} steps, of which ordinary ones past their soft level:"
+        f" {steps * hours_draw.past_soft_level():.1g}",
+        *(f"{kind:15} {tally.played[kind]:,}" for kind in RATES),
+        f"false kills     {_counted(false, tally.false)}; with 95 %"
+        f" fewer than {upper_bound(false) / hours:.2g} an hour",
+        f"missed          {_counted(missed, tally.missed)} of {harms:,};"
+        f" with 95 % fewer than {100 * upper_bound(missed) / harms:.2g} %",
+        f"past deadline   {times} ms (median, 99 %, 99.9 %, most)",
+    ]
+
+
+def _counted(total: int, kinds: Counter[str]) -> str:
+    parts = [f"{count} in {kind}" for kind, count in kinds.items() if count]
+    return f"{total} ({', '.join(parts)})" if parts else str(total)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.hours")
+    parser.add_argument("--hours", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    text = "how many of the stalls that meet a call meet an outlier; default: as chance has it"
+    parser.add_argument("--outlier-met", type=float, default=hours_draw.OUTLIER_MET, metavar="SHARE", help=text)
+    options = parser.parse_args(arguments)
+    tally = play(options.hours, options.seed, options.outlier_met)
+    print("\n".join(report(tally, options.hours)))
+    return 1 if tally.missed.total() or upper_bound(tally.false.total()) / options.hours > BAR_AN_HOUR else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
