@@ -65,7 +65,7 @@ class Worker:
         self.end_step = _implementation.end_step
         """Ends that frame, from any thread or task of this process. A token that is not in flight is ignored."""
         self.first_step = _implementation.first_step
-        """What is done now is done for the first time, e.g. another shape of input: the steps in flight, and those begun
+        """What is done now is done for the first time, e.g. with another network: the steps in flight, and those begun
         until one is done, are judged by ``first_step``."""
         self.stage = _implementation.stage
         """``with stage(name):`` names what the thread is doing; kept to 31 bytes, about 190 names per incarnation."""

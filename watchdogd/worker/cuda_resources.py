@@ -56,16 +56,22 @@ class Stream(Resource):
             line.after(reads, writes)
 
     @contextmanager
-    def ordered(self, reads: Iterable[Memory] = (), writes: Iterable[Memory] = ()) -> Iterator[int]:
+    def ordered(
+        self, reads: Iterable[Memory] = (), writes: Iterable[Memory] = (), what: str = "another library's work"
+    ) -> Iterator[int]:
         """``with stream.ordered(...) as handle:`` around what another library queues here: what of that memory it uses.
+
+        ``what`` that is: for errors that come of it.
 
         Before the block it is ordered behind other streams' uses, and theirs are behind it afterwards.
         """
         reads, writes = tuple(reads), tuple(writes)
         if self._line is not None:
             self._line.before(reads, writes)
+        handle = self.handle
+        self._context._queued = what, self._object
         try:
-            yield self.handle
+            yield handle
         finally:  # what failed may have queued some of it
             if self._line is not None:
                 self._line.after(reads, writes)
