@@ -1,7 +1,7 @@
 """Writes plans for the double of TensorRT (``tensorrt_double``), with a header as the real ones have it.
 
-Each output is an input times ``factor``; ``kernels`` run before that, with ``{core}`` for the DLA's number, and ``switch``
-once more before them in the first inference of a profile.
+Each output is an input times ``factor``; ``kernels`` run before that, with ``{core}`` for the DLA's number, and before
+them ``switch``, in the first inference with a profile.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def plan(
 ) -> bytes:  # fmt: skip
     body = {
         "inputs": inputs, "outputs": {"y": output()} if outputs is None else outputs, "compute": compute,
-        "profiles": profiles, "plugins": list(plugins), "layers": list(layers), "kernels": list(kernels), "switch": switch,
+        "profiles": profiles, "plugins": list(plugins), "layers": list(layers), "kernels": list(kernels),
+        "switch": switch,
     }  # fmt: skip
     return tag + bytes(20) + bytes(map(int, version.split("."))) + json.dumps(body).encode()

@@ -1,7 +1,7 @@
 """A thin double of NVIDIA's ``tensorrt``: plans are small JSON, and what is enqueued runs on the simulated driver.
 
-``tests/simulator/tensorrt_plan.py`` writes its plans and says what is in them. ``TENSORRT_DOUBLE`` in the environment is
-JSON that changes ``version``, ``dla_cores`` and ``segfaults`` (as tensorrt_lean does without a driver).
+``tests/simulator/tensorrt_plan.py`` writes its plans and says what is in them. ``TENSORRT_DOUBLE`` in the environment
+is JSON that changes ``version``, ``dla_cores`` and ``segfaults`` (as tensorrt_lean does without a driver).
 
 Invariant: it has what ``watchdogd.worker.tensorrt_api`` names, under the names that the real modules have, and no more.
 """
@@ -113,27 +113,28 @@ class Runtime:
         return self._registry
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
-        def failed(text: str) -> None:
-            self._logger.log(ILogger.Severity.ERROR, f"IRuntime::deserializeCudaEngine: Error Code {text}")
+        problem = self._problem(serialized_engine)
+        if problem:
+            self._logger.log(ILogger.Severity.ERROR, f"IRuntime::deserializeCudaEngine: Error Code {problem}")
+            return None
+        return ICudaEngine(json.loads(serialized_engine[_HEADER:]), self._logger, self._core)
+
+    def _problem(self, serialized_engine: bytes) -> str | None:
 
         built_by = ".".join(map(str, serialized_engine[24:27]))
         if serialized_engine[:4] != b"ftrt":
-            return failed("1: Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.)")
+            return "1: Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.)"
         if built_by != __version__:
-            return failed(
-                f"6: API Usage Error (expecting library version {__version__} got {built_by}, please rebuild)"
-            )
+            return f"6: API Usage Error (expecting library version {__version__} got {built_by}, please rebuild)"
         plan = json.loads(serialized_engine[_HEADER:])
         capability = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
         here = _check(driver.cuDeviceGetAttribute(capability, 0))
         if plan["compute"] not in (None, here):
-            return failed(
-                f"6: API Usage Error (generated on an incompatible device, compute {plan['compute']} not {here})"
-            )
+            return f"6: API Usage Error (generated on an incompatible device, compute {plan['compute']} not {here})"
         for library in plan["plugins"]:
             if library not in self._registry._libraries:
-                return failed(f"4: Internal Error (Cannot find plugin of {library})")
-        return ICudaEngine(plan, self._logger, self._core)
+                return f"4: Internal Error (Cannot find plugin of {library})"
+        return None
 
 
 class EngineInspector:
@@ -226,6 +227,8 @@ class IExecutionContext:
         return Dims(self._shapes[output["of"]] if -1 in output["shape"] and "of" in output else output["shape"])
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        if not stream_handle:
+            return self._failed("3: API Usage Error (setOptimizationProfileAsync: the default stream)")
         self._profile, self._is_new = profile_index, True
         self._shapes.clear()
         return True
