@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.cuda_process import Start, Worker, device, start
-from tests.helpers.worker_process import wait_until
+from tests.helpers.worker_process import ROOT, wait_until
 from tests.simulator.control import SimulatedDevice
 from tests.simulator.tensorrt_plan import DOUBLE, dynamic, output, plan
 from watchdogd import abi
@@ -242,20 +244,28 @@ def test_the_module_that_is_there_is_used_and_said(
     assert f"watchdogd: inference by {there} 10.3.0\n" in errors_of(worker)
 
 
-def test_without_a_driver_it_is_an_error_and_no_segmentation_fault(tmp_path: Path) -> None:
-    (tmp_path / "h.plan").write_bytes(plan())
+def test_without_a_driver_no_runtime_is_made(tmp_path: Path) -> None:
     program = f"""
-import sys; sys.path.insert(0, {DOUBLE!r})
+import sys
+sys.path[:0] = [{DOUBLE!r}, {str(ROOT)!r}]
 from watchdogd.worker import tensorrt_module
-try: tensorrt_module.find().runtime()
-except Exception as error: print(type(error).__name__)
+module = tensorrt_module.find()
+module.trt.Runtime = None  # not to be called
+try:
+    module.runtime()
+except Exception as error:
+    print(type(error).__name__)
 """
-    environment = {"PATH": "/usr/bin:/bin", **settings(segfaults=True)}
-    python = str(Path(__file__).parents[2] / ".venv/bin/python")
-    ran = subprocess.run(
-        [python, "-c", program], env=environment, capture_output=True, text=True, timeout=20, check=False
-    )
-    assert (ran.returncode, ran.stdout.strip()) in ((0, "CudaUnavailableError"), (0, "CudaError")), ran.stderr
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}  # no LD_LIBRARY_PATH
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert ran.stdout in ("CudaUnavailableError\n", "CudaError\n"), ran.stderr  # the latter: a driver without a GPU
+
+
+def test_a_runtime_that_tensorrt_complained_of_is_not_used(start: Start, tmp_path: Path) -> None:
+    kind, text = fails(start, tmp_path, plan(), **settings(unusable=True))
+    assert kind == "CudaUnavailableError"
+    assert text.startswith("tensorrt 10.3.0 cannot use the driver here: createInferRuntime: Error Code 6")
 
 
 # --- what does not fit ---
@@ -476,6 +486,10 @@ def test_a_hand_over_never_makes_one_context_wait_for_the_others_work(start: Sta
     worker.run(TWO + "waits = []\nwait = driver.cuStreamWaitEvent\n"
                "driver.cuStreamWaitEvent = lambda *given: (waits.append(1), wait(*given))[1]")  # fmt: skip
     worker.run("[both() for _ in range(3)]; worker.ready()")
+    worker.run("late = first.context.module(b'').kernel('sim_add_one__30000us'); both()")
+    worker.run("first.stream.launch(late, 1, 16, (first.output('y').buffer, 16))")  # still runs when it is handed over
+    worker.run("wt.handover(first.output('y'), second.input('x'))")
+    assert worker.run("list(second.infer({})['y'].cast('f'))") == [4.0 * n + 2 for n in range(16)]
     assert worker.run("waits") == []
 
 

@@ -1,6 +1,6 @@
 """What we use of TensorRT, and what our double has, against what was captured from real modules; plans and layers.
 
-Captured by tests/fixtures/tensorrt/capture.py from the wheels of the package index: tensorrt_lean 10.3.0 (bindings, with
+Captured by tests/fixtures/tensorrt/capture.py from the package index's wheels: tensorrt_lean 10.3.0 (bindings, with
 the libraries of 10.16.1), 10.16.1 and 11.4.0, tensorrt_rtx 1.7.1. The header is of a plan that the last one built.
 """
 

@@ -1,11 +1,13 @@
 """Which TensorRT module is there, and what it says: the first that fits the plan, with one logger for this process.
 
-Invariant: no object of TensorRT's is made before the driver was asked: ``tensorrt_lean`` 11.4 ends in a segmentation
-fault where there is none. The logger never raises, and keeps what an exception is to tell.
+Invariant: no runtime is used, nor freed, that TensorRT complained of while it made it. Without a driver, or with one
+that it cannot use, ``tensorrt_lean`` (10.16 and 11.4) logs errors and makes one whose first use, and whose end, is a
+segmentation fault. The logger never raises, and keeps what an exception is to tell.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import sys
 from collections import deque
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from watchdogd.worker.cuda_driver import initialize
+from watchdogd.worker.cuda_driver import CudaUnavailableError, initialize
 from watchdogd.worker.tensorrt_api import Named, Runtime
 
 NAMES = ("tensorrt", "tensorrt_lean", "tensorrt_rtx")
@@ -64,9 +66,13 @@ class Module:
         return f"{self.name} {self.version}"
 
     def runtime(self) -> Runtime:
-        """A new one. Raises CudaUnavailableError where there is no driver."""
+        """A new one. Raises CudaUnavailableError where there is no driver, or none that it can use."""
         initialize()
+        before = self.messages.count
         made: Runtime = self.trt.Runtime(self.logger)
+        if self.messages.count > before:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))  # for good
+            raise CudaUnavailableError(f"{self} cannot use the driver here: {self.messages.errors(before)}")
         return made
 
 

@@ -107,6 +107,6 @@ def load(runtime: Runtime, module: Module, plan: Plan, device: int) -> ICudaEngi
 
 
 def _device(device: int) -> str:
-    name = check(driver.cuDeviceGetName, 128, device).rstrip(b"\0").decode(errors="replace")
+    name = check(driver.cuDeviceGetName, 128, device).partition(b"\0")[0].decode(errors="replace")
     major, minor = (check(driver.cuDeviceGetAttribute, attribute, device) for attribute in _CAPABILITY)
     return f"{name} (compute capability {major}.{minor})"

@@ -1,7 +1,7 @@
 """A thin double of NVIDIA's ``tensorrt``: plans are small JSON, and what is enqueued runs on the simulated driver.
 
 ``tests/simulator/tensorrt_plan.py`` writes its plans and says what is in them. ``TENSORRT_DOUBLE`` in the environment
-is JSON that changes ``version``, ``dla_cores`` and ``segfaults`` (as tensorrt_lean does without a driver).
+is JSON that changes ``version``, ``dla_cores``, and ``unusable``: it cannot use the driver, as tensorrt_lean does then.
 
 Invariant: it has what ``watchdogd.worker.tensorrt_api`` names, under the names that the real modules have, and no more.
 """
@@ -12,6 +12,7 @@ import ctypes
 import enum
 import json
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -90,11 +91,15 @@ class IPluginRegistry:
 
 class Runtime:
     def __init__(self, logger: ILogger) -> None:
-        if _SETTINGS.get("segfaults") and driver.cuDeviceGetCount()[0] != driver.CUresult.CUDA_SUCCESS:
-            os.kill(os.getpid(), 11)
+        if _SETTINGS.get("unusable"):
+            logger.log(ILogger.Severity.ERROR, "createInferRuntime: Error Code 6: API Usage Error (CUDA error: 35)")
         self._logger = logger
         self._registry = IPluginRegistry()
         self._core = -1
+
+    def __del__(self) -> None:
+        if _SETTINGS.get("unusable"):
+            os.kill(os.getpid(), signal.SIGSEGV)
 
     @property
     def num_DLA_cores(self) -> int:
@@ -110,9 +115,13 @@ class Runtime:
             self._core = core
 
     def get_plugin_registry(self) -> IPluginRegistry:
+        if _SETTINGS.get("unusable"):
+            os.kill(os.getpid(), signal.SIGSEGV)
         return self._registry
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+        if _SETTINGS.get("unusable"):
+            os.kill(os.getpid(), signal.SIGSEGV)
         problem = self._problem(serialized_engine)
         if problem:
             self._logger.log(ILogger.Severity.ERROR, f"IRuntime::deserializeCudaEngine: Error Code {problem}")
