@@ -203,6 +203,16 @@ def test_another_thread_may_infer_but_a_pinned_context_is_not_taken(start: Start
     assert worker.run("caught(lambda: mine.infer({}))") is None
 
 
+def test_a_plugin_that_leaves_another_context_current_is_found_at_the_enqueue(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path)
+    worker.run("other = cuda.Context()")
+    worker.run("engine._execution._made.execute_async_v3 = lambda stream: driver.cuCtxSetCurrent(other._context)")
+    kind, text = worker.run("caught(infer)")
+    contexts = worker.run("[engine.context.handle, other.handle]")
+    assert kind == "ContextLost"
+    assert f"expected context {contexts[0]:#x}, found context {contexts[1]:#x}" in text
+
+
 # --- starting ---
 
 
@@ -316,6 +326,14 @@ def test_a_missing_plugin_library_is_named_and_one_that_is_there_is_loaded_befor
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True, timeout=60)
     worker = engine(start, tmp_path, plan(plugins=["libplanes.so"]), f"plugins=[{str(library)!r}]")
     assert worker.run("caught(infer)") is None
+
+
+def test_a_plugin_library_that_the_registry_refuses_is_named(start: Start, tmp_path: Path) -> None:
+    library, source = tmp_path / "libold.so", tmp_path / "old.c"
+    source.write_text("int refused; void *getCreators(int *count) { *count = 0; return 0; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True, timeout=60)
+    answer = fails(start, tmp_path, plan(), f"plugins=[{str(library)!r}]")
+    assert answer == ["PluginError", f"plugin library {library}: TensorRT does not say why"]
 
 
 # --- the DLA ---
@@ -460,6 +478,16 @@ def test_a_step_with_a_profile_switch_is_a_first_step_and_the_next_one_is_not(
     assert step_code(worker) == abi.STEP_FIRST
     worker.run("worker.end_step(step); step = worker.begin_step(); engine.infer({})")
     assert step_code(worker) == abi.STEP_LATER
+
+
+def test_a_switch_is_a_first_step_although_another_step_was_done_since(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path, PROFILES)
+    worker.run("worker.ready(); engine.use_profile(1)")
+    worker.run("with worker.step(): pass")
+    worker.run("step = worker.begin_step()")
+    assert step_code(worker) == abi.STEP_LATER
+    worker.run("infer()")
+    assert step_code(worker) == abi.STEP_FIRST
 
 
 # --- several engines ---

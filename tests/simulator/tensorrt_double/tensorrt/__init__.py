@@ -84,7 +84,8 @@ class IPluginRegistry:
         self._libraries: list[str] = []
 
     def load_library(self, plugin_path: str) -> object:
-        ctypes.CDLL(plugin_path)
+        if hasattr(ctypes.CDLL(plugin_path), "refused"):
+            return None
         self._libraries.append(os.path.basename(plugin_path))
         return self
 
