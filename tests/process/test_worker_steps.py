@@ -71,6 +71,29 @@ worker.end_step(second); say(); hear()
             worker.tell()
 
 
+def test_what_is_done_for_the_first_time_makes_the_steps_in_flight_first_ones_until_one_is_done(
+    tmp_path: Path, implementation: str
+) -> None:
+    heartbeat = HeartbeatFile(tmp_path / "heartbeat")
+    source = """
+with worker.step(): pass
+older, newer = worker.begin_step(), worker.begin_step(); say(); hear()
+worker.first_step(); say(); hear()
+worker.end_step(older); say(); hear()
+worker.end_step(newer); later = worker.begin_step(); say(); hear()
+worker.end_step(later); worker.first_step(); worker.begin_step(); say(); hear()
+"""
+    with run_worker(source, implementation, heartbeat.path) as worker:
+        begun = []
+        for code in (abi.STEP_LATER, abi.STEP_FIRST, abi.STEP_FIRST, abi.STEP_LATER, abi.STEP_FIRST):
+            worker.hear()
+            word = steps(heartbeat, worker.pid)[0]
+            assert word & abi.CODE_MASK == code
+            begun.append(word & ~abi.CODE_MASK)
+            worker.tell()
+        assert begun[0] == begun[1] <= begun[2] < begun[3] < begun[4]  # within 256 ns they are the same
+
+
 def test_a_forked_child_has_a_first_step_of_its_own(tmp_path: Path, implementation: str) -> None:
     heartbeat = HeartbeatFile(tmp_path / "heartbeat")
     source = """

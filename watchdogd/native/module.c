@@ -188,6 +188,12 @@ static PyObject *module_end_step(PyObject *Py_UNUSED(module), PyObject *token)
     Py_RETURN_NONE;
 }
 
+static PyObject *module_first_step(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    watchdogd_step_first();
+    Py_RETURN_NONE;
+}
+
 static PyObject *module_in_step(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
 {
     const uint64_t *words = watchdogd_process_.words, *hot = __atomic_load_n(&watchdogd_process_.hot, __ATOMIC_ACQUIRE);
@@ -214,6 +220,7 @@ static PyMethodDef methods[] = {
     {"step", module_step, METH_NOARGS, "A guard around one step."},
     {"begin_step", module_begin_step, METH_NOARGS, "Begin a step; the token that ends it."},
     {"end_step", module_end_step, METH_O, "End a step, from any thread."},
+    {"first_step", module_first_step, METH_NOARGS, "Steps in flight, and those begun until one is done, are first ones."},
     {"output", FAST(watchdogd_output_looked_at), METH_FASTCALL, "Stamp and count an output's kind; the word of its run."},
     {"extremes", FAST(watchdogd_output_range), METH_FASTCALL, "Lowest and highest key of a buffer's elements, on a sample."},
     {"uniform", FAST(watchdogd_output_uniform), METH_FASTCALL, "Whether all elements of a buffer are equal."},

@@ -537,6 +537,19 @@ static inline void watchdogd_step_end(uint64_t token)
     pthread_mutex_unlock(&watchdogd_mutex_);
 }
 
+/* What is done now is done for the first time: the steps in flight, and those begun until one is done, are first ones. */
+static inline void watchdogd_step_first(void)
+{
+    struct watchdogd_process *process = &watchdogd_process_;
+    pthread_mutex_lock(&watchdogd_mutex_);
+    process->has_done_a_step = 0;
+    for (uint32_t slot = process->oldest; slot; slot = process->flights[slot].newer)
+        process->flights[slot].word = (process->flights[slot].word & ~WATCHDOGD_CODE_MASK) | WATCHDOGD_STEP_FIRST;
+    if (process->oldest)
+        watchdogd_store_(process->hot + WATCHDOGD_LANE_STEP, process->flights[process->oldest].word);
+    pthread_mutex_unlock(&watchdogd_mutex_);
+}
+
 /* --- the process --- */
 
 /* NULL if this descriptor is a heartbeat that this file can write; else why not. */

@@ -48,7 +48,7 @@ in_step = _implementation.in_step
 class Worker:
     """This process as the supervisor sees it. From ``attach()``; every thread may use the same one."""
 
-    __slots__ = ("begin_step", "call", "end_step", "error", "ready", "stage", "step", "supervised")
+    __slots__ = ("begin_step", "call", "end_step", "error", "first_step", "ready", "stage", "step", "supervised")
 
     def __init__(self, supervised: bool) -> None:
         self.supervised = supervised
@@ -64,6 +64,9 @@ class Worker:
         """Begins a frame; returns the token for ``end_step``. Any number may be in flight (1024 are tracked)."""
         self.end_step = _implementation.end_step
         """Ends that frame, from any thread or task of this process. A token that is not in flight is ignored."""
+        self.first_step = _implementation.first_step
+        """What is done now is done for the first time, e.g. with another network: the steps in flight, and those begun
+        until one is done, are judged by ``first_step``."""
         self.stage = _implementation.stage
         """``with stage(name):`` names what the thread is doing; kept to 31 bytes, about 190 names per incarnation."""
         self.error = _implementation.error

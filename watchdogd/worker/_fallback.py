@@ -14,12 +14,12 @@ from itertools import count
 from time import monotonic_ns
 
 from watchdogd import abi
-from watchdogd.worker._memory import Heartbeat, cold_word, hot_word
+from watchdogd.worker._memory import Heartbeat, Lane
 from watchdogd.worker._scan import deviation, digest, extremes, uniform
 
 __all__ = [
-    "attach", "begin_step", "call", "deviation", "digest", "end_step", "error", "extremes", "lane", "output", "ready",
-    "stage", "step", "uniform",
+    "attach", "begin_step", "call", "deviation", "digest", "end_step", "error", "extremes", "first_step", "lane",
+    "output", "ready", "stage", "step", "uniform",
 ]  # fmt: skip
 
 _DEPTH = 8  # as in watchdogd.h: the time of deeper guards is not kept
@@ -34,7 +34,6 @@ _BUCKET_BIAS = 2 - (_FIRST_OCTAVE + 1 << _SUB_BITS)  # within a histogram, whose
 _LAST_BUCKET = abi.BUCKETS
 _RING_ENTRIES = abi.RING_ENTRIES
 _RING = abi.RING_OFFSET // abi.WORD
-_COLD_WORDS = abi.COLD_STRIDE // abi.WORD
 
 _local = threading.local()
 
@@ -43,23 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class _Lane:
-    """The words of a claimed lane; scratch memory for those who found none."""
-
-    __slots__ = ("cold", "hot", "number")
-
-    def __init__(self, heartbeat: Heartbeat, tid: int) -> None:
-        self.number = heartbeat.claim(tid)
-        if self.number is None:
-            self.hot = memoryview(bytearray(abi.HOT_STRIDE)).cast("Q")
-            self.cold = memoryview(bytearray(abi.COLD_STRIDE)).cast("Q")
-        else:
-            hot, cold = hot_word(self.number), cold_word(self.number)
-            self.hot = heartbeat.words[hot : hot + abi.LANE_WORDS]
-            self.cold = heartbeat.words[cold : cold + _COLD_WORDS]
-
-
-class _ThreadLane(_Lane):
+class _ThreadLane(Lane):
     __slots__ = ("calls", "counts", "depth", "pid", "stage", "stamps", "started_ns")
 
     def __init__(self, heartbeat: Heartbeat) -> None:
@@ -99,13 +82,13 @@ class _Process:
         """Also in a forked child: nothing of the parent's is ours, and another thread may have held the lock."""
         self.lock = threading.RLock()  # reentrant: a signal handler may run where it is held
         self.attached = False
-        self.lane: _Lane | None = None
+        self.lane: Lane | None = None
         self.in_flight: dict[int, tuple[int, int]] = {}  # token -> begin time and word, oldest first
         self.has_done_a_step = False
 
-    def steps(self) -> _Lane:
+    def steps(self) -> Lane:
         if self.lane is None:
-            self.lane = _Lane(self.heartbeat, 0)
+            self.lane = Lane(self.heartbeat, 0)
         return self.lane
 
 
@@ -260,6 +243,16 @@ def end_step(token: int) -> None:
             lane.cold[0] += duration_ns
             lane.cold[1 + abi.bucket_of(duration_ns)] += 1
         lane.hot[_DONE] += 1
+
+
+def first_step() -> None:
+    process = _process
+    with process.lock:
+        process.has_done_a_step = False
+        for token, (begun_ns, word) in process.in_flight.items():
+            process.in_flight[token] = begun_ns, word & _TIME | abi.STEP_FIRST
+        if process.in_flight:
+            process.steps().hot[_STEP] = next(iter(process.in_flight.values()))[1]
 
 
 def attach(path: str | None) -> bool:

@@ -246,3 +246,19 @@ def hot_word(lane: int) -> int:
 def cold_word(lane: int) -> int:
     """Index of the first word of a lane's cold block."""
     return (abi.COLD_OFFSET + lane * abi.COLD_STRIDE) // abi.WORD
+
+
+class Lane:
+    """The words of a claimed lane; scratch memory for those who found none."""
+
+    __slots__ = ("cold", "hot", "number")
+
+    def __init__(self, heartbeat: Heartbeat, tid: int) -> None:
+        self.number = heartbeat.claim(tid)
+        if self.number is None:
+            self.hot = memoryview(bytearray(abi.HOT_STRIDE)).cast("Q")
+            self.cold = memoryview(bytearray(abi.COLD_STRIDE)).cast("Q")
+        else:
+            hot, cold = hot_word(self.number), cold_word(self.number)
+            self.hot = heartbeat.words[hot : hot + abi.LANE_WORDS]
+            self.cold = heartbeat.words[cold : cold + abi.COLD_STRIDE // abi.WORD]

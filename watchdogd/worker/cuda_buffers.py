@@ -115,7 +115,11 @@ class HostBuffer(Memory):
         self._context._pinned.pop(address, None)
 
 
-def fits(source: Buffer | HostBuffer, target: Buffer | HostBuffer) -> int:
-    if source.nbytes > target.nbytes:
-        raise ValueError(f"{source.nbytes} bytes do not fit into {target.nbytes}")
-    return source.nbytes
+def fits(source: Buffer | HostBuffer, target: Buffer | HostBuffer, nbytes: int | None = None) -> int:
+    """How many bytes to copy: ``nbytes``, or the whole source. ValueError unless both have as many."""
+    size = source.nbytes if nbytes is None else nbytes
+    if size > source.nbytes:
+        raise ValueError(f"{size} bytes are not in {source.nbytes}")
+    if size > target.nbytes:
+        raise ValueError(f"{size} bytes do not fit into {target.nbytes}")
+    return size

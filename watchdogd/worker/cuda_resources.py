@@ -56,16 +56,22 @@ class Stream(Resource):
             line.after(reads, writes)
 
     @contextmanager
-    def ordered(self, reads: Iterable[Memory] = (), writes: Iterable[Memory] = ()) -> Iterator[int]:
+    def ordered(
+        self, reads: Iterable[Memory] = (), writes: Iterable[Memory] = (), what: str = "another library's work"
+    ) -> Iterator[int]:
         """``with stream.ordered(...) as handle:`` around what another library queues here: what of that memory it uses.
+
+        ``what`` that is: for errors that come of it.
 
         Before the block it is ordered behind other streams' uses, and theirs are behind it afterwards.
         """
         reads, writes = tuple(reads), tuple(writes)
         if self._line is not None:
             self._line.before(reads, writes)
+        handle = self.handle
+        self._context._queued = what, self._object
         try:
-            yield self.handle
+            yield handle
         finally:  # what failed may have queued some of it
             if self._line is not None:
                 self._line.after(reads, writes)
@@ -93,17 +99,20 @@ class Stream(Resource):
         if self._line is not None:
             self._line.join(event._clock)
 
-    def copy_in(self, buffer: Buffer, host: HostBuffer) -> None:
-        """Queues a copy of the whole host buffer to the device."""
-        nbytes = fits(host, buffer)
-        arguments = buffer._live, host._live, nbytes, self._live
+    def copy_in(self, buffer: Buffer, host: HostBuffer, nbytes: int | None = None) -> None:
+        """Queues a copy of the host buffer, or of its first bytes, to the device."""
+        arguments = buffer._live, host._live, fits(host, buffer, nbytes), self._live
         self._queue("copy_in", (host,), (buffer,), self._context._copy, driver.cuMemcpyHtoDAsync, *arguments)
 
-    def copy_out(self, host: HostBuffer, buffer: Buffer) -> None:
-        """Queues a copy of the whole device buffer to the host."""
-        nbytes = fits(buffer, host)
-        arguments = host._live, buffer._live, nbytes, self._live
+    def copy_out(self, host: HostBuffer, buffer: Buffer, nbytes: int | None = None) -> None:
+        """Queues a copy of the device buffer, or of its first bytes, to the host."""
+        arguments = host._live, buffer._live, fits(buffer, host, nbytes), self._live
         self._queue("copy_out", (buffer,), (host,), self._context._copy, driver.cuMemcpyDtoHAsync, *arguments)
+
+    def copy(self, target: Buffer, source: Buffer, nbytes: int | None = None) -> None:
+        """Queues a copy on the device; the source may be another context's of that device."""
+        arguments = target._live, source._live, fits(source, target, nbytes), self._live
+        self._queue("copy", (source,), (target,), self._context._copy, driver.cuMemcpyDtoDAsync, *arguments)
 
     def launch(
         self,
