@@ -106,6 +106,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "call": {"operation": None, "age_seconds": None, "deadline_seconds": None},
                 "sync_seconds": {"p50": None, "p99": None, "count": None},
                 "steps": None,
+                "last_step_age_seconds": None,
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
             }
         ],
@@ -628,3 +629,24 @@ def test_where_nothing_calls_for_an_escalation_none_is_shown(runtime: FakeRuntim
     runtime.publish()
     assert "escalation" not in table(view(runtime), 200, colour=False)
     assert (to_json(view(runtime))["escalation"] is None) == (told is None)
+
+
+# --- the last step --------------------------------------------------------------------------------------------------
+
+
+def test_the_age_of_the_last_step_is_told_by_name_and_in_json(runtime: FakeRuntime) -> None:
+    runtime.incarnation("model_h", 3).header(last_step_ns=time.monotonic_ns() - 3 * SECOND)
+    runtime.publish()
+    assert one(runtime)["last_step_age_seconds"] == pytest.approx(3, abs=1)
+    detailed = table(view(runtime, "model_h"), 200, colour=False, detail=status_detail.Detail())
+    assert "  last step ended 3" in detailed
+    assert "last step" not in table(view(runtime), 200, colour=False)
+
+
+@pytest.mark.parametrize("ago_seconds", [70, -60, None], ids=["before it was spawned", "to come", "not said"])
+def test_a_last_step_that_cannot_be_is_not_told(runtime: FakeRuntime, ago_seconds: int | None) -> None:
+    beat = runtime.incarnation("model_h", 3)
+    if ago_seconds is not None:
+        beat.header(last_step_ns=time.monotonic_ns() - ago_seconds * SECOND)
+    runtime.publish()
+    assert one(runtime)["last_step_age_seconds"] is None

@@ -61,6 +61,7 @@ class WorkerView:
     sync: Histogram
     steps: int | None
     heartbeat_error: str | None
+    last_step_ns: int | None = None  # when it ended; None: none has, or a library of version 1 does not say
 
     @property
     def name(self) -> str:
@@ -195,7 +196,7 @@ def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
             operation = max(ages, key=ages.__getitem__)
             seconds = body["deadlines"].get(operation)
             call = Call(operation, ages[operation], None if seconds is None else round(seconds * SECOND))
-    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error)
+    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error, last_step_ns(pulse, now_ns))
 
 
 def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
@@ -208,6 +209,12 @@ def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
             operation = abi.OPERATIONS[code]
             ages[operation] = max(ages.get(operation, 0), now_ns - entered_ns)
     return ages
+
+
+def last_step_ns(pulse: Pulse, now_ns: int) -> int | None:
+    """When the last step ended, as far as the worker says; a time that cannot be is left out."""
+    ended_ns = pulse.header("last_step_ns")
+    return ended_ns if pulse.header("spawned_ns") <= ended_ns <= now_ns + SECOND and ended_ns else None
 
 
 # --- for machines ---------------------------------------------------------------------------------------------------
@@ -239,7 +246,7 @@ def to_json(view: StatusView) -> dict[str, Any]:
             },
         },
         "escalation": escalation.to_json(view.supervisor.get("escalation"), view.as_of_ns),
-        "workers": [_worker_json(worker) for worker in view.workers],
+        "workers": [_worker_json(worker, view.as_of_ns) for worker in view.workers],
         "accelerators": [
             {
                 "name": accelerator["name"],
@@ -261,7 +268,7 @@ def to_json(view: StatusView) -> dict[str, Any]:
     }
 
 
-def _worker_json(worker: WorkerView) -> dict[str, Any]:
+def _worker_json(worker: WorkerView, now_ns: int) -> dict[str, Any]:
     call = worker.call
     return {
         **{key: worker.body[key] for key in ("name", "phase", "pid", "incarnation")},
@@ -280,5 +287,6 @@ def _worker_json(worker: WorkerView) -> dict[str, Any]:
             "count": worker.sync.count,
         },
         "steps": worker.steps,
+        "last_step_age_seconds": seconds(age(now_ns, worker.last_step_ns)),
         "last_incident": worker.body["last_incident"],
     }

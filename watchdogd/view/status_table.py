@@ -110,6 +110,8 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
             what = " ".join(filter(None, (incident["verdict"], incident["operation"])))
             yield f"  last incident: {what} at {incident['time']} [{incident['id']}]", _PLAIN
         if detail is not None:
+            if worker.last_step_ns is not None:
+                yield f"  last step ended {span(age(view.as_of_ns, worker.last_step_ns))} ago", _PLAIN
             yield from ((f"  {text}", _PLAIN) for text in _detailed(detail, incident))
 
 

@@ -1,4 +1,4 @@
-"""The commands of docs/OPERATIONS.md, as they are installed, in their order: a newcomer's way to an alert, and an upgrade."""
+"""The commands of docs/OPERATIONS.md, as installed, in their order: a newcomer's way to an alert, and an upgrade."""
 
 from __future__ import annotations
 
