@@ -926,6 +926,19 @@ DOUBTFUL = [
         "the driver lets go",
         '"1s" or more',
     ),
+    (
+        WORKER + BOTH + 'coupled_with = ["gpu7"]\n',
+        A + "coupled_with",
+        '"gpu7" has no worker',
+        "remove it",
+    ),
+    (WORKER + BOTH + 'restart_with = "zz"\n', A + "restart_with", '"zz" has no other worker', "remove it"),
+    (
+        f'[tegrastats]\ncommand = ["tegrastat"]\n{WORKER}{BOTH}',
+        "tegrastats.command",
+        'program "tegrastat" is not an executable file, nor on PATH',
+        "whole path",
+    ),
 ]
 
 
@@ -949,10 +962,46 @@ def test_a_likely_mistake_is_a_warning(tmp_path: Path, text: str, key: str, mess
         '[supervisor]\nhold_max = "5001ms"\n' + UNLIKE,
         '[supervisor]\nhold_max = "0s"\n' + UNLIKE,
         f'[supervisor]\nkill_grace = "1s"\n{WORKER}{BOTH}',
+        WORKER + BOTH + f'accelerator = "gpu7"\n[workers.b]\ncommand = ["sh"]\n{BOTH}coupled_with = ["gpu7", "a"]\n',
+        WORKER + BOTH + f'restart_with = "zz"\n[workers.b]\ncommand = ["sh"]\n{BOTH}restart_with = "zz"\n',
+        f'[tegrastats]\ncommand = ["sh"]\n{WORKER}{BOTH}',
     ],
 )
 def test_what_may_well_be_meant_is_not_a_warning(tmp_path: Path, text: str) -> None:
     assert warnings(tmp_path, text) == []
+
+
+def test_what_lies_beside_the_drop_ins_under_another_name_is_a_warning(tmp_path: Path) -> None:
+    aside = {"50-site.toml.off": "", ".50-site.toml.swp": "", "50-site.toml~": "", "60-site.toml": ""}
+    assert warnings(tmp_path, WORKER + BOTH, aside) == []
+    (found,) = warnings(tmp_path, WORKER + BOTH, {"50-site.conf": ""})
+    assert (found.file, found.key) == (str(tmp_path / "watchdogd.toml.d/50-site.conf"), "")
+    assert "ends in .toml" in found.message
+
+
+def test_a_relative_program_without_a_directory_is_a_warning_and_its_absence_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "engine")
+    text = f'[workers.a]\ncommand = ["./engine"]\n{BOTH}'
+    monkeypatch.chdir(tmp_path)
+    (found,) = warnings(tmp_path, text)
+    assert found.key == A + "command" and "systemd does in /" in found.message
+    assert warnings(tmp_path, f'{text}working_directory = "{tmp_path}"\n') == []
+    monkeypatch.chdir("/")
+    (problem,) = problems(tmp_path, text)
+    assert "is not an executable file in / (no working_directory" in problem.message
+
+
+def test_a_directory_of_ours_that_is_gone_is_no_problem_of_a_key_that_was_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    assert warnings(tmp_path, WORKER + BOTH) == []
 
 
 def test_a_warning_is_given_for_each_worker_and_names_the_file_that_began_it(tmp_path: Path) -> None:

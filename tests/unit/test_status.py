@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeRuntime
-from watchdogd import abi
+from watchdogd import abi, places
 from watchdogd.decide.escalation_orders import Stage
 from watchdogd.model import Phase
 from watchdogd.observe import procfs
@@ -316,7 +316,7 @@ def test_a_call_goes_on_ageing_while_its_supervisor_is_stuck(tmp_path: Path) -> 
 def test_a_quarantined_worker_is_shown_with_no_restart_left_and_the_command_that_ends_it(runtime: FakeRuntime) -> None:
     runtime.worker("model_h", phase="quarantined", budget_left=0)
     runtime.publish()
-    text = table(view(runtime), 80, colour=False)
+    text = table(view(runtime), 100, colour=False)
     assert "3 (0 left)" in text and "`watchdogd reset model_h`" in text
 
 
@@ -394,7 +394,7 @@ def test_the_table_says_what_is_wrong_and_what_to_do(troubled: FakeRuntime) -> N
     (running,) = (line for line in lines if line.startswith("model_a"))
     assert running.split()[:2] == ["model_a", "running"]
     assert "/ 200 ms" in running and "5.24 ms / 5.24 ms" in running and "3 (4 left)" in running
-    assert "  ! restart budget spent; see `watchdogd events`, then `watchdogd reset model_b`" in lines
+    assert "  ! restart budget spent; see `watchdogd status model_b`, then `watchdogd reset model_b`" in lines
     assert "  last incident: call sync at 2025-01-02T03:04:05.000006Z [i-77]" in lines
     assert any(line.startswith("  ! starts again in ") for line in lines)
     assert "  ! overdue, its kill waits: model_b has an older call" in lines
@@ -416,6 +416,22 @@ def test_a_dead_supervisor_is_the_first_line_of_the_table(tmp_path: Path, gone: 
     assert text.startswith(f"supervisor: NOT RUNNING - pid {gone} is gone, last tick ")
     assert "last known ones" in text and "`watchdogd run -c watchdogd.toml` starts it" in text
     assert "watchdogd reset" not in text  # nobody would hear it
+
+
+def test_a_dead_service_is_systemds_to_start(tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "UNIT_DIRECTORIES", (str(tmp_path),))
+    runtime = FakeRuntime(tmp_path, pid=gone)
+    runtime.supervisor["config"] = [places.DEFAULT_CONFIG]
+    runtime.publish()
+    by_hand = table(view(runtime), 120, colour=False)
+    assert "`watchdogd run -c /etc" in by_hand and "systemctl" not in by_hand  # no unit is installed
+    (tmp_path / places.UNIT).touch()
+    service = table(view(runtime), 120, colour=False)
+    assert "`systemctl start gpu-watchdogd`" in service and "`watchdogd check-config`" in service
+    assert "watchdogd run" not in service
+    runtime.supervisor["config"] = ["/home/me/trial.toml"]
+    runtime.publish()
+    assert "`watchdogd run -c /home/me/trial.toml`" in table(view(runtime), 120, colour=False)
 
 
 def test_a_stuck_supervisor_is_told_apart_and_its_workers_still_have_advice(tmp_path: Path) -> None:

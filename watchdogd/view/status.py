@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from watchdogd import abi, exits
+from watchdogd import abi, exits, places
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
 from watchdogd.observe import procfs
@@ -85,6 +85,7 @@ class StatusView:
     fault: str | None  # what is wrong with the supervisor itself
     workers: tuple[WorkerView, ...]
     only: str | None  # the worker that was asked for
+    is_service: bool = False  # systemd's to start
 
     @property
     def supervisor(self) -> Mapping[str, Any]:
@@ -144,7 +145,9 @@ def collect(runtime_dir: str, now_ns: int, worker: str | None = None) -> StatusV
     trouble, why = _judge(published, now_ns)
     as_of_ns = _last_seen_ns(published) if trouble in HAS_ENDED else now_ns
     views = tuple(_worker(body, as_of_ns) for body in bodies)
-    return StatusView(now_ns, as_of_ns, published, trouble, why, views, worker)
+    config = published.body.get("supervisor", {}).get("config", ())[:1]
+    is_service = any(places.is_service(file) for file in config)
+    return StatusView(now_ns, as_of_ns, published, trouble, why, views, worker, is_service)
 
 
 def fault(published: board.Published, now_ns: int) -> str | None:
