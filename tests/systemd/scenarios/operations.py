@@ -26,7 +26,10 @@ def the_way_to_a_firing_alert_is_as_it_is_written(service: Service) -> None:
     service.start()
     try:
         _sh(install)
-        wait_until(lambda: "=> 1 " in _sh(up), lambda: run("journalctl", "-u", "prometheus", "-n", "20").stdout)
+        wait_until(
+            lambda: "=> 1 " in run("bash", "-c", up).stdout,
+            lambda: run("journalctl", "-u", "prometheus", "-n", "20").stdout,
+        )
         _sh(provoke)
         wait_until(lambda: 'alertstate="firing"' in _sh(alert), lambda: _sh(alert), ALERT_SECONDS)
         assert service.events("verdict", worker="trial")
