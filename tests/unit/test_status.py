@@ -316,7 +316,7 @@ def test_a_call_goes_on_ageing_while_its_supervisor_is_stuck(tmp_path: Path) -> 
 def test_a_quarantined_worker_is_shown_with_no_restart_left_and_the_command_that_ends_it(runtime: FakeRuntime) -> None:
     runtime.worker("model_h", phase="quarantined", budget_left=0)
     runtime.publish()
-    text = table(view(runtime), 100, colour=False)
+    text = table(view(runtime), 80, colour=False)
     assert "3 (0 left)" in text and "`watchdogd reset model_h`" in text
 
 
@@ -394,7 +394,7 @@ def test_the_table_says_what_is_wrong_and_what_to_do(troubled: FakeRuntime) -> N
     (running,) = (line for line in lines if line.startswith("model_a"))
     assert running.split()[:2] == ["model_a", "running"]
     assert "/ 200 ms" in running and "5.24 ms / 5.24 ms" in running and "3 (4 left)" in running
-    assert "  ! restart budget spent; see `watchdogd status model_b`, then `watchdogd reset model_b`" in lines
+    assert "  ! out of restarts: `watchdogd status model_b`, then `watchdogd reset model_b`" in lines
     assert "  last incident: call sync at 2025-01-02T03:04:05.000006Z [i-77]" in lines
     assert any(line.startswith("  ! starts again in ") for line in lines)
     assert "  ! overdue, its kill waits: model_b has an older call" in lines

@@ -25,7 +25,7 @@ _ALREADY_JUDGED = {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
 _NEXT = {
     Phase.STOPPED: "stopped; `watchdogd start {name}` starts it",
     Phase.PAUSED: "deadlines are suspended; `watchdogd resume {name}` ends that",
-    Phase.QUARANTINED: "restart budget spent; see `watchdogd status {name}`, then `watchdogd reset {name}`",
+    Phase.QUARANTINED: "out of restarts: `watchdogd status {name}`, then `watchdogd reset {name}`",
     Phase.UNKILLABLE: "SIGKILL did not take, its accelerator is blocked; restart the machine once that is safe",
 }
 
