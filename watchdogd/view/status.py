@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from watchdogd import abi, exits
+from watchdogd import abi, exits, places
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
 from watchdogd.observe import procfs
@@ -61,6 +61,7 @@ class WorkerView:
     sync: Histogram
     steps: int | None
     heartbeat_error: str | None
+    last_step_ns: int | None = None  # when it ended; None: none has, or a library of version 1 does not say
 
     @property
     def name(self) -> str:
@@ -84,6 +85,7 @@ class StatusView:
     fault: str | None  # what is wrong with the supervisor itself
     workers: tuple[WorkerView, ...]
     only: str | None  # the worker that was asked for
+    is_service: bool = False  # systemd's to start
 
     @property
     def supervisor(self) -> Mapping[str, Any]:
@@ -143,7 +145,9 @@ def collect(runtime_dir: str, now_ns: int, worker: str | None = None) -> StatusV
     trouble, why = _judge(published, now_ns)
     as_of_ns = _last_seen_ns(published) if trouble in HAS_ENDED else now_ns
     views = tuple(_worker(body, as_of_ns) for body in bodies)
-    return StatusView(now_ns, as_of_ns, published, trouble, why, views, worker)
+    config = published.body.get("supervisor", {}).get("config", ())[:1]
+    is_service = any(places.is_service(file) for file in config)
+    return StatusView(now_ns, as_of_ns, published, trouble, why, views, worker, is_service)
 
 
 def fault(published: board.Published, now_ns: int) -> str | None:
@@ -195,7 +199,7 @@ def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
             operation = max(ages, key=ages.__getitem__)
             seconds = body["deadlines"].get(operation)
             call = Call(operation, ages[operation], None if seconds is None else round(seconds * SECOND))
-    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error)
+    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error, last_step_ns(pulse, now_ns))
 
 
 def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
@@ -208,6 +212,12 @@ def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
             operation = abi.OPERATIONS[code]
             ages[operation] = max(ages.get(operation, 0), now_ns - entered_ns)
     return ages
+
+
+def last_step_ns(pulse: Pulse, now_ns: int) -> int | None:
+    """When the last step ended, as far as the worker says; a time that cannot be is left out."""
+    ended_ns = pulse.header("last_step_ns")
+    return ended_ns if pulse.header("spawned_ns") <= ended_ns <= now_ns + SECOND and ended_ns else None
 
 
 # --- for machines ---------------------------------------------------------------------------------------------------
@@ -239,7 +249,7 @@ def to_json(view: StatusView) -> dict[str, Any]:
             },
         },
         "escalation": escalation.to_json(view.supervisor.get("escalation"), view.as_of_ns),
-        "workers": [_worker_json(worker) for worker in view.workers],
+        "workers": [_worker_json(worker, view.as_of_ns) for worker in view.workers],
         "accelerators": [
             {
                 "name": accelerator["name"],
@@ -261,7 +271,7 @@ def to_json(view: StatusView) -> dict[str, Any]:
     }
 
 
-def _worker_json(worker: WorkerView) -> dict[str, Any]:
+def _worker_json(worker: WorkerView, now_ns: int) -> dict[str, Any]:
     call = worker.call
     return {
         **{key: worker.body[key] for key in ("name", "phase", "pid", "incarnation")},
@@ -280,5 +290,6 @@ def _worker_json(worker: WorkerView) -> dict[str, Any]:
             "count": worker.sync.count,
         },
         "steps": worker.steps,
+        "last_step_age_seconds": seconds(age(now_ns, worker.last_step_ns)),
         "last_incident": worker.body["last_incident"],
     }
