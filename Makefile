@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEBIAN := $(VENV)/debian
+BUNDLER := build/bundler
 SOURCES := $(wildcard watchdogd/native/*.c watchdogd/native/*.h)
 C_FILES := $(wildcard watchdogd/native/*.[ch] tests/native/*.[ch] tests/simulator/*.[ch] tests/simulator/src/*.[ch])
 
@@ -56,18 +57,26 @@ $(STAMP): pyproject.toml $(SOURCES) | packages
 demo: $(STAMP)
 	@$(BIN)/python -m tests.demo $(if $(GPU),--gpu)
 
+# What makes a bundle, and none of what develops and tests.
+$(BUNDLER)/.installed: | packages
+	@rm -rf $(BUNDLER)
+	@$(PYTHON) -m venv $(BUNDLER)
+	@$(BUNDLER)/bin/python -m pip install --quiet --disable-pip-version-check packaging 'tomli; python_version < "3.11"'
+	@touch $@
+
 # DESTDIR, PREFIX and FORCE=1 as in deploy/install.sh.
-install: $(STAMP)
+install: $(BUNDLER)/.installed
+	@echo "for $$(command -v $(PYTHON)), $$($(PYTHON) --version)"
 	@rm -rf build/install
-	@$(BIN)/python deploy/bundle.py "$(HERE_TARGET)" --output build/install >/dev/null
+	@$(BUNDLER)/bin/python deploy/bundle.py "$(HERE_TARGET)" --output build/install >/dev/null
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" FORCE="$(FORCE)" PYTHON="$(PYTHON)" build/install/gpu-watchdogd-*-$(HERE_TARGET)/install.sh
 
 uninstall:
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" deploy/install.sh --uninstall
 
 # `make bundle TARGET=aarch64-py310`
-bundle: $(STAMP)
-	@$(BIN)/python deploy/bundle.py "$(TARGET)"
+bundle: $(BUNDLER)/.installed
+	@$(BUNDLER)/bin/python deploy/bundle.py "$(TARGET)"
 
 test: lint unit
 

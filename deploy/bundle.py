@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,6 +52,9 @@ class Target:
         match = re.fullmatch(r"(x86_64|aarch64)-py3(\d+)", text)
         if match is None:
             raise CannotBundle(f"{text}: not a target; like aarch64-py310 or x86_64-py311")
+        needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+        if f"3.{match[2]}" not in SpecifierSet(needed):
+            raise CannotBundle(f"{text}: watchdogd needs Python {needed}; like aarch64-py310 or x86_64-py311")
         return cls(match[1], f"3.{match[2]}")
 
     @property
@@ -220,8 +224,9 @@ def bundle(target: Target, output: Path) -> Path:
         lacking = their_wheels(target, wheels, environment)
     check_glibc(target, wheels)
     run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", pip, "pip"])
-    shutil.copytree(ROOT / "systemd", folder / "systemd")
-    for source in ("deploy/install.sh", "config/watchdogd.toml", "LICENSE"):
+    for source in ("systemd", "config", "docs"):
+        shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns("demo.toml"))
+    for source in ("deploy/install.sh", "README.md", "LICENSE"):
         shutil.copy(ROOT / source, folder)
     extras = ",".join(extra for extra in EXTRAS if extra != "systemd" or not lacking)
     (folder / "BUNDLE").write_text(

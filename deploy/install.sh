@@ -5,7 +5,7 @@
 #   DESTDIR   prepended to every path, for packagers
 #   PREFIX    where the commands, the unit and its like go (/usr/local)
 #   PYTHON    the interpreter to build the environment on (python3)
-#   FORCE=1   go on although another program called watchdogd is on PATH
+#   FORCE=1   go on although another program called watchdogd is on PATH, or other users cannot run PYTHON
 set -eu
 
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -22,6 +22,10 @@ fail() {
   exit 1
 }
 
+need_root() {
+  [ "$(id -u)" = 0 ] || [ -n "$DESTDIR" ] || fail "this needs root: use sudo, or set DESTDIR"
+}
+
 running_systemd() { [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; }
 
 ours() { # also one from a development tree's environment
@@ -32,6 +36,16 @@ another_watchdogd() {
   echo "$PATH:/usr/local/sbin:/usr/sbin:/sbin" | tr : '\n' | while read -r directory; do
     [ ! -x "$directory/watchdogd" ] || ours "$directory/watchdogd" || { echo "$directory/watchdogd" && break; }
   done
+}
+
+closed_directories() { # on the way to the interpreter that PYTHON really is
+  "$PYTHON" -c '
+import os, sys
+path = os.path.realpath(sys._base_executable)
+while path != "/":
+    path = os.path.dirname(path)
+    if not os.stat(path).st_mode & 1:
+        print(path)'
 }
 
 uninstall() {
@@ -46,7 +60,7 @@ uninstall() {
   rm -f "$DESTDIR$UNITS/gpu-watchdogd.service" "$DESTDIR$UNITS/gpu-watchdogd-degraded.target" \
     "$DESTDIR$PREFIX/lib/sysusers.d/gpu-watchdogd.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/gpu-watchdogd.conf"
   ! running_systemd || systemctl daemon-reload
-  echo "removed; $CONFIG and /var/lib/gpu-watchdogd are kept"
+  echo "removed; $CONFIG, /var/lib/gpu-watchdogd and the user and group watchdogd are kept"
 }
 
 check() {
@@ -55,6 +69,11 @@ check() {
   has=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || fail "$PYTHON does not run; set PYTHON"
   [ "$has" = "$VERSION" ] || fail "this bundle is for Python $VERSION and $PYTHON is $has; set PYTHON, or make the other bundle"
   [ "$(uname -m)" = "$ARCH" ] || fail "this bundle is for $ARCH and this machine is $(uname -m)"
+  closed=$(closed_directories)
+  if [ -n "$closed" ] && [ "${FORCE:-}" != 1 ]; then
+    fail "other users cannot run $(command -v "$PYTHON"), and a worker may be theirs; closed to them:" $closed "
+  Name another, such as PYTHON=/usr/bin/python3, or go on with FORCE=1."
+  fi
   other=$(another_watchdogd)
   if [ -n "$other" ]; then
     [ "${FORCE:-}" = 1 ] || fail "another program called watchdogd is installed: $other
@@ -78,7 +97,8 @@ environment() { # made beside the old one and moved into place whole
   # What a worker under another interpreter puts on its PYTHONPATH: our package and nothing else of ours.
   mkdir "$new/python" "$new/share"
   ln -s "../lib/python$VERSION/site-packages/watchdogd" "$new/python/watchdogd"
-  cp -R "$HERE/systemd/drop-ins" "$HERE/watchdogd.toml" "$HERE/LICENSE" "$HERE/install.sh" "$new/share"
+  cp -R "$HERE/systemd/drop-ins" "$HERE/config" "$HERE/docs" "$HERE/README.md" "$HERE/LICENSE" "$HERE/install.sh" "$new/share"
+  ln -s ../python/watchdogd "$new/share/watchdogd" # where the README links to the header for C
   rm -rf "$DESTDIR$APP.old"
   [ ! -e "$DESTDIR$APP" ] || mv "$DESTDIR$APP" "$DESTDIR$APP.old"
   mv "$new" "$DESTDIR$APP"
@@ -95,6 +115,8 @@ install_files() {
       ln -sfn "$COMMAND" "$link"
     fi
   done
+  unit=same
+  cmp -s "$HERE/systemd/gpu-watchdogd.service" "$DESTDIR$UNITS/gpu-watchdogd.service" || unit=changed
   cp "$HERE/systemd/gpu-watchdogd.service" "$HERE/systemd/gpu-watchdogd-degraded.target" "$DESTDIR$UNITS/"
   cp "$HERE/systemd/sysusers.d/gpu-watchdogd.conf" "$DESTDIR$PREFIX/lib/sysusers.d/"
   cp "$HERE/systemd/tmpfiles.d/gpu-watchdogd.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/"
@@ -102,7 +124,7 @@ install_files() {
     echo "kept: $CONFIG"
   else
     mkdir -p "$DESTDIR$CONFIG"
-    cp "$HERE/watchdogd.toml" "$DESTDIR$CONFIG/"
+    cp "$HERE/config/watchdogd.toml" "$DESTDIR$CONFIG/"
   fi
 }
 
@@ -112,15 +134,29 @@ tell_systemd() {
   systemctl daemon-reload
 }
 
+tell_next() {
+  if ! running_systemd || ! systemctl --quiet is-active gpu-watchdogd; then
+    echo "next: edit $CONFIG/watchdogd.toml; watchdogd check-config; systemctl enable --now gpu-watchdogd"
+    return
+  fi
+  echo "next: systemctl reload gpu-watchdogd (it still runs the version before; workers go on)"
+  [ $unit = same ] || echo "the unit has changed: all of it is in force after systemctl restart gpu-watchdogd, which ends the workers"
+}
+
 case "${1:-}" in
-  --uninstall) uninstall ;;
+  --uninstall)
+    need_root
+    uninstall
+    ;;
   "")
+    need_root
     check
     environment
     install_files
     ! running_systemd || tell_systemd
-    echo "installed in $DESTDIR$APP (native part: $NATIVE)"
-    echo "next: edit $CONFIG/watchdogd.toml; watchdogd check-config; systemctl enable --now gpu-watchdogd"
+    echo "installed in $DESTDIR$APP (native part: $NATIVE), on $(readlink -f "$DESTDIR$APP/bin/python"), Python $VERSION"
+    echo "how to go on: $APP/share/docs/OPERATIONS.md"
+    tell_next
     ;;
   *) fail "unknown argument $1" ;;
 esac

@@ -37,8 +37,8 @@ the start of its stack (field 28 of ``/proc/PID/stat``, another with every ``exe
 Versions. A version is a set of facts that the words carry. A file outlives the supervisor that made it (adoption), and
 libraries of several versions, each compiled on its own, may write one file. So nobody asks which version a word is of:
 **for every fact that was added, 0 means "not said"**, which is what a library of before leaves there. The previous
-version, 1, did not say whether a step is its process's first, which image claimed a lane, nor anything of outputs; 2,
-the present one, does.
+version, 1, did not say whether a step is its process's first, which image claimed a lane, when the last step ended, nor
+anything of outputs; 2, the present one, does.
 Two words of the header are about it:
 
 - ``version``: that of the supervisor that made the file. Readers believe their own and all before it, and no later one.
@@ -96,8 +96,8 @@ HEADER = (
     "laneless_locked",
     "stages_used_cas",  # claimed stage names
     "stages_used_locked",
-    "reserved_30",
     "bad_outputs",  # the longest run of bad outputs under way: begin (16 bits cut), length << 8, kind of the newest
+    "last_step_ns",  # when the last step ended (CLOCK_MONOTONIC), of whichever process; 0 = none, or not said
 )
 HEADER_SIZE = 256
 H = {name: index for index, name in enumerate(HEADER)}

@@ -37,7 +37,6 @@ _CHANGES = {
     "resume": "enforce a paused worker's deadlines again",
     "reset": "give a quarantined worker its restart budget back and start it",
 }
-_START_IT = "start it with `watchdogd run`, or name its configuration with -c"
 _EXAMPLES = f"""\
 examples:
   watchdogd check-config -c vehicle.toml    every problem, or a summary
@@ -105,7 +104,7 @@ def _parser(*, is_run: bool) -> argparse.ArgumentParser:
     events.add_argument("--incident", metavar="ID", help="of this incident alone")
     events.add_argument("--since", type=_duration, metavar="DURATION", help='no older than that, e.g. "10m"')
     for name, text in _CHANGES.items():
-        command(name, _change, text).add_argument("worker", metavar="WORKER")
+        command(name, _change, text).add_argument("worker", metavar="WORKER", help="one; for another, once more")
     command("reload", _reload, "load the configuration anew; only workers that it changes are restarted")
     command("check-config", _check_config, "name every problem of a configuration, or sum it up")
     doctor = command("doctor", _doctor, "show what this machine offers and lacks, and whether a configuration can run")
@@ -194,8 +193,11 @@ def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, in
 
     try:
         view = status.collect(runtime_dir, time.monotonic_ns(), options.worker)
+    except board.BoardDenied as error:
+        how = places.how_to_read(os.path.join(runtime_dir, board.FILE_NAME))
+        raise Failed(f"{error}; {how}", exits.REFUSED) from None
     except board.BoardError as error:
-        raise Failed(f"{error}; {_START_IT}", exits.NOT_RUNNING) from None
+        raise Failed(f"{error}; {_start_it(options)}", exits.NOT_RUNNING) from None
     except status.UnknownWorker as error:
         raise Failed(str(error), exits.USAGE) from None
     if options.json:
@@ -208,6 +210,14 @@ def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, in
     detail = status_detail.collect(view, view.workers[0]) if view.only else None
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     return table(view, _columns(), colour, detail), view.exit_status
+
+
+def _start_it(options: argparse.Namespace) -> str:
+    if places.is_service(options.config):
+        return f"`watchdogd check-config` says if it can start, `systemctl start {places.UNIT}` starts it"
+    if options.config is not None:
+        return f"start it with `watchdogd run -c {options.config}`"
+    return "start it with `watchdogd run`, or name its configuration with -c"
 
 
 def _columns() -> int:
@@ -227,9 +237,8 @@ def _events(options: argparse.Namespace) -> int:
     wanted = _wanted(options)
     bad: list[bytes] = []
     try:
-        if not options.follow and not os.path.exists(path):
-            why = f"{path} does not exist: nothing was recorded yet, or it is elsewhere; name the configuration with -c"
-            raise Failed(why, exits.REFUSED)
+        if not options.follow:
+            os.stat(path)
         event_filter.check(wanted, path, places.workers(options.config))
         for event in (events.follow if options.follow else events.read_file)(path, on_bad=bad.append):
             if wanted.wants(event):
@@ -238,9 +247,11 @@ def _events(options: argparse.Namespace) -> int:
         raise Failed(str(error), exits.USAGE) from None
     except BrokenPipeError:
         raise
+    except FileNotFoundError:
+        elsewhere = "" if options.config else ", or it is elsewhere; name the configuration with -c"
+        raise Failed(f"{path} does not exist: nothing was recorded yet{elsewhere}", exits.REFUSED) from None
     except OSError as error:
-        why = f"{path}: {error.strerror}; use sudo, or join the group that may read it"
-        raise Failed(why, exits.REFUSED) from None
+        raise Failed(f"{path}: {error.strerror}; {places.how_to_read(path)}", exits.REFUSED) from None
     if bad:
         lines = "1 line" if len(bad) == 1 else f"{len(bad)} lines"
         print(f"watchdogd: {lines} of {path} left out: not an event", file=sys.stderr)
@@ -269,7 +280,7 @@ def _change(options: argparse.Namespace) -> int:
     try:
         reply = control.ask(path, {"command": options.name, "worker": options.worker}, CONTROL_SECONDS)
     except control.NotRunning as error:
-        raise Failed(f"{error}; {_START_IT}", exits.NOT_RUNNING) from None
+        raise Failed(f"{error}; {_start_it(options)}", exits.NOT_RUNNING) from None
     except control.Refused as refused:
         known = places.workers(options.config)
         exit_status = exits.USAGE if known and options.worker not in known else exits.REFUSED
@@ -282,18 +293,18 @@ def _reload(options: argparse.Namespace) -> int:
     from watchdogd.supervisor import control
 
     runtime_dir = places.runtime_dir(options.config)
-    before = _reloaded(runtime_dir)
+    before = _reloaded(runtime_dir, options)
     try:
         control.ask(
             os.path.join(runtime_dir, control.SOCKET_NAME), {"command": control.RELOAD, "worker": ""}, CONTROL_SECONDS
         )
     except control.NotRunning as error:
-        raise Failed(f"{error}; {_START_IT}", exits.NOT_RUNNING) from None
+        raise Failed(f"{error}; {_start_it(options)}", exits.NOT_RUNNING) from None
     except control.Refused as refused:
         raise Failed("; ".join(filter(None, (str(refused), refused.remedy))), exits.REFUSED) from None
     give_up = time.monotonic() + RELOAD_SECONDS
     while time.monotonic() < give_up:
-        started_ns, asked, outcome, problem = _reloaded(runtime_dir)
+        started_ns, asked, outcome, problem = _reloaded(runtime_dir, options)
         if started_ns not in (None, before[0]):
             print("reloaded")
             return exits.FINE
@@ -303,14 +314,18 @@ def _reload(options: argparse.Namespace) -> int:
     raise Failed("no answer yet; see `watchdogd events --kind supervisor`", exits.REFUSED)
 
 
-def _reloaded(runtime_dir: str) -> tuple[object, object, object, object]:
+def _reloaded(runtime_dir: str, options: argparse.Namespace) -> tuple[object, object, object, object]:
     """When the supervisor (its image) began, how many reloads it was asked for, and what has become of the last one."""
     from watchdogd.publish import board
 
     try:
         published = board.read(os.path.join(runtime_dir, board.FILE_NAME))
+    except board.BoardDenied as error:
+        from watchdogd.supervisor import control
+
+        raise Failed(f"{error}; {control.FOR_WHOM}", exits.REFUSED) from None
     except board.BoardError as error:
-        raise Failed(f"{error}; {_START_IT}", exits.NOT_RUNNING) from None
+        raise Failed(f"{error}; {_start_it(options)}", exits.NOT_RUNNING) from None
     supervisor = published.body.get("supervisor", {})
     reload = supervisor.get("reload", {})
     began = supervisor.get("started_ns") if published.ticks else None  # before that it may not listen yet

@@ -23,7 +23,7 @@ MEANINGS = {
     " configuration needs is missing here, or does not answer",
     SERVICE_FAIL: "`run`: an escalation ended the service on purpose; `watchdogd events --kind escalation` says why",
     BAD_CONFIG: "the configuration has problems; all of them are listed",
-    INTERRUPTED: "ended by Ctrl-C",
+    INTERRUPTED: "ended by Ctrl-C; `run` ends its workers in order then, and with 0",
 }
 
 

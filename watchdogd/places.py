@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = "/etc/gpu-watchdogd/watchdogd.toml"
 DEFAULTS = SupervisorSettings()
 RUNTIME_DIR = "WATCHDOGD_RUNTIME_DIR"
+UNIT = "gpu-watchdogd.service"
+UNIT_DIRECTORIES = tuple(f"{where}/systemd/system" for where in ("/etc", "/usr/local/lib", "/usr/lib", "/lib"))
 PORT_SECONDS = 1.0
 
 
@@ -93,6 +95,30 @@ def state_dir(config: str | None) -> str:
     if config is not None:
         return _directory(config, "state_dir", DEFAULTS.state_dir)
     return str(_published(None).get("supervisor", {}).get("state_dir", DEFAULTS.state_dir))
+
+
+def is_service(config: str | None) -> bool:
+    """Whether the supervisor of this configuration is systemd's to start."""
+    named = DEFAULT_CONFIG if config is None else os.path.abspath(config)
+    return named == DEFAULT_CONFIG and any(os.path.exists(f"{directory}/{UNIT}") for directory in UNIT_DIRECTORIES)
+
+
+def how_to_read(path: str) -> str:
+    """For somebody who may not: the group that may is that of the file, or of the directory that keeps him out."""
+    import grp
+
+    path = os.path.abspath(path)
+    while True:
+        try:
+            group = os.stat(path).st_gid
+            break
+        except OSError:
+            path = os.path.dirname(path)
+    try:
+        name = grp.getgrgid(group).gr_name
+    except KeyError:
+        name = str(group)
+    return "use sudo" if group == 0 else f"use sudo, or join the group {name} (usermod -aG {name} USER)"
 
 
 def workers(config: str | None) -> list[str]:

@@ -115,20 +115,22 @@ os.setgroups([])
 os.setgid(int(sys.argv[3]))
 os.setuid(int(sys.argv[2]))  # only now: the interpreter may lie where that user cannot read it
 try:
-    ask(sys.argv[1], {"command": "restart", "worker": "model_h"}, 10)
+    ask(sys.argv[1], {"command": sys.argv[4], "worker": sys.argv[5]}, 10)
 except Refused as refused:
     print(json.dumps([str(refused), refused.remedy]))
 """
 
 
-def as_user(path: str, user: int, group: int) -> subprocess.Popen[str]:
+def as_user(
+    path: str, user: int, group: int, command: str = "restart", worker: str = "model_h"
+) -> subprocess.Popen[str]:
     if os.geteuid():
         pytest.skip("only root can be somebody else")
     for directory in Path(path).parents:  # pytest's own directories are for their user alone
         if directory.name.startswith(("pytest-", "popen-", "test_")):
             directory.chmod(0o755)
-    command = [sys.executable, "-c", OTHER_USER, path, str(user), str(group)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    program = [sys.executable, "-c", OTHER_USER, path, str(user), str(group), command, worker]
+    return subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_member_of_the_group_who_is_not_the_supervisors_user_may_change_nothing(server: ControlServer) -> None:
@@ -145,7 +147,14 @@ def test_somebody_outside_the_group_is_told_what_to_do(server: ControlServer) ->
         serve_until(server, lambda: other.poll() is not None)
         assert other.stdout is not None
         error, remedy = json.loads(other.stdout.read())
-    assert error.endswith("permission denied") and remedy.startswith("use sudo")
+    assert error.endswith("permission denied") and remedy.startswith("use sudo") and "group" not in remedy
+
+
+def test_a_refused_reload_is_not_called_that_of_a_worker(server: ControlServer) -> None:
+    with as_user(server.path, user=65534, group=0, command="reload", worker="") as other:
+        serve_until(server, lambda: other.poll() is not None)
+        assert other.stdout is not None
+        assert json.loads(other.stdout.read())[0] == "user 65534 may not reload the configuration"
 
 
 # --- what clients cannot do -------------------------------------------------------------------------------------------

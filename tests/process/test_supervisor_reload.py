@@ -98,11 +98,12 @@ def test_a_configuration_with_a_problem_changes_nothing_and_says_why() -> None:
         started_ns = running.snapshot()["supervisor"]["started_ns"]
         changed(running, '"300ms"', '"300 parsecs"')
         status, said = reload(running)
+        assert said.count("\n") >= 2  # a problem a line
         assert status == 78 and "workers.a.deadlines.sync" in said
         assert running.snapshot()["supervisor"]["started_ns"] == started_ns
         assert running.worker("a")["pid"] == pid
         told = running.wait_event("supervisor", change="reload refused")
-        assert "parsecs" in told["reason"]
+        assert "parsecs" in told["reason"] and "\n" not in told["reason"]
         assert running.snapshot()["supervisor"]["reload"]["outcome"] == "refused"
         changed(running, '"300 parsecs"', '"300ms"')
         assert reload(running)[0] == 0

@@ -28,8 +28,11 @@ def test_a_step_in_flight_says_since_when(tmp_path: Path, implementation: str) -
         word, begun, done = steps(heartbeat, worker.pid)
         assert before_ns - 256 < word <= time.monotonic_ns()
         assert (word & abi.CODE_MASK, begun, done) == (abi.STEP_FIRST, 1, 0)
+        assert heartbeat.header("last_step_ns") == 0
+        begun_ns = time.monotonic_ns()
         worker.ask("go on")
         assert steps(heartbeat, worker.pid) == (0, 1, 1)
+        assert begun_ns < heartbeat.header("last_step_ns") <= time.monotonic_ns()
 
 
 def test_the_oldest_step_in_flight_remains_visible(tmp_path: Path, implementation: str) -> None:

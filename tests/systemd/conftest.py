@@ -27,7 +27,7 @@ After=dbus.socket basic.target
 Type=oneshot
 TimeoutStartSec=infinity
 Environment=PYTHONPATH=/mnt:/opt/gpu-watchdogd/python PYTHONDONTWRITEBYTECODE=1
-Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
+Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/mnt/prometheus
 WorkingDirectory=/mnt
 ExecStart=/usr/bin/env PYTHON={SYSTEM_PYTHON} /mnt/bundle/install.sh
 ExecStart={SYSTEM_PYTHON} -m tests.systemd.inside
@@ -83,6 +83,7 @@ def results(request: pytest.FixtureRequest, bundle: Path, tmp_path_factory: pyte
     shutil.copytree(
         ROOT / "tests", shared / "tests", ignore=shutil.ignore_patterns("__pycache__", "simulator", "fixtures")
     )
+    with_prometheus(shared)
     (shared / "wanted").write_text("\n".join(wanted))
     unit = shared / f"{NAME}.service"
     unit.write_text(UNIT)
@@ -93,6 +94,15 @@ def results(request: pytest.FixtureRequest, bundle: Path, tmp_path_factory: pyte
     assert (shared / "results.json").exists(), said
     told: Results = json.loads((shared / "results.json").read_text())
     return told
+
+
+def with_prometheus(shared: Path) -> None:
+    """Where the container finds it, as a Debian that has the package; without one its scenario says that it lacks."""
+    (shared / "prometheus").mkdir()
+    for name in ("prometheus", "promtool"):
+        found = shutil.which(name, path=f"{os.environ['PATH']}:{ROOT / '.venv/debian/usr/bin'}")
+        if found is not None:
+            shutil.copy(found, shared / "prometheus")
 
 
 def _is_scenario(item: pytest.Item) -> bool:

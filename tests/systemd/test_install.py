@@ -95,6 +95,22 @@ def _content(path: Path) -> bytes:
     return os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
 
 
+def test_every_link_of_the_installed_texts_leads_to_something_installed(installed: Path) -> None:
+    texts = list(installed.joinpath(APP, "share").rglob("*.md"))
+    links = {(text, link) for text in texts for link in re.findall(r"\]\(([^)#:]+)[)#]", text.read_text())}
+    assert {"OPERATIONS.md", "FLEET.md", "README.md"} <= {text.name for text in texts}
+    assert "watchdogd/native/watchdogd.h" in {link for _, link in links}
+    assert [f"{text}: {link}" for text, link in links if not text.parent.joinpath(link).exists()] == []
+
+
+def test_what_alerts_is_installed_and_nothing_of_the_demo(installed: Path) -> None:
+    config = installed / APP / "share/config"
+    assert files(config) == {
+        "watchdogd.toml", "grafana/watchdogd.json", "prometheus/prometheus.yml",
+        "prometheus/watchdogd.rules.yml", "prometheus/watchdogd.rules.test.yml",
+    }  # fmt: skip
+
+
 def test_both_commands_lead_to_the_environment_and_it_runs(installed: Path) -> None:
     for link in LINKS:
         assert os.readlink(installed / link) == "/opt/gpu-watchdogd/bin/watchdogd"
@@ -190,10 +206,28 @@ def test_force_installs_beside_it_and_never_over_it(bundle: Path, tmp_path: Path
     assert files(taken) == {"watchdogd"}
 
 
+def test_an_interpreter_that_others_cannot_run_is_refused(bundle: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    shutil.copy(SYSTEM_PYTHON, closed / "python3")
+    python = str(closed / "python3")
+    done = install(bundle, tmp_path / "root", PYTHON=python)
+    assert done.returncode == 1
+    assert python in done.stderr and f" {closed}" in done.stderr and "PYTHON=/usr/bin/python3" in done.stderr
+    assert not tmp_path.joinpath("root").exists()
+    done = install(bundle, tmp_path / "root", PYTHON=python, FORCE="1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_says_on_which_interpreter_it_builds(bundle: Path, tmp_path: Path) -> None:
+    done = install(bundle, tmp_path)
+    assert f"on {Path(SYSTEM_PYTHON).resolve()}, Python 3." in done.stdout
+
+
 def test_a_damaged_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "bundle"
     shutil.copytree(bundle, damaged)
-    with damaged.joinpath("watchdogd.toml").open("a") as file:
+    with damaged.joinpath("config/watchdogd.toml").open("a") as file:
         file.write("#")
     done = install(damaged, tmp_path / "root")
     assert (done.returncode, "damaged" in done.stderr) == (1, True)
@@ -299,7 +333,7 @@ def test_without_a_compiler_for_it_the_bundle_has_the_fallback_and_says_so(
     assert told.stdout.startswith(f"True {wheel}"), told.stderr
 
 
-@pytest.mark.parametrize("text", ["aarch64", "mips-py310", "aarch64-py27", "x86_64-3.11"])
+@pytest.mark.parametrize("text", ["aarch64", "mips-py310", "aarch64-py27", "x86_64-3.11", "x86_64-py39"])
 def test_what_is_no_target_is_refused(bundling: ModuleType, text: str) -> None:
     with pytest.raises(bundling.CannotBundle, match="like aarch64-py310"):
         bundling.Target.parse(text)

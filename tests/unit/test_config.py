@@ -435,8 +435,9 @@ BAD = [
     ("zzz = 1", A + "zzz", "is not a key", "remove it, or write one of: accelerator"),
     ('deadlines = "1s"', A + "deadlines", "is a string, not a table", "[workers.a.deadlines]"),
     ('"deadlines.sync" = "1s"', A + '"deadlines.sync"', "is not a key", "deadlines"),
-    ("deadlines.step = 2", A + "deadlines.step", "number without a unit", 'write "2s"'),
-    ("deadlines.step = 2.5", A + "deadlines.step", "number without a unit", 'write "2.5s"'),
+    ("deadlines.step = 2", A + "deadlines.step", "number without a unit", 'write "2ms" or "2s"'),
+    ("deadlines.step = 2.5", A + "deadlines.step", "number without a unit", 'write "2.5ms" or "2.5s"'),
+    ("stop_timeout = 2", A + "stop_timeout", "number without a unit", 'write "2s"'),
     ("deadlines.step = 0.30000000000000004", A + "deadlines.step", "number without a unit", 'write "0.3s"'),
     ("deadlines.step = 1e-7", A + "deadlines.step", "number without a unit", '"200ms"'),
     ("deadlines.step = true", A + "deadlines.step", "is a boolean", '"200ms"'),
@@ -956,6 +957,19 @@ DOUBTFUL = [
         "the driver lets go",
         '"1s" or more',
     ),
+    (
+        WORKER + BOTH + 'coupled_with = ["gpu7"]\n',
+        A + "coupled_with",
+        '"gpu7" has no worker',
+        "remove it",
+    ),
+    (WORKER + BOTH + 'restart_with = "zz"\n', A + "restart_with", '"zz" has no other worker', "remove it"),
+    (
+        f'[tegrastats]\ncommand = ["tegrastat"]\n{WORKER}{BOTH}',
+        "tegrastats.command",
+        'program "tegrastat" is not an executable file, nor on PATH',
+        "whole path",
+    ),
 ]
 
 
@@ -979,10 +993,46 @@ def test_a_likely_mistake_is_a_warning(tmp_path: Path, text: str, key: str, mess
         '[supervisor]\nhold_max = "5001ms"\n' + UNLIKE,
         '[supervisor]\nhold_max = "0s"\n' + UNLIKE,
         f'[supervisor]\nkill_grace = "1s"\n{WORKER}{BOTH}',
+        WORKER + BOTH + f'accelerator = "gpu7"\n[workers.b]\ncommand = ["sh"]\n{BOTH}coupled_with = ["gpu7", "a"]\n',
+        WORKER + BOTH + f'restart_with = "zz"\n[workers.b]\ncommand = ["sh"]\n{BOTH}restart_with = "zz"\n',
+        f'[tegrastats]\ncommand = ["sh"]\n{WORKER}{BOTH}',
     ],
 )
 def test_what_may_well_be_meant_is_not_a_warning(tmp_path: Path, text: str) -> None:
     assert warnings(tmp_path, text) == []
+
+
+def test_what_lies_beside_the_drop_ins_under_another_name_is_a_warning(tmp_path: Path) -> None:
+    aside = {"50-site.toml.off": "", ".50-site.toml.swp": "", "50-site.toml~": "", "60-site.toml": ""}
+    assert warnings(tmp_path, WORKER + BOTH, aside) == []
+    (found,) = warnings(tmp_path, WORKER + BOTH, {"50-site.conf": ""})
+    assert (found.file, found.key) == (str(tmp_path / "watchdogd.toml.d/50-site.conf"), "")
+    assert "ends in .toml" in found.message
+
+
+def test_a_relative_program_without_a_directory_is_a_warning_and_its_absence_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "engine")
+    text = f'[workers.a]\ncommand = ["./engine"]\n{BOTH}'
+    monkeypatch.chdir(tmp_path)
+    (found,) = warnings(tmp_path, text)
+    assert found.key == A + "command" and "systemd does in /" in found.message
+    assert warnings(tmp_path, f'{text}working_directory = "{tmp_path}"\n') == []
+    monkeypatch.chdir("/")
+    (problem,) = problems(tmp_path, text)
+    assert "is not an executable file in / (no working_directory" in problem.message
+
+
+def test_a_directory_of_ours_that_is_gone_is_no_problem_of_a_key_that_was_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    assert warnings(tmp_path, WORKER + BOTH) == []
 
 
 def test_a_warning_is_given_for_each_worker_and_names_the_file_that_began_it(tmp_path: Path) -> None:
@@ -1079,8 +1129,12 @@ def test_deep_nesting_by_dotted_keys_does_not_exhaust_the_stack(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.toml")), ids=lambda file: file.name)
-def test_the_configurations_that_ship_are_right(file: Path) -> None:
-    settings, warned = config.check(file, environ=os.environ)
+def test_the_configurations_that_ship_are_right_but_for_the_directory_that_is_to_be_named(
+    file: Path, tmp_path: Path
+) -> None:
+    example = tmp_path / file.name
+    example.write_text(file.read_text().replace("/opt/vehicle", str(tmp_path)))
+    settings, warned = config.check(example, environ=os.environ)
     assert not warned
     assert {worker.accelerator for worker in settings.workers} == {"gpu0", "dla0"}
 

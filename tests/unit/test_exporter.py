@@ -315,6 +315,17 @@ def test_the_last_step_is_known_once_a_step_was_seen(beat: FakeHeartbeat, scrape
     assert scraper.value(name, worker="model_h") == seen
 
 
+def test_the_last_step_is_known_at_the_first_look_where_the_worker_says_it(
+    beat: FakeHeartbeat, scraper: Scraper
+) -> None:
+    beat.lane(0, steps_done=500)
+    beat.header(last_step_ns=time.monotonic_ns() - 3 * SECOND)
+    name = "watchdogd_last_step_timestamp_seconds"
+    seen = scraper.value(name, worker="model_h")
+    assert seen == pytest.approx(time.time() - 3, abs=1)
+    assert scraper.value(name, worker="model_h") == seen
+
+
 def test_recoveries_come_from_the_board(beat: FakeHeartbeat, scraper: Scraper) -> None:
     assert beat.path.exists()
     buckets = scraper.samples("watchdogd_recovery_duration_seconds_bucket")

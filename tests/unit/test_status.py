@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeRuntime
-from watchdogd import abi
+from watchdogd import abi, places
 from watchdogd.decide.escalation_orders import Stage
 from watchdogd.model import Phase
 from watchdogd.observe import procfs
@@ -120,6 +120,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "steps": None,
                 "outputs": dict.fromkeys(abi.OUTPUTS),
                 "bad_outputs_in_a_row": None,
+                "last_step_age_seconds": None,
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
                 "kernel": said,
                 "blocked": blocked,
@@ -424,7 +425,7 @@ def test_the_table_says_what_is_wrong_and_what_to_do(troubled: FakeRuntime) -> N
     (running,) = (line for line in lines if line.startswith("model_a"))
     assert running.split()[:2] == ["model_a", "running"]
     assert "/ 200 ms" in running and "5.24 ms / 5.24 ms" in running and "3 (4 left)" in running
-    assert "  ! restart budget spent; see `watchdogd events`, then `watchdogd reset model_b`" in lines
+    assert "  ! out of restarts: `watchdogd status model_b`, then `watchdogd reset model_b`" in lines
     assert "  last incident: call sync at 2025-01-02T03:04:05.000006Z [i-77]" in lines
     assert any(line.startswith("  ! starts again in ") for line in lines)
     assert "  ! overdue, its kill waits: model_b has an older call" in lines
@@ -489,6 +490,22 @@ def test_a_dead_supervisor_is_the_first_line_of_the_table(tmp_path: Path, gone: 
     assert text.startswith(f"supervisor: NOT RUNNING - pid {gone} is gone, last tick ")
     assert "last known ones" in text and "`watchdogd run -c watchdogd.toml` starts it" in text
     assert "watchdogd reset" not in text  # nobody would hear it
+
+
+def test_a_dead_service_is_systemds_to_start(tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "UNIT_DIRECTORIES", (str(tmp_path),))
+    runtime = FakeRuntime(tmp_path, pid=gone)
+    runtime.supervisor["config"] = [places.DEFAULT_CONFIG]
+    runtime.publish()
+    by_hand = table(view(runtime), 120, colour=False)
+    assert "`watchdogd run -c /etc" in by_hand and "systemctl" not in by_hand  # no unit is installed
+    (tmp_path / places.UNIT).touch()
+    service = table(view(runtime), 120, colour=False)
+    assert "`systemctl start gpu-watchdogd`" in service and "`watchdogd check-config`" in service
+    assert "watchdogd run" not in service
+    runtime.supervisor["config"] = ["/home/me/trial.toml"]
+    runtime.publish()
+    assert "`watchdogd run -c /home/me/trial.toml`" in table(view(runtime), 120, colour=False)
 
 
 def test_a_stuck_supervisor_is_told_apart_and_its_workers_still_have_advice(tmp_path: Path) -> None:
@@ -730,3 +747,24 @@ def test_good_outputs_and_no_rule_are_nothing_to_tell(runtime: FakeRuntime) -> N
         beat.lane(0, steps_done=10)
     runtime.publish()
     assert "  !" not in table(view(runtime), 200, colour=False)
+
+
+# --- the last step --------------------------------------------------------------------------------------------------
+
+
+def test_the_age_of_the_last_step_is_told_by_name_and_in_json(runtime: FakeRuntime) -> None:
+    runtime.incarnation("model_h", 3).header(last_step_ns=time.monotonic_ns() - 3 * SECOND)
+    runtime.publish()
+    assert one(runtime)["last_step_age_seconds"] == pytest.approx(3, abs=1)
+    detailed = table(view(runtime, "model_h"), 200, colour=False, detail=status_detail.Detail())
+    assert "  last step ended 3" in detailed
+    assert "last step" not in table(view(runtime), 200, colour=False)
+
+
+@pytest.mark.parametrize("ago_seconds", [70, -60, None], ids=["before it was spawned", "to come", "not said"])
+def test_a_last_step_that_cannot_be_is_not_told(runtime: FakeRuntime, ago_seconds: int | None) -> None:
+    beat = runtime.incarnation("model_h", 3)
+    if ago_seconds is not None:
+        beat.header(last_step_ns=time.monotonic_ns() - ago_seconds * SECOND)
+    runtime.publish()
+    assert one(runtime)["last_step_age_seconds"] is None

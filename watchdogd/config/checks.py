@@ -202,10 +202,18 @@ def _check_account(scope: Scope, problems: Problems) -> None:
             problems.note(cell.path, message, "run the supervisor as root, or remove it")
 
 
+def _whole(start: str | None) -> str:
+    """Of a worker that starts where we did, as far as that can be told."""
+    try:
+        return start if start and start != "." else f"{os.getcwd()} (no working_directory: where this was started)"
+    except OSError:
+        return "a directory that is gone (no working_directory: where this was started)"
+
+
 def _check_command(scope: Scope, path: str, problems: Problems) -> None:
     directory = scope.get("working_directory")
     start = directory.value or "." if directory else None  # None: unknown
-    if directory and start and not os.path.isdir(start):
+    if directory and directory.value and not os.path.isdir(directory.value):
         problems.note(directory.path, f'"{start}" is not a directory', "create it, or name another")
         start = None
     command, environment = scope.get("command"), scope.get("environment")
@@ -221,7 +229,7 @@ def _check_command(scope: Scope, path: str, problems: Problems) -> None:
         return
     else:
         file = os.path.join(start or ".", program)  # not ``which``: it reads "a/b" from our own directory
-        found, place = os.path.isfile(file) and os.access(file, os.X_OK), f"an executable file in {start}"
+        found, place = os.path.isfile(file) and os.access(file, os.X_OK), f"an executable file in {_whole(start)}"
         place = "an executable file" if os.path.isabs(program) else place
     if not found:
         problems.note(command.path, f'program "{program}" is not {place}', "install it, or write its whole path")

@@ -1,6 +1,7 @@
 """What can run and is likely not what was meant: the warnings of ``watchdogd check-config``.
 
-Invariant: few, and each one means that a hang would go unseen or the wrong worker would be killed.
+Invariant: few, and each one means that a hang would go unseen, the wrong worker would be killed, or something that was
+written has no effect.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) ->
     for worker in settings.workers:
         _unwatched(worker, scopes[worker.name], problems)
         _uncoupled(worker, settings.workers, scopes[worker.name], problems)
+        _idle_coupling(worker, settings.workers, scopes[worker.name], problems)
+        _relative(worker, scopes[worker.name], problems)
     _hold(settings, problems)
     _lonely(settings, scopes, problems)
     if settings.escalation.hangs and not settings.escalation.enabled:
@@ -63,12 +66,30 @@ def _uncoupled(worker: WorkerSettings, workers: tuple[WorkerSettings, ...], scop
         problems.warn((*scope.path, "coupled_with"), message, f'write coupled_with = ["{other.accelerator}"]')
 
 
+def _idle_coupling(
+    worker: WorkerSettings, workers: tuple[WorkerSettings, ...], scope: Scope, problems: Problems
+) -> None:
+    for name in worker.coupled_with:
+        if not any(name in (other.name, other.accelerator) for other in workers):
+            problems.warn((*scope.path, "coupled_with"), f'"{name}" has no worker', "give it one, or remove it")
+
+
+def _relative(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:
+    program = worker.command[0]
+    if "/" in program and not os.path.isabs(program) and worker.working_directory is None:
+        message = f'program "{program}" is looked for where the supervisor is started, which systemd does in /'
+        problems.warn((*scope.path, "command"), message, "write working_directory, or its whole path")
+
+
 def _lonely(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) -> None:
     groups = [worker.redundancy for worker in settings.workers]
     for worker in settings.workers:
         if worker.redundancy is not None and groups.count(worker.redundancy) == 1:
             path = (*scopes[worker.name].path, "redundancy")
             problems.warn(path, f'"{worker.redundancy}" has no other worker', "give it to another one, or remove it")
+        cell = scopes[worker.name].get("restart_with")
+        if cell is not None and isinstance(cell.value, str) and not worker.restart_with:
+            problems.warn(cell.path, f'"{cell.value}" has no other worker', "give it to another one, or remove it")
 
 
 def _hold(settings: Settings, problems: Problems) -> None:

@@ -69,6 +69,7 @@ class Tree:
     files: list[str] = field(default_factory=list)
     root: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)
+    passed_over: list[str] = field(default_factory=list)  # beside the drop-ins, and by its name none
 
     def add(self, file: str, document: dict[str, Any]) -> None:
         self.files.append(file)
@@ -104,7 +105,10 @@ def read(path: str | os.PathLike[str]) -> tuple[Tree, list[Problem]]:
     main = os.fspath(path)
     directory = f"{main}.d"
     try:
-        drop_ins = sorted(os.path.join(directory, name) for name in os.listdir(directory) if name.endswith(".toml"))
+        names = sorted(os.listdir(directory))
+        drop_ins = [os.path.join(directory, name) for name in names if name.endswith(".toml")]
+        # An editor's files and those that somebody put aside (50-site.toml.off) are meant to be passed over.
+        tree.passed_over = [os.path.join(directory, name) for name in names if ".toml" not in name and name[0] != "."]
     except FileNotFoundError:
         drop_ins = []
     except OSError as error:

@@ -93,8 +93,11 @@ def _tegrastats(scope: Scope, path: str, problems: Problems) -> SourceSettings |
     command, frozen_after = scope.get("command"), scope.get("frozen_after")
     if command is None or not command.value:
         return None
-    if not command.given and shutil.which(command.value[0], path=path) is None:
-        return None
+    if shutil.which(command.value[0], path=path) is None:
+        if not command.given:
+            return None
+        message = f'program "{command.value[0]}" is not an executable file, nor on PATH ({path}): no load is read'
+        problems.warn(command.path, message, "install it, or write its whole path")
     for option, what in _REFUSED.items():
         if any(word.partition("=")[0] == option for word in command.value[1:]):
             problems.note(command.path, f'"{option}" {what}', "remove it")

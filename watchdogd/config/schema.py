@@ -140,7 +140,7 @@ _DEADLINES = [
                 _DEADLINE,
                 "the first step of a process, which may load and compile; `step` holds for the later ones",
             ),
-            ("step", _DEADLINE, "every later step"),
+            ("step", _DEADLINE, "every later step; time between two steps is not watched"),
         ],
         "deadlines.",
     ),

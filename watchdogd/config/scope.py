@@ -32,7 +32,8 @@ class Problems(list[Problem]):
         super().__init__(found)
         self._tree = tree
         self._seen = set(found)
-        self.warnings: list[Problem] = []
+        message, remedy = "is not read: a drop-in's name ends in .toml", "rename it, or remove it"
+        self.warnings = [Problem(file, "", message, remedy) for file in tree.passed_over]
 
     def note(self, path: KeyPath, message: str, remedy: str) -> None:
         self._add(self, path, message, remedy)

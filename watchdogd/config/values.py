@@ -64,8 +64,9 @@ def duration_kind(*, zero: bool = False, never: bool = False, least_ns: int = 1)
         if never and value == "never":
             return None
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            fitting = 0.001 <= value < 10**6
-            raise Invalid("is a number without a unit", f'write "{round(value, 6)}s"' if fitting else remedy)
+            units = ("ms", "s") if never and value >= 1 else ("s",)  # who writes a deadline of 200 means ms
+            offer = " or ".join(f'"{round(value, 6)}{unit}"' for unit in units) if 0.001 <= value < 10**6 else ""
+            raise Invalid("is a number without a unit", f"write {offer}" if offer else remedy)
         if never and value is False:
             raise Invalid("is a boolean, not a duration", 'write "never"')
         try:

@@ -11,6 +11,7 @@ import re
 import select
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -85,12 +86,12 @@ def _counted(names: Sequence[str]) -> str:
 
 def bindings(_machine: Machine) -> Outcome:
     """Of this Python; read from its metadata, so that nothing is loaded."""
-    install = "pip install 'cuda-bindings>=12.9.1' (for CUDA 12: 'cuda-bindings>=12.9.1,<13')"
+    install = "with the worker's interpreter: python3 -m pip install 'cuda-bindings>=12.9.1' (CUDA 12: '>=12.9.1,<13')"
     try:
         version = metadata.version("cuda-bindings")
     except metadata.PackageNotFoundError:
         lost = "watchdogd.worker.cuda under this Python; a worker may run under another, or be written in C"
-        return missing("not installed for this Python", lost=lost, remedy=install)
+        return missing(f"not installed for {sys.executable}", lost=lost, remedy=install)
     if holds_gil(version):
         lost = "it keeps the GIL in driver calls: a hung call stops every thread of its process"
         return degraded(f"{version}, older than 12.9.1", lost=lost, remedy=install)

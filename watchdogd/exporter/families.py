@@ -150,7 +150,7 @@ _SIMPLE: tuple[tuple[str, str, str, _Value], ...] = (
     ("would_have_killed", "counter", "Verdicts on an observed worker.", lambda w: w.body["would_have_killed"]),
     ("steps", "counter", "Steps done, over all incarnations.", lambda w: w.totals.steps),
     ("laneless_threads", "counter", "Threads that found no lane: not watched.", lambda w: w.totals.laneless),
-    ("last_step_timestamp_seconds", "gauge", "Its last step (Unix time), seen within 1 s.", lambda w: w.last_step_at),
+    ("last_step_timestamp_seconds", "gauge", "When its last step ended (Unix time).", lambda w: w.last_step_at),
     ("worker_start_time_seconds", "gauge", "When its process was spawned (Unix time).", lambda w: w.started_at),
     ("worker_resident_memory_bytes", "gauge", "Resident memory of its processes.", _process("resident_bytes")),
     ("worker_open_fds", "gauge", "Open descriptors of its processes.", _process("descriptors")),

@@ -16,6 +16,7 @@ from watchdogd.histogram import Histogram, add
 from watchdogd.model import SECOND
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.pulse import Pulse
+from watchdogd.view import status
 
 NAMES = ("step", *abi.OPERATIONS[1:])
 
@@ -46,7 +47,8 @@ class WorkerHistory:
     def __init__(self) -> None:
         self.pulse: Pulse | None = None  # of the current incarnation, from the last look
         self.started_at: float | None = None  # Unix time; worked out once, so that a clock step does not move it
-        self.last_step_at: float | None = None  # Unix time at which a step more was first seen
+        self.last_step_at: float | None = None  # Unix time; where the worker does not say, when a step more was seen
+        self._last_step_ns: int | None = None
         self._finished = Totals()
         self._current = Totals()
         self._reader: HeartbeatReader | None = None
@@ -65,8 +67,13 @@ class WorkerHistory:
         self.pulse = self._read_pulse()
         if self.pulse is not None:
             steps = self._finished.steps + max(self._current.steps, sum(self.pulse.column("steps_done")))
-            if self.steps is not None and steps > self.steps:
-                self.last_step_at = wall_seconds
+            ended_ns = status.last_step_ns(self.pulse, now_ns)
+            if ended_ns is None:
+                if self.steps is not None and steps > self.steps:
+                    self.last_step_at = wall_seconds
+            elif ended_ns != self._last_step_ns:  # worked out once, so that a clock step does not move it
+                self.last_step_at = wall_seconds - (now_ns - ended_ns) / SECOND
+            self._last_step_ns = ended_ns
             self.steps = steps
 
     def totals(self) -> Totals:

@@ -112,7 +112,8 @@
 #define WATCHDOGD_HEADER_LANELESS_LOCKED UINT64_C(0x1b)
 #define WATCHDOGD_HEADER_STAGES_USED_CAS UINT64_C(0x1c)
 #define WATCHDOGD_HEADER_STAGES_USED_LOCKED UINT64_C(0x1d)
-#define WATCHDOGD_HEADER_BAD_OUTPUTS UINT64_C(0x1f)
+#define WATCHDOGD_HEADER_BAD_OUTPUTS UINT64_C(0x1e)
+#define WATCHDOGD_HEADER_LAST_STEP_NS UINT64_C(0x1f)
 #define WATCHDOGD_LANE_OUTER UINT64_C(0x0)
 #define WATCHDOGD_LANE_INNER UINT64_C(0x1)
 #define WATCHDOGD_LANE_STEP UINT64_C(0x2)
@@ -523,8 +524,10 @@ static inline void watchdogd_step_end(uint64_t token)
     if (process->hot && flight->token == token) { /* slot 0 holds token 0, that of the untracked */
         watchdogd_add_(process->hot + WATCHDOGD_LANE_STEPS_DONE, 1);
         process->has_done_a_step = 1;
+        uint64_t now_ns = watchdogd_now_ns();
+        watchdogd_store_(process->words + WATCHDOGD_HEADER_LAST_STEP_NS, now_ns);
         if (slot) {
-            watchdogd_count_(process->cold, 0, watchdogd_now_ns() - flight->begun_ns);
+            watchdogd_count_(process->cold, 0, now_ns - flight->begun_ns);
             *(flight->older ? &process->flights[flight->older].newer : &process->oldest) = flight->newer;
             *(flight->newer ? &process->flights[flight->newer].older : &process->newest) = flight->older;
             flight->token = UINT64_MAX;

@@ -42,6 +42,10 @@ class BoardError(Exception):
     """There is no board, or it is not one, or it never stood still. The message says which."""
 
 
+class BoardDenied(BoardError):
+    """It is not for this user to read."""
+
+
 class Published(NamedTuple):
     """One consistent reading of the board."""
 
@@ -167,7 +171,7 @@ def read(path: str) -> Published:
     except FileNotFoundError:
         raise BoardError(f"{path} does not exist: the supervisor has not run with this runtime directory") from None
     except PermissionError:
-        raise BoardError(f"{path}: permission denied; join the group that may read it, or use sudo") from None
+        raise BoardDenied(f"{path}: permission denied") from None
     except OSError as error:
         raise BoardError(f"{path} is not a watchdogd board ({error.strerror})") from None
     raise BoardError(f"{path} never stood still: its writer stopped in the middle, or something else writes it")

@@ -28,6 +28,7 @@ RELOAD = "reload"  # of no worker: its name is ""
 COMMANDS = ("restart", "stop", "start", "pause", "resume", "reset")  # each of them changes something
 LONGEST_REQUEST = 4096
 MOST_CONNECTIONS = 16
+FOR_WHOM = "use sudo: commands are for root and the supervisor's own user"
 ASK_NS = 5_000_000_000  # a client has this long to say what it wants
 ANSWER_NS = 60_000_000_000  # and the supervisor this long to answer
 _CREDENTIALS = struct.Struct("3i")
@@ -170,7 +171,7 @@ class ControlServer:
         elif uid not in (0, os.geteuid()):
             self._refuse(
                 connection,
-                f"user {uid} may not {asked[0]} a worker",
+                f"user {uid} may not {asked[0]} {'a worker' if asked[1] else 'the configuration'}",
                 f"use sudo, or run it as user {os.geteuid()}, who runs the supervisor",
             )
         elif _hung_up(connection.socket):
@@ -252,7 +253,7 @@ def ask(path: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]
                     raise NotRunning(f"the supervisor closed {path} without an answer; see `watchdogd status`")
                 received += data
     except PermissionError:
-        raise Refused(f"{path}: permission denied", "use sudo, or join the group of the socket") from None
+        raise Refused(f"{path}: permission denied", FOR_WHOM) from None
     except TimeoutError:
         message = f"the supervisor did not answer at {path} within {timeout:g} s; see `watchdogd status`"
         raise NotRunning(message) from None

@@ -108,7 +108,7 @@ class Reload:
         self.is_due = problem is None
         if problem is not None:
             self._publication.reload("refused", problem)
-            self._tell("reload refused", reason=problem)
+            self._tell("reload refused", reason="; ".join(problem.splitlines()))
 
     def execute(
         self, runtime: Runtime, publish: Callable[[], object], let_go: Callable[[], None], notifier: Notifier

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from watchdogd import abi, bad_outputs, exits
+from watchdogd import abi, bad_outputs, exits, places
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
 from watchdogd.observe import procfs
@@ -63,6 +63,7 @@ class WorkerView:
     heartbeat_error: str | None
     looked_at: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(abi.OUTPUTS, 0))  # outputs, by kind
     bad: bad_outputs.Run | None = None  # those in a row, up to now
+    last_step_ns: int | None = None  # when it ended; None: none has, or a library of version 1 does not say
 
     @property
     def name(self) -> str:
@@ -86,6 +87,7 @@ class StatusView:
     fault: str | None  # what is wrong with the supervisor itself
     workers: tuple[WorkerView, ...]
     only: str | None  # the worker that was asked for
+    is_service: bool = False  # systemd's to start
 
     @property
     def supervisor(self) -> Mapping[str, Any]:
@@ -150,7 +152,9 @@ def collect(runtime_dir: str, now_ns: int, worker: str | None = None) -> StatusV
     trouble, why = _judge(published, now_ns)
     as_of_ns = _last_seen_ns(published) if trouble in HAS_ENDED else now_ns
     views = tuple(_worker(body, as_of_ns) for body in bodies)
-    return StatusView(now_ns, as_of_ns, published, trouble, why, views, worker)
+    config = published.body.get("supervisor", {}).get("config", ())[:1]
+    is_service = any(places.is_service(file) for file in config)
+    return StatusView(now_ns, as_of_ns, published, trouble, why, views, worker, is_service)
 
 
 def fault(published: board.Published, now_ns: int) -> str | None:
@@ -203,7 +207,8 @@ def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
             seconds = body["deadlines"].get(operation)
             call = Call(operation, ages[operation], None if seconds is None else round(seconds * SECOND))
     bad = bad_outputs.under_way(pulse, now_ns)
-    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error, counts, bad)
+    last_ns = last_step_ns(pulse, now_ns)
+    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error, counts, bad, last_ns)
 
 
 def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
@@ -216,6 +221,12 @@ def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
             operation = abi.OPERATIONS[code]
             ages[operation] = max(ages.get(operation, 0), now_ns - entered_ns)
     return ages
+
+
+def last_step_ns(pulse: Pulse, now_ns: int) -> int | None:
+    """When the last step ended, as far as the worker says; a time that cannot be is left out."""
+    ended_ns = pulse.header("last_step_ns")
+    return ended_ns if pulse.header("spawned_ns") <= ended_ns <= now_ns + SECOND and ended_ns else None
 
 
 # --- for machines ---------------------------------------------------------------------------------------------------
@@ -308,6 +319,7 @@ def _worker_json(worker: WorkerView, view: StatusView) -> dict[str, Any]:
         "steps": worker.steps,
         "outputs": worker.looked_at,
         "bad_outputs_in_a_row": 0 if worker.bad is None else worker.bad.length,
+        "last_step_age_seconds": seconds(age(view.as_of_ns, worker.last_step_ns)),
         "last_incident": worker.body["last_incident"],
         "kernel": _said(worker.body["kernel"], view),
         "blocked": _blocked(worker.body["blocked"], view),

@@ -27,7 +27,7 @@ _RECENT_NS = 600 * SECOND  # for so long what the kernel said is news
 _NEXT = {
     Phase.STOPPED: "stopped; `watchdogd start {name}` starts it",
     Phase.PAUSED: "deadlines are suspended; `watchdogd resume {name}` ends that",
-    Phase.QUARANTINED: "restart budget spent; see `watchdogd events`, then `watchdogd reset {name}`",
+    Phase.QUARANTINED: "out of restarts: `watchdogd status {name}`, then `watchdogd reset {name}`",
     Phase.UNKILLABLE: "SIGKILL did not take, its accelerator is blocked; restart the machine once that is safe",
 }
 
@@ -86,9 +86,13 @@ def _advice(view: StatusView) -> Iterator[str]:
         yield "no deadline is enforced until it ticks again; only calls below are up to date"
         yield "`systemctl restart gpu-watchdogd` replaces it; see `journalctl -u gpu-watchdogd`"
     else:
-        run = " ".join(("watchdogd run", *(f"-c {file}" for file in view.supervisor.get("config", ())[:1])))
         yield "nobody watches; the rows are the last known ones, as they were at that tick"
-        yield f"see `systemctl status gpu-watchdogd`; `{run}` starts it by hand"
+        if view.is_service:
+            yield "see `systemctl status gpu-watchdogd` (status 78: `watchdogd check-config` says why), then"
+            yield "`systemctl start gpu-watchdogd`"
+        else:
+            run = " ".join(("watchdogd run", *(f"-c {file}" for file in view.supervisor.get("config", ())[:1])))
+            yield f"`{run}` starts it"
 
 
 def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tuple[str, str]]:
@@ -114,6 +118,8 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
             what += f" (with {also} in flight)" if also else ""
             yield f"  last incident: {what} at {incident['time']} [{incident['id']}]", _PLAIN
         if detail is not None:
+            if worker.last_step_ns is not None:
+                yield f"  last step ended {span(age(view.as_of_ns, worker.last_step_ns))} ago", _PLAIN
             yield from ((f"  {text}", _PLAIN) for text in _detailed(detail, incident))
 
 

@@ -237,9 +237,11 @@ def end_step(token: int) -> None:
             return
         lane = process.steps()
         process.has_done_a_step = True
+        now_ns = monotonic_ns()
+        process.heartbeat.words[abi.H["last_step_ns"]] = now_ns
         if ended is not None:
             lane.hot[_STEP] = next(iter(process.in_flight.values()), (0, 0))[1]
-            duration_ns = monotonic_ns() - ended[0]
+            duration_ns = now_ns - ended[0]
             lane.cold[0] += duration_ns
             lane.cold[1 + abi.bucket_of(duration_ns)] += 1
         lane.hot[_DONE] += 1

@@ -72,14 +72,23 @@ def a_member_of_the_group_reads_the_status_and_another_user_does_not(service: Se
     service.start()
     assert "a " in run("watchdogd", "status", user="member").stdout
     assert run("watchdogd", "events", user="member").returncode == 0
-    told = run("watchdogd", "status", user="outsider")
-    assert (told.returncode, told.stdout) == (3, "")
-    assert "permission denied" in told.stderr, told.stderr
+    for command in ("status", "events"):
+        told = run("watchdogd", command, user="outsider")
+        assert (told.returncode, told.stdout) == (1, "")
+        assert "ermission denied; use sudo, or join the group watchdogd" in told.stderr, told.stderr
+    for change in (("restart", "a"), ("reload",)):
+        told = run("watchdogd", *change, user="outsider")
+        assert told.returncode == 1 and "commands are for root" in told.stderr, told.stderr
     assert run("ls", str(RUNTIME), user="outsider").returncode != 0
     assert run("ls", str(STATE), user="outsider").returncode != 0
     # To look is not to command.
     refused = run("watchdogd", "restart", "a", user="member")
-    assert refused.returncode == 1 and "may not" in refused.stderr, refused.stderr
+    assert refused.returncode == 1 and "may not restart a worker" in refused.stderr, refused.stderr
+    refused = run("watchdogd", "reload", user="member")
+    assert refused.returncode == 1 and "may not reload the configuration" in refused.stderr, refused.stderr
+    service.stop()
+    told = run("watchdogd", "status", user="member")
+    assert told.returncode == 3 and "`systemctl start gpu-watchdogd`" in told.stdout, told.stdout
 
 
 def a_worker_of_another_user_reaches_its_heartbeat_and_can_be_killed(service: Service) -> None:
