@@ -65,10 +65,6 @@ class ILogger:
         raise NotImplementedError
 
 
-def _current() -> int:
-    return int(driver.cuCtxGetCurrent()[1])
-
-
 class _Failed(Exception):
     """A call of the driver's, as TensorRT logs it."""
 
@@ -77,6 +73,10 @@ def _check(answer: tuple[Any, ...]) -> Any:
     if answer[0] != driver.CUresult.CUDA_SUCCESS:
         raise _Failed(f"Cuda Runtime ({answer[0].name})")
     return answer[1] if len(answer) > 1 else None
+
+
+def _current() -> int:
+    return int(_check(driver.cuCtxGetCurrent()))
 
 
 class IPluginRegistry:
@@ -244,8 +244,11 @@ class IExecutionContext:
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        if _current() != self._place:
-            return self._failed("1: Cuda Runtime (invalid resource handle)")  # another context's
+        try:
+            if _current() != self._place:
+                return self._failed("1: Cuda Runtime (invalid resource handle)")  # another context's
+        except _Failed as error:
+            return self._failed(f"1: {error}")
         missing = [name for name in self._plan["inputs"] if name not in self._shapes]
         missing += [name for name in self._engine._tensors if name not in self._addresses]
         if missing:
