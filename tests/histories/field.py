@@ -239,7 +239,4 @@ def _freezer() -> Iterator[Freezer]:
     try:
         yield made
     finally:
-        made.thaw()
-        for pid in (made.path / "cgroup.procs").read_text().split():
-            (FREEZER / "cgroup.procs").write_text(pid)
-        made.path.rmdir()
+        made.remove()

@@ -7,6 +7,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ class Freezer:
     def thaw(self) -> None:
         self._set("THAWED")
 
+    def remove(self) -> None:
+        """With all that is in it set free."""
+        self.thaw()
+        for pid in (self.path / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):  # what was to die while it was frozen does so now
+                (FREEZER / "cgroup.procs").write_text(pid)
+        self.path.rmdir()
+
     def _set(self, state: str) -> None:
         file = self.path / "freezer.state"
         file.write_text(state)
@@ -50,10 +59,7 @@ def freezer() -> Iterator[Freezer]:
     try:
         yield made
     finally:
-        made.thaw()
-        for pid in (made.path / "cgroup.procs").read_text().split():
-            (FREEZER / "cgroup.procs").write_text(pid)
-        made.path.rmdir()
+        made.remove()
 
 
 class Running:
