@@ -259,7 +259,7 @@ def test_a_worker_in_a_time_namespace_of_its_own_is_shown_as_unreadable_and_not_
     with Supervised(workers) as supervised:
         for name in workers:
             supervised.wait_phase(name, "running", 1)
-            wait_until(lambda name=name: "impossible times" in (supervised.worker(name)["heartbeat_error"] or ""))  # type: ignore[misc]
+            wait_until(lambda name=name: "impossible times" in (supervised.worker(name)["heartbeat_error"] or ""))  # type: ignore[misc]  # bound
         supervised.let_pass(0.4)
         assert [supervised.worker(name)["incarnation"] for name in workers] == [1, 1]
         assert supervised.events("signal") == []

@@ -162,12 +162,6 @@ class Driver:
                 pipe.close()
 
 
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[SimulatedDevice]:
-    with SimulatedDevice(tmp_path / "device") as opened:
-        yield opened
-
-
 Start = Callable[..., Driver]
 
 

@@ -257,7 +257,7 @@ def test_what_cannot_be_judged_is_an_error_that_says_why(output_: Any, dtype: st
 
 def test_what_is_no_buffer_is_a_type_error() -> None:
     with pytest.raises(TypeError):
-        OutputCheck()([0.0, 1.0])  # type: ignore[arg-type]
+        OutputCheck()([0.0, 1.0])  # type: ignore[arg-type]  # a list is no buffer
 
 
 def test_bounds_the_wrong_way_round_are_refused() -> None:
@@ -361,7 +361,7 @@ def test_a_canary_is_due_at_first_and_after_its_interval() -> None:
 )
 def test_what_can_be_no_golden_output_is_refused(golden: bytes, keys: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Canary(lambda _: golden, None, golden, dtype="f", **keys)  # type: ignore[arg-type]
+        Canary(lambda _: golden, None, golden, dtype="f", **keys)  # type: ignore[arg-type]  # what is wrong on purpose
 
 
 def test_an_output_of_another_size_than_the_golden_one_is_an_error() -> None:

@@ -68,7 +68,7 @@ def test_what_is_called_is_what_the_real_modules_have(module: str) -> None:
 
 
 def test_a_call_that_no_real_module_has_would_be_noticed() -> None:
-    def execute_async_v3(self: object, stream: int) -> bool: ...  # type: ignore[empty-body]
+    def execute_async_v3(self: object, stream: int) -> bool: ...  # type: ignore[empty-body]  # a signature to compare
 
     real = REAL["tensorrt_lean 10.3.0"]["IExecutionContext"]
     assert not is_like(real["execute_async_v3"], execute_async_v3)
@@ -160,7 +160,7 @@ def test_the_profiles_of_a_fixed_input_are_its_shape() -> None:
         num_optimization_profiles = 2
 
     layout, out = Layout("x", True, (2, 4), 32, "f", -1, -1), Layout("y", False, (-1,), 32, "f", -1, -1)
-    found: Any = profiles(Engine(), [layout, out])  # type: ignore[arg-type]
+    found: Any = profiles(Engine(), [layout, out])  # type: ignore[arg-type]  # the part of it that is asked
     assert found == [({"x": (2, 4)},) * 3] * 2
 
 

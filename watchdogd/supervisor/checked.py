@@ -50,7 +50,7 @@ def main(file: str) -> int:
     except Failed as failed:
         print(f"watchdogd: {failed}", file=sys.stderr)
         return failed.status
-    import pickle  # noqa: PLC0415
+    import pickle  # noqa: PLC0415 - as above
 
     pickle.dump((watchdogd.__version__, settings, warnings), sys.stdout.buffer)
     sys.stdout.flush()

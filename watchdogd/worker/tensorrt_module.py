@@ -95,7 +95,7 @@ def _load(name: str) -> Module:
     trt = importlib.import_module(name)
     messages = Messages()
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # known at run time only
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # its bindings want it by name
 

@@ -26,7 +26,7 @@ def noise(letter: str, number: int) -> bytearray:
     return bytearray(part * (SIZE // len(part)))
 
 
-def median_us(call, outputs: list[bytearray], rounds: int) -> float:  # type: ignore[no-untyped-def]
+def median_us(call, outputs: list[bytearray], rounds: int) -> float:  # type: ignore[no-untyped-def]  # an OutputCheck of either kind
     taken = []
     for number in range(rounds):
         output = outputs[number % len(outputs)]
