@@ -17,8 +17,9 @@ from watchdogd.worker.tensorrt_api import ICudaEngine, Runtime
 from watchdogd.worker.tensorrt_module import NAMES, Module
 
 # The first 28 bytes, as `trtexec --getPlanVersionOnly` reads them, and as TensorRT-RTX 1.7 writes them: a tag, the
-# version of the format (0 so far), and in the last four bytes that of the library.
+# version of the format (0 so far), and in the last four bytes that of the library. TensorRT 8.5 says no version there.
 _TAGS = {b"ftrt": ("TensorRT", ("tensorrt", "tensorrt_lean")), b"vtrt": ("TensorRT-RTX", ("tensorrt_rtx",))}
+_OLD_TAG = b"ptrt"
 _HEADER = 28
 _DLA = "DLA is TensorRT 10's (and older), on Xavier and Orin"
 _CAPABILITY = (
@@ -53,6 +54,8 @@ def read(plan: str | os.PathLike[str] | bytes) -> Plan:
             content = file.read()
     if not content:
         raise PlanError(f"{name} is empty")
+    if content.startswith(_OLD_TAG):
+        return Plan(name, content, "was built by TensorRT 8.5 or older", ("tensorrt",))
     product, modules = _TAGS.get(content[:4], (None, NAMES))
     if product is None:
         return Plan(name, content, f"begins with {content[:4]!r}, as no plan of TensorRT's does", modules)
@@ -73,6 +76,8 @@ def load_plugins(runtime: Runtime, module: Module, paths: Iterable[str | os.Path
             raise PluginError(f"plugin library {path}: {error}") from None
         if not any(hasattr(library, name) for name in ("getCreators", "getPluginCreators")):
             continue
+        if not hasattr(runtime, "get_plugin_registry"):
+            raise PluginError(f"plugin library {path}: {module} takes only those that register themselves")
         try:
             loaded = runtime.get_plugin_registry().load_library(path)
         except RuntimeError as error:

@@ -130,13 +130,15 @@ class Runtime:
         return ICudaEngine(json.loads(serialized_engine[_HEADER:]), self._logger, self._core)
 
     def _problem(self, serialized_engine: bytes) -> str | None:
-
         built_by = ".".join(map(str, serialized_engine[24:27]))
         if serialized_engine[:4] != b"ftrt":
             return "1: Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.)"
         if built_by != __version__:
             return f"6: API Usage Error (expecting library version {__version__} got {built_by}, please rebuild)"
-        plan = json.loads(serialized_engine[_HEADER:])
+        try:
+            plan = json.loads(serialized_engine[_HEADER:])
+        except ValueError:
+            return "1: Serialization (Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.)"
         capability = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
         here = _check(driver.cuDeviceGetAttribute(capability, 0))
         if plan["compute"] not in (None, here):
