@@ -1,5 +1,6 @@
-"""``python -m tests.gpu.plans FOLDER``: plans for the GPU at hand, built by the TensorRT at hand.
+"""``python -m tests.gpu.plans FOLDER [--compatible]``: plans for the GPU at hand, built by the TensorRT at hand.
 
+``--compatible``: for later versions of the runtime too, ``tensorrt_lean`` among them.
 ``twice.plan`` computes y = 2x for rows of 4, in two profiles; ``network.plan`` is eight convolutions in half precision.
 Invariant: what ``twice.plan`` computes is exact, so that a test can compare every element.
 """
@@ -21,12 +22,15 @@ CHANNELS, LAYERS = 64, 8
 class Plan:
     """A network that is being defined, and the memory of its weights for as long."""
 
-    def __init__(self) -> None:
+    def __init__(self, compatible: bool) -> None:
         self.builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
         explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # in 8 it has to be asked for
         self.network = self.builder.create_network(0 if explicit is None else 1 << int(explicit))
         self.config = self.builder.create_builder_config()
         self.config.set_tactic_sources(0)  # of other libraries: none is needed
+        if compatible:  # without the lean runtime in it, which there is
+            self.config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+            self.config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
         self._kept: list[Any] = []
 
     def weights(self, values: list[float]) -> Any:
@@ -42,8 +46,8 @@ class Plan:
         path.write_bytes(content)
 
 
-def twice(path: Path) -> None:
-    plan = Plan()
+def twice(path: Path, compatible: bool) -> None:
+    plan = Plan(compatible)
     x = plan.network.add_input("x", trt.float32, (-1, 4))
     two = plan.network.add_constant((1, 1), plan.weights([2.0])).get_output(0)
     for shapes in PROFILES:
@@ -53,8 +57,8 @@ def twice(path: Path) -> None:
     plan.write(plan.network.add_elementwise(x, two, trt.ElementWiseOperation.PROD).get_output(0), path)
 
 
-def network(path: Path) -> None:
-    plan = Plan()
+def network(path: Path, compatible: bool) -> None:
+    plan = Plan(compatible)
     plan.config.set_flag(trt.BuilderFlag.FP16)
     draw = random.Random(1)
     tensor = plan.network.add_input("x", trt.float32, (1, 3, 224, 224))
@@ -70,7 +74,7 @@ def network(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    twice(folder / "twice.plan")
-    network(folder / "network.plan")
+    folder, is_compatible = Path(sys.argv[1]), "--compatible" in sys.argv
+    twice(folder / "twice.plan", is_compatible)
+    network(folder / "network.plan", is_compatible)
     print(trt.__version__)

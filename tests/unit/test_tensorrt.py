@@ -2,7 +2,7 @@
 
 Captured by tests/fixtures/tensorrt/capture.py from the package index's wheels: tensorrt 8.5.2 (JetPack 5's),
 tensorrt_lean 10.3.0 (bindings, with the libraries of 10.16.1), 10.16.1 and 11.4.0, tensorrt_rtx 1.7.1. The headers are
-of plans that the first and the last one built.
+of plans that tensorrt 8.5.2, tensorrt 8.6.0 and tensorrt_rtx built.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ def test_a_real_header_is_read() -> None:
     assert (found.built_by, found.modules) == ("was built by TensorRT-RTX 1.7.1.116", ("tensorrt_rtx",))
     found = read((FIXTURES / "tensorrt-8.5.2.2.header").read_bytes())
     assert (found.built_by, found.modules) == ("was built by TensorRT 8.5 or older", ("tensorrt",))
+    found = read((FIXTURES / "tensorrt-8.6.0.12.header").read_bytes())
+    assert (found.built_by, found.modules) == ("was built by TensorRT 8.6.0.12", ("tensorrt", "tensorrt_lean"))
 
 
 def test_headers_that_are_short_or_newer_name_no_version() -> None:
