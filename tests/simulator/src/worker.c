@@ -16,11 +16,11 @@ static void stand_still_while_frozen(const Stream *stream, const Operation *oper
     if (!fault_frozen(&place)) {
         return;
     }
-    process_busy_begin(operation->accelerator);
+    context_busy_begin(stream->context, operation->accelerator);
     do {
         clock_sleep_ns(POLL_NS);
     } while (fault_frozen(&place));
-    process_busy_end(operation->accelerator);
+    context_busy_end(stream->context, operation->accelerator);
 }
 
 static void pass_time(const Stream *stream, const Operation *operation, uint64_t begin_ns, double factor)
@@ -39,6 +39,7 @@ static void execute(Stream *stream, Operation *operation)
 {
     Place place = stream->place;
     place.accelerator = operation->accelerator;
+    place.mixed = operation->on_device && context_busy_beside(stream->context, operation->accelerator);
     Effect effect = fault_on_operation(&place);
     process_count_operation();
     if (effect.error != 0) {
@@ -55,11 +56,11 @@ static void execute(Stream *stream, Operation *operation)
         }
         return;
     }
-    process_busy_begin(operation->accelerator);
+    context_busy_begin(stream->context, operation->accelerator);
     uint64_t begin_ns = clock_now_ns();
     CUresult result = operation->run(operation, failure);
     pass_time(stream, operation, begin_ns, effect.factor);
-    process_busy_end(operation->accelerator);
+    context_busy_end(stream->context, operation->accelerator);
     if (result != CUDA_SUCCESS) {
         context_fail(stream->context, result);
     }
