@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from tests.demo.dla_unguarded import FREEZE
 from tests.demo.story import at, milliseconds, until
@@ -60,17 +59,21 @@ class Episode:
     # --- words ---
 
     def times(self) -> list[str]:
-        began, verdict = self.frozen_ns, self.verdict
+        """In their order; with the verdicts on A to E, and why nobody was killed for them."""
+        verdict = self.verdict
         late = milliseconds(verdict["deadline_ns"], verdict["detected_ns"])
         where = f"{verdict['operation']} in stage {verdict['stage']}, {late:.2f} ms after its deadline"
-        return [
-            at("H froze", began, began),
-            at("noticed", began, verdict["detected_ns"], f"{verdict['worker']}: {where}"),
-            at("killed", began, self.signal["monotonic_ns"], f"{self.signal['signal']} to pid {self.signal['pid']}"),
-            at("gone", began, self.gone["monotonic_ns"], str(self.gone["exit"])),
-            at("successor ready", began, self.ready["ready_ns"], f"pid {self.ready['pid']}"),
-            at("all models at work", began, self.again_ns()),
+        held = [event for event in self.events if event["kind"] == "verdict" and event["worker"] in GPU_MODELS]
+        told = [
+            (self.frozen_ns, "H froze", ""),
+            (verdict["detected_ns"], f"verdict on {verdict['worker']}", where),
+            *((event["detected_ns"], f"verdict on {event['worker']}", f"held: {event['held']}") for event in held),
+            (self.signal["monotonic_ns"], "killed", f"{self.signal['signal']} to pid {self.signal['pid']}"),
+            (self.gone["monotonic_ns"], "gone", str(self.gone["exit"])),
+            (self.ready["ready_ns"], "successor ready", f"pid {self.ready['pid']}"),
+            (self.again_ns(), "all models at work", ""),
         ]
+        return [at(what, self.frozen_ns, instant, note) for instant, what, note in sorted(told)]
 
     def losses(self) -> str:
         lost = self.lost()

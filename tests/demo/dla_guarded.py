@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tests.demo import story
-from tests.demo.dla_episode import Episode, letter
+from tests.demo.dla_episode import Episode
 from tests.demo.dla_unguarded import FREEZE
-from tests.demo.story import Say, Told, at, milliseconds, observe, until
+from tests.demo.story import Say, Told, milliseconds, observe, until
 from tests.demo.vehicle import DLA_MODEL, GPU_MODELS, MODELS, PERIOD_NS, counts
 from tests.helpers.running import Supervised
 from tests.simulator.control import SimulatedDevice
@@ -75,7 +75,6 @@ def processes(here: Path, device: SimulatedDevice, say: Say) -> Told:
         inside.losses(),
         "",
         "4. Guarded: a process for each model, a freeze of the whole device",
-        *_held(whole),
         *whole.times(),
         "  killed: H alone, the suspect; with it the freeze was over, and A to E went on, the same processes",
         whole.losses(),
@@ -86,14 +85,6 @@ def processes(here: Path, device: SimulatedDevice, say: Say) -> Told:
         whole.row("a process each, the device", f"H, A to E +{spread_ms:.0f} ms"),
     ]
     return Told(lines, rows)
-
-
-def _held(freeze: Episode) -> list[str]:
-    """The victims' verdicts that came before H's, and why nobody was killed for them."""
-    held = [event for event in freeze.events if event["kind"] == "verdict" and event["worker"] in GPU_MODELS]
-    return [
-        at(f"verdict on {letter(e['worker'])}", freeze.frozen_ns, e["detected_ns"], f"held: {e['held']}") for e in held
-    ]
 
 
 def _pids(supervised: Supervised) -> dict[str, int]:
