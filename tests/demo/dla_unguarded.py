@@ -50,7 +50,7 @@ def unguarded(here: Path, device: SimulatedDevice, say: Say) -> Told:
         observe(waiting == set(MODELS), f"only {sorted(waiting)} are in synchronize")
     spread_ns = until("the spread", 1, lambda: fault.spread_ns)
     done = counts(here)
-    moved = [name for name, count in done.items() if count.ends_ns[-1] > spread_ns + PERIOD_NS]
+    moved = [name for name, count in done.items() if count.ends_ns[-1] > spread_ns + 2 * PERIOD_NS]
     observe(not moved, f"{moved} went on")
     rate = sum(count.between(began_ns, frozen_ns) for count in done.values()) * 1e9 / (frozen_ns - began_ns)
     last = ", ".join(f"{name[-1].upper()} {milliseconds(frozen_ns, done[name].ends_ns[-1]):.0f}" for name in MODELS)

@@ -27,7 +27,7 @@ GPU_MODELS = ("model_a", "model_b", "model_c", "model_d", "model_e")
 DLA_MODEL = "model_h"
 MODELS = (*GPU_MODELS, DLA_MODEL)
 PERIOD_NS = 40_000_000
-QUEUE = 2  # frames that wait for a model that is late
+QUEUE = 3  # frames that wait for a model that is late, as a camera driver keeps them
 TAKE_SECONDS = 10.0  # longer than any of them is in here
 _TENSOR = {"shape": [4, 4]}
 

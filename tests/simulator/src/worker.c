@@ -8,6 +8,10 @@
 
 /* How soon a stream sees that a freeze begins or ends: its own waiting is cut into such slices. */
 #define POLL_NS NS_PER_MS
+/* Of a freeze that lasts. A driver's thread would not wake at all, and each wake on a busy machine is a wait for a CPU,
+ * which a supervisor credits to the process. */
+#define YOUNG_NS (20 * NS_PER_MS)
+#define SLOW_POLL_NS (10 * NS_PER_MS)
 
 static void stand_still_while_frozen(const Stream *stream, const Operation *operation)
 {
@@ -17,8 +21,9 @@ static void stand_still_while_frozen(const Stream *stream, const Operation *oper
         return;
     }
     context_busy_begin(stream->context, operation->accelerator);
+    uint64_t begin_ns = clock_now_ns();
     do {
-        clock_sleep_ns(POLL_NS);
+        clock_sleep_ns(clock_now_ns() < begin_ns + YOUNG_NS ? POLL_NS : SLOW_POLL_NS);
     } while (fault_frozen(&place));
     context_busy_end(stream->context, operation->accelerator);
 }
