@@ -29,7 +29,7 @@ STACK = re.compile(r"hread 0x([0-9a-f]+) .*\n((?:  .*\n)+)")
 
 
 def unguarded(here: Path, device: SimulatedDevice, say: Say) -> Told:
-    say("1. Unguarded: six models as threads of one process, with one CUDA context")
+    say("1. Unguarded: six models as threads of one process, with one CUDA context ...")
     with _load(here, device) as load, _vehicle(here, device) as process:
         until("frames of all models", 30, lambda: all(count.done for count in counts(here).values()))
         began_ns = time.monotonic_ns()

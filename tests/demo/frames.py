@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 RING = 4096
@@ -20,7 +20,7 @@ def make(path: Path) -> None:
     path.write_bytes(bytes(SIZE))
 
 
-def paced(path: str | Path, period_ns: int, queue: int = 0) -> Iterator[None]:
+def paced(path: str | Path, period_ns: int, queue: int = 0) -> Generator[None, None, None]:
     """One turn for each frame, for ever. The camera goes on while its worker is late, hung or replaced: of the frames
     that are due by then the last ``queue`` are kept, the others are lost.
     """
