@@ -84,15 +84,8 @@ class Episode:
         lost_by = self.lost()
         noticed, again = (milliseconds(self.frozen_ns, end) for end in (self.verdict["detected_ns"], self.again_ns()))
         killed = "all six" if self.killed == ["vehicle"] else ", ".join(map(letter, self.killed))
-        return [
-            what,
-            froze,
-            f"{noticed:.0f} ms",
-            killed,
-            gpu_models(lost_by),
-            str(lost_by.get(DLA_MODEL, 0)),
-            f"{again:.0f} ms",
-        ]
+        losses = [gpu_models(lost_by), str(lost_by.get(DLA_MODEL, 0))]
+        return [what, froze, f"{noticed:.0f} ms", killed, *losses, f"{again:.0f} ms"]
 
 
 def lost(before: Mapping[str, Count], after: Mapping[str, Count]) -> dict[str, int]:

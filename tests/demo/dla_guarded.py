@@ -17,6 +17,7 @@ from tests.demo.vehicle import DLA_MODEL, GPU_MODELS, MODELS, PERIOD_NS, QUEUE, 
 from tests.helpers.running import Supervised
 from tests.simulator.control import SimulatedDevice
 
+CONTEXTS = "apart"
 FRAMES_TOGETHER = 50
 HISTORY = 40  # frames: who froze first is told by each one's usual calls
 SYNC, VICTIMS_SYNC = "300ms", "250ms"  # the victims' verdicts come first
@@ -109,7 +110,7 @@ def _supervised(here: Path, device: SimulatedDevice, workers: Mapping[str, Colle
     directory.mkdir()
     tables = {
         name: {
-            "command": story.command("tests.demo.vehicle", here, "apart", *models),
+            "command": story.command("tests.demo.vehicle", here, CONTEXTS, *models),
             "environment": device.environment(name),
             "accelerator": "dla0" if name == DLA_MODEL else "gpu0",
             "deadlines": {"sync": VICTIMS_SYNC if name in GPU_MODELS else SYNC, "startup": "30s"},

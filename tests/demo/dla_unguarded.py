@@ -64,20 +64,8 @@ def unguarded(here: Path, device: SimulatedDevice, say: Say) -> Told:
         f"{len(load_after)} lines after",
         f"  for {SILENCE_NS / 1e9:g} s no error, no word, no exit; then the demo ended it",
     ]
-    return Told(
-        lines,
-        [
-            [
-                "one context, unguarded",
-                f"H, A to E +{spread_ms:.0f} ms",
-                "never",
-                "-",
-                f"all ({lost} each by then)",
-                f"all ({lost} by then)",
-                "never",
-            ]
-        ],
-    )
+    froze, gpu_lost, dla_lost = f"H, A to E +{spread_ms:.0f} ms", f"all ({lost} each by then)", f"all ({lost} by then)"
+    return Told(lines, [["one context, unguarded", froze, "never", "-", gpu_lost, dla_lost, "never"]])
 
 
 def _pass(instant_ns: int) -> None:

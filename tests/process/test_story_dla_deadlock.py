@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.demo import dla_unguarded, vehicle
+from tests.demo import dla_guarded, dla_unguarded, vehicle
 from tests.demo.story import ROOT, NotObserved
 from tests.simulator.control import SimulatedDevice
 
@@ -46,3 +46,10 @@ def test_what_does_not_happen_is_not_told(
     vehicle.write_plans(tmp_path)
     with SimulatedDevice(tmp_path / "device") as device, pytest.raises(NotObserved, match=missed):
         dla_unguarded.unguarded(tmp_path, device, print)
+
+
+def test_without_the_cure_the_story_of_the_cure_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dla_guarded, "CONTEXTS", "shared")
+    vehicle.write_plans(tmp_path)
+    with SimulatedDevice(tmp_path / "device") as device, pytest.raises(NotObserved, match="H froze beside the others"):
+        dla_guarded.apart(tmp_path, device, print)
