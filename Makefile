@@ -53,9 +53,9 @@ $(STAMP): pyproject.toml $(SOURCES) | packages
 	  --editable ".[dev$$(pkg-config --exists libsystemd 2>/dev/null && echo ,systemd)]"
 	@touch $@
 
-# `make demo` on the simulated driver; `make demo GPU=1` on the real one.
+# `make demo` on the simulated driver; `make demo GPU=1` on the real one; `make demo STORY=NAME`: docs/STORIES.md
 demo: $(STAMP)
-	@$(BIN)/python -m tests.demo $(if $(GPU),--gpu)
+	@$(BIN)/python -m tests.demo $(if $(GPU),--gpu) $(if $(STORY),--story "$(STORY)")
 
 # What makes a bundle, and none of what develops and tests.
 $(BUNDLER)/.installed: | packages

@@ -1,4 +1,5 @@
 """``python -m tests.demo [--gpu]``: three workers, one is hung, everything that must follow is observed and printed.
+``--story NAME``: a report from the field instead, unguarded and guarded, told by a module of its own.
 
 Runs a real ``watchdogd run`` and only looks at what any operator can see: the event record, ``status``, and two
 counters per worker. Invariant: exits 0 only if every line of the report was really observed.
@@ -7,6 +8,7 @@ counters per worker. Invariant: exits 0 only if every line of the report was rea
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -19,18 +21,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.demo import frames
+from tests.demo.story import MILLISECOND, ROOT, NotObserved
 from tests.simulator.control import SimulatedDevice
 from watchdogd.publish import events
 from watchdogd.view import status, status_table
 
-ROOT = Path(__file__).resolve().parents[2]
+STORIES = {
+    "dla-deadlock": "tests.demo.dla_deadlock",
+    "lost-context": "tests.demo.lost_context",
+    "allocator": "tests.demo.allocator",
+    "zero-output": "tests.demo.zero_output",
+}
 WORKERS = ("detector", "segmenter", "lane_dla")
 VICTIM = "lane_dla"
-MILLISECOND = 1e6
-
-
-class NotObserved(Exception):
-    """Something that had to happen did not, in time."""
 
 
 class Demo:
@@ -54,10 +58,10 @@ class Demo:
             command += ["--state", str(self.device.path), "--board", "orin-r36"]
             lines += ["[tegrastats]", f"command = {json.dumps(command)}", "[nvml]", "enabled = false"]
         for name in WORKERS:
-            frames = self.directory / f"{name}.frames"
-            frames.write_bytes(bytes(16))
+            frames_file = self.directory / f"{name}.frames"
+            frames.make(frames_file)
             hang_file = self.hang_file if name == VICTIM else self.directory / "never"
-            command = [sys.executable, "-m", "tests.demo.worker", str(frames), str(hang_file)]
+            command = [sys.executable, "-m", "tests.demo.worker", str(frames_file), str(hang_file)]
             environment = {} if self.device is None else self.device.environment(name)
             lines += [f"[workers.{name}]", f"command = {json.dumps(command)}", f'working_directory = "{ROOT}"']
             if self.gpu:
@@ -93,8 +97,8 @@ class Demo:
 
     def frames(self, name: str) -> tuple[int, int]:
         """Frames done and frames missed so far."""
-        raw = (self.directory / f"{name}.frames").read_bytes()
-        return int.from_bytes(raw[:8], sys.byteorder), int.from_bytes(raw[8:], sys.byteorder)
+        count = frames.Count(self.directory / f"{name}.frames")
+        return count.done, count.lost
 
     def table(self) -> str:
         view = status.collect(str(self.runtime), time.monotonic_ns())
@@ -201,26 +205,43 @@ def since(what: str, earlier_ns: int, later_ns: int) -> str:
     return f"{(later_ns - earlier_ns) / MILLISECOND:.2f} ms after {what}"
 
 
+def demonstrate(directory: Path, gpu: bool) -> list[str]:
+    """The main job; the report's lines. Raises NotObserved."""
+    demo = Demo(directory, gpu)
+    try:
+        lines = run(demo)
+    except NotObserved:
+        demo.stop()
+        raise
+    status_code = demo.stop()
+    if status_code != 0:
+        raise NotObserved(f"the supervisor ended with status {status_code}")
+    return [*lines, "All of this was observed; the supervisor ended in order."]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--gpu", action="store_true", help="the real driver and a kernel that spins for ever")
-    gpu = parser.parse_args().gpu
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--gpu", action="store_true", help="the real driver and a kernel that spins for ever")
+    what.add_argument("--story", choices=STORIES, help="a report from the field, on the simulated driver")
+    options = parser.parse_args()
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="watchdogd-demo-", dir=base) as directory:
-        demo = Demo(Path(directory), gpu)
         try:
-            lines = run(demo)
-        except NotObserved as missing:
+            if options.story is None:
+                lines = demonstrate(Path(directory), options.gpu)
+            else:
+                story = importlib.import_module(STORIES[options.story])
+                lines = [*story.play(Path(directory), say), "All of this was observed."]
+        except (NotObserved, AssertionError) as missing:  # the latter: what tests.helpers.running waited for in vain
             print(f"FAILED: {missing}", file=sys.stderr)
-            demo.stop()
             return 1
-        status_code = demo.stop()
-        print("\n".join(lines))
-        if status_code != 0:
-            print(f"FAILED: the supervisor ended with status {status_code}", file=sys.stderr)
-            return 1
-        print("All of this was observed; the supervisor ended in order.")
-        return 0
+    print("\n".join(lines))
+    return 0
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":
