@@ -8,13 +8,10 @@ Invariant: every figure was measured in this run, and what had to happen and did
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tests.demo.lost_context_service import (
@@ -29,11 +26,10 @@ from tests.demo.lost_context_service import (
     RIGHT,
     Tally,
 )
-from tests.demo.story import NotObserved
+from tests.demo.story import Say, answer, command, observe, table
 from tests.simulator.control import SimulatedDevice
 from watchdogd.worker.cuda_recovery import PAUSE_SECONDS
 
-ROOT = Path(__file__).resolve().parents[2]
 PLAIN = "tests.demo.lost_context_plain"
 GUARDED = "tests.demo.lost_context_guarded"
 TIMEOUT_SECONDS = 60.0
@@ -44,7 +40,7 @@ SHORT = REQUESTS_ON_ONE_THREAD // 2  # requests with fewer boxes
 Facts = dict[str, Any]
 
 
-def play(directory: Path, say: Callable[[str], None], plain: str = PLAIN, guarded: str = GUARDED) -> list[str]:
+def play(directory: Path, say: Say, plain: str = PLAIN, guarded: str = GUARDED) -> list[str]:
     """``plain`` and ``guarded``: the modules of the two services."""
     with SimulatedDevice(directory / "device") as device:
         say(f"Unguarded: the predictor's context is current in {HANDLERS[0]}; four threads take its requests in turn.")
@@ -59,18 +55,9 @@ def play(directory: Path, say: Callable[[str], None], plain: str = PLAIN, guarde
 
 
 def served(device: SimulatedDevice, module: str) -> Facts:
-    """What a service tells of itself: the facts, some of them Tallies."""
-    environment = {**os.environ, **device.environment(module.rpartition(".")[2]), "PYTHONPATH": str(ROOT)}
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-m", module], env=environment, cwd=ROOT, timeout=TIMEOUT_SECONDS, capture_output=True,
-            text=True, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise NotObserved(f"{module} has not ended within {TIMEOUT_SECONDS:g} s") from None
-    if ended.returncode != 0:
-        raise NotObserved(f"{module} ended with status {ended.returncode}\n{ended.stderr}")
-    facts = json.loads(ended.stdout.splitlines()[-1])
+    """What a service tells of itself: facts, most of them Tallies."""
+    environment = {**os.environ, **device.environment(module.rpartition(".")[2])}
+    facts = answer(command(module), environment, TIMEOUT_SECONDS)
     return {name: Tally(**fact) if "came" in fact else fact for name, fact in facts.items()}
 
 
@@ -118,50 +105,43 @@ def caught(guarded: Facts) -> list[str]:
 
 def report(plain: Facts, guarded: Facts) -> list[str]:
     """The measured difference."""
-    rebuilt, retried = (met_a_loss(tally(guarded, name)) for name in ("rebuilt", "retried"))
-    need(min(retried) >= PAUSE_SECONDS * 1e3, "a retry after its pause", tally(guarded, "retried"))
+    rebuilt, retried = tally(guarded, "rebuilt"), tally(guarded, "retried")
+    need(min(met_a_loss(retried)) >= PAUSE_SECONDS * 1e3, "a retry after its pause", retried)
     return [
         f"{REQUESTS} requests by {len(HANDLERS)} threads for the predictor of one:",
-        *table(
+        *compared(
             {"unguarded": plain["mixed"], 'owner="thread"': guarded["misused"], "CudaThread": guarded["pinned"]},
             (RIGHT, EARLIER, NO_CONTEXT, DESTROYED, LOST),
         ),
         f"A reused predictor, {REQUESTS_ON_ONE_THREAD} requests, every second with {FEWER} boxes instead of {BOXES}:",
-        *table({"unguarded": plain["reused"], "Poison": guarded["poisoned"]}, (RIGHT, LEFTOVERS, UNWRITTEN)),
+        *compared({"unguarded": plain["reused"], "Poison": guarded["poisoned"]}, (RIGHT, LEFTOVERS, UNWRITTEN)),
         f"Its context destroyed by another library before {len(LOST_BEFORE)} of {REQUESTS_ON_ONE_THREAD} requests:",
-        *table(
-            {"unguarded": plain["lost"], "Rebuilt": guarded["rebuilt"], "retried": guarded["retried"]},
-            (RIGHT, DESTROYED),
-        ),
-        "A request that met the loss was answered after (median, most; the others' median):",
-        f"  Rebuilt {took(rebuilt, guarded['rebuilt'])}",
-        f"  retried {took(retried, guarded['retried'])}",
+        *compared({"unguarded": plain["lost"], "Rebuilt": rebuilt, "retried": retried}, (RIGHT, DESTROYED)),
+        "Time to the answer of a request that met the loss:",
+        *table([["", "median", "most", "others' median"], took("Rebuilt", rebuilt), took("retried", retried)]),
     ]
 
 
-def table(columns: Mapping[str, Tally], kinds: tuple[str, ...]) -> list[str]:
-    lines = [f"  {'':<34}" + "".join(f"{name:>16}" for name in columns)]
-    for kind in kinds:
-        lines.append(f"  {kind:<34}" + "".join(f"{column.came.get(kind, 0):>16}" for column in columns.values()))
-    return lines
+def compared(columns: Mapping[str, Tally], kinds: Sequence[str]) -> list[str]:
+    return table(
+        [["", *columns], *([kind, *(str(column.came.get(kind, 0)) for column in columns.values())] for kind in kinds)]
+    )
 
 
 def met_a_loss(served: Tally) -> list[float]:
     return [served.milliseconds[number] for number in LOST_BEFORE]
 
 
-def took(met: list[float], served: Tally) -> str:
-    usual = statistics.median(took for number, took in enumerate(served.milliseconds) if number not in LOST_BEFORE)
-    return f"{statistics.median(met):6.1f} ms, {max(met):6.1f} ms; {usual:.1f} ms"
+def took(name: str, served: Tally) -> list[str]:
+    met = met_a_loss(served)
+    others = [took for number, took in enumerate(served.milliseconds) if number not in LOST_BEFORE]
+    return [name, *(f"{figure:.1f} ms" for figure in (median(met), max(met), median(others)))]
 
 
 def tally(facts: Facts, name: str) -> Tally:
-    found = facts.get(name)
-    if not isinstance(found, Tally):
-        raise NotObserved(f"{name}: the service told {', '.join(facts)} only")
-    return found
+    observe(isinstance(facts.get(name), Tally), f"{name} was not observed: the service tells of {', '.join(facts)}")
+    return Tally(*facts[name])
 
 
 def need(observed: bool, what: str, served: Tally) -> None:
-    if not observed:
-        raise NotObserved(f"{what} was not observed: {served.came} {served.said}")
+    observe(observed, f"{what} was not observed, but {served.came}, {served.said}")

@@ -1,4 +1,4 @@
-"""The same service with ``watchdogd.worker``: misuse caught, work pinned to one thread, a lost context recovered from."""
+"""The same service with ``watchdogd.worker``: misuse caught, work pinned to one thread, lost contexts replaced."""
 
 from __future__ import annotations
 
@@ -76,9 +76,12 @@ def rebuilt(gpu: CudaThread) -> Tally:
     """A lost context is built anew at once."""
     model: Rebuilt[Predictor] = gpu.submit(Rebuilt, lambda: Predictor(gpu.renew())).result(SECONDS)
 
+    def infer(asked: list[float]) -> list[float]:
+        return model.run(lambda predictor: predictor.run(asked))
+
     def ask(number: int) -> list[float]:
         _lose(gpu, number)
-        return gpu.submit(model.run, lambda predictor: predictor.run(request(number))).result(SECONDS)
+        return gpu.submit(infer, request(number)).result(SECONDS)
 
     return tally(REQUESTS_ON_ONE_THREAD, request, ask)
 
