@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.demo.lost_context_service import (
+from tests.demo.lost_context_requests import (
     BOXES,
     FACTOR,
     HANDLERS,
@@ -12,14 +12,13 @@ from tests.demo.lost_context_service import (
     LOST_BEFORE,
     REQUESTS_ON_ONE_THREAD,
     SECONDS,
-    Handlers,
     Tally,
     changing,
-    destroy,
     request,
     tally,
     told,
 )
+from tests.demo.lost_context_service import Handlers, destroy
 from watchdogd.worker import cuda
 from watchdogd.worker.cuda_poison import Output, Poison
 from watchdogd.worker.cuda_recovery import Rebuilt, is_lost, retried

@@ -7,20 +7,18 @@ from typing import Any
 
 from cuda.bindings import driver
 
-from tests.demo.lost_context_service import (
+from tests.demo.lost_context_requests import (
     BOXES,
     FACTOR,
     KERNEL,
     LOST_BEFORE,
     REQUESTS_ON_ONE_THREAD,
-    Handlers,
     changing,
-    destroy,
-    must,
     request,
     tally,
     told,
 )
+from tests.demo.lost_context_service import Handlers, destroy, must
 
 NBYTES = BOXES * 4
 
