@@ -20,7 +20,6 @@ HANDLERS = ("handler-1", "handler-2", "handler-3", "handler-4")
 REQUESTS = 20 * len(HANDLERS)
 SECONDS = 10.0  # more than any request takes
 
-
 RIGHT = "right"
 EARLIER = "an earlier request's answer"
 LEFTOVERS = "leftovers of an earlier request"
@@ -88,5 +87,5 @@ def _short(values: list[float]) -> str:
 
 
 def told(**facts: object) -> None:
-    """The service's last line."""
+    """What the service says of itself, in one line."""
     print(json.dumps({name: fact._asdict() if isinstance(fact, Tally) else fact for name, fact in facts.items()}))
