@@ -1,14 +1,14 @@
 """Frames at a fixed rate, counted where others can read them: how many were done and lost, and when each ended.
 
-A file of 8-byte words: frames done, frames lost, when the last was due, and a ring of the instants at which the last ones
-ended (CLOCK_MONOTONIC, ns). Invariant: one writer at a time; an instant is there before the frame is counted.
+A file of 8-byte words: frames done, frames lost, when the last was due, and a ring of the instants at which the last
+ones ended (CLOCK_MONOTONIC, ns). Invariant: one writer at a time; an instant is there before the frame is counted.
 """
 
 from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 RING = 4096
@@ -20,9 +20,9 @@ def make(path: Path) -> None:
     path.write_bytes(bytes(SIZE))
 
 
-def paced(path: str | Path, period_ns: int, queue: int = 0) -> Iterator[None]:
-    """One turn for each frame, for ever. The camera goes on while its worker is late, hung or replaced: of the frames that
-    are due by then the last ``queue`` are kept, the others are lost.
+def paced(path: str | Path, period_ns: int, queue: int = 0) -> Generator[None, None, None]:
+    """One turn for each frame, for ever. The camera goes on while its worker is late, hung or replaced: of the frames
+    that are due by then the last ``queue`` are kept, the others are lost.
     """
     with open(path, "r+b") as file:
         words = memoryview(mmap.mmap(file.fileno(), SIZE)).cast("Q")

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tests.simulator.control import SimulatedDevice
 
@@ -20,6 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 MILLISECOND = 1e6
 Say = Callable[[str], None]
 _Found = TypeVar("_Found")
+
+
+class Told(NamedTuple):
+    """Of one part of a story."""
+
+    lines: list[str]
+    rows: list[list[str]]
 
 
 class NotObserved(Exception):

@@ -440,6 +440,44 @@ def test_a_freeze_spreads_as_far_as_its_scope(
     assert stopped == reached
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_mixed_hang_takes_an_operation_beside_one_of_another_accelerator_in_its_context_alone(
+    start: Start, device: SimulatedDevice, shared: bool
+) -> None:
+    driver = start("one")
+    driver.run("first = context(); gpu = ok(driver.cuStreamCreate(1)); other = ok(driver.cuStreamCreate(1))")
+    driver.run("ok(launch(gpu)); sync(gpu)" if shared else "second = context(); function('sim_dla0_h__100us')")
+    driver.run("dla = ok(driver.cuStreamCreate(1)); ok(driver.cuCtxSetCurrent(first))")
+    fault = device.fault("hang", label="one", at="dla0", mixed=1)
+    driver.run("ok(launch(gpu, 'sim_sleep_us_300000')); ok(launch(other)); sync(other)")  # the GPU alone, and together
+    wait_until(lambda: device.load_sample("gpu0").busy_ns > 0)
+    assert fault.fired == 0
+    driver.run(f"{'0' if shared else 'ok(driver.cuCtxSetCurrent(second))'}; ok(launch(dla, 'sim_dla0_h__100us'))")
+    if shared:
+        wait_until(lambda: fault.fired == 1)
+    else:
+        assert (driver.run("sync(dla)"), fault.fired) == (0, 0)
+        assert driver.run("code(driver.cuStreamQuery(gpu))") == 600  # it was running all the while
+
+
+def test_a_mixed_hang_leaves_alone_what_runs_by_itself(start: Start, device: SimulatedDevice) -> None:
+    driver = start("one")
+    driver.run("context(); gpu = ok(driver.cuStreamCreate(1)); dla = ok(driver.cuStreamCreate(1))")
+    fault = device.fault("hang", label="one", at="dla0", mixed=1)
+    assert driver.run("ok(launch(gpu)); sync(gpu); ok(launch(dla, 'sim_dla0_h__100us'))") is None
+    assert (driver.run("sync(dla)"), fault.fired) == (0, 0)
+
+
+def test_a_hang_at_an_accelerator_passes_the_others_by(start: Start, device: SimulatedDevice) -> None:
+    driver = start("one")
+    driver.run("context(); gpu = ok(driver.cuStreamCreate(1)); dla = ok(driver.cuStreamCreate(1))")
+    fault = device.fault("hang", label="one", at="dla1")
+    driver.run("ok(launch(gpu)); ok(launch(dla, 'sim_dla0_h__100us'))")
+    assert (driver.run("[sync(gpu), sync(dla)]"), fault.fired) == ([0, 0], 0)
+    driver.run("ok(launch(dla, 'sim_dla1_h__100us'))")
+    wait_until(lambda: fault.fired == 1)
+
+
 def test_a_frozen_device_is_free_again_once_the_culprit_is_killed(start: Start, device: SimulatedDevice) -> None:
     culprit, other = start("one"), start("two")
     culprit.run("context(); stream = ok(driver.cuStreamCreate(1))")
@@ -604,6 +642,9 @@ def test_kernels_can_be_slow(start: Start, device: SimulatedDevice) -> None:
         ("hang lable=x", "takes no key 'lable'"),
         ("hang scope=all", "'all' is no value for scope"),
         ("hang after=-1", "'-1' is no value for after"),
+        ("hang at=dla2", "'dla2' is no value for at"),
+        ("hang at=npu0", "'npu0' is no value for at"),
+        ("hang mixed=2", "'2' is no value for mixed"),
         ("zero factor=2", "takes no key 'factor'"),
         ("call_hang", "needs call="),
         ("call_hang call=cuFree", "'cuFree' is no value for call"),

@@ -1,7 +1,7 @@
 """Writes plans for the double of TensorRT (``tensorrt_double``), with a header as the real ones have it.
 
-Each output is an input times ``factor``; ``kernels`` run before that, with ``{core}`` for the DLA's number, and before
-them ``switch``, in the first inference with a profile.
+Each output is an input times ``factor`` (1 for half precision, and an even number of elements); ``kernels`` run before
+that, with ``{core}`` for the DLA's number, and before them ``switch``, in the first inference with a profile.
 """
 
 from __future__ import annotations

@@ -74,6 +74,13 @@ def test_a_kill_does_not_wait_for_a_suspect_that_nothing_was_done_about_in_time(
     assert stage.hold("gpu", due_ms + 1) is None
 
 
+def test_a_kill_waits_on_while_its_suspect_is_given_time_because_it_starved(stage: Stage) -> None:
+    margin_ms = CULPRIT_MARGIN_NS / MILLISECOND
+    stage.players["dla"].examination.waiting_ns = ms(1400)
+    assert stage.hold("gpu", 1400 + margin_ms - 1) is not None
+    assert stage.hold("gpu", 1400 + margin_ms + 1) is None
+
+
 def test_a_kill_does_not_wait_for_a_suspect_without_a_deadline(tmp_path: Path) -> None:
     made = Stage(tmp_path, worker("dla", "dla0", None))
     assert made.hold("gpu", 1050) is None

@@ -85,9 +85,17 @@ class Fleet:
         if suspected is None or suspected.suspect.worker == victim.settings.name:
             return None
         suspect = suspected.suspect
-        if suspect.deadline_ns is None or now_ns > suspect.deadline_ns + CULPRIT_MARGIN_NS:
+        due_ns = self._verdict_due_ns(suspect)
+        if due_ns is None or now_ns > due_ns + CULPRIT_MARGIN_NS:
             return None  # nothing will be done about it, or it should have been done by now
         return f"{suspect.worker} probably froze first (confidence {suspected.confidence:.2f})"
+
+    def _verdict_due_ns(self, suspect: suspicion.Stuck) -> int | None:
+        """A busy machine delays its verdict too: time for which it starved is credited to it."""
+        if suspect.deadline_ns is None:
+            return None
+        its_own = next(w for w in self._watched if w.settings.name == suspect.worker)
+        return max(suspect.deadline_ns, its_own.examination.waiting_ns or 0)
 
     def _coupled(self, victim: Watched) -> list[Watched]:
         return [w for w in self._watched if w is not victim and suspicion.coupled(w.settings, victim.settings)]

@@ -58,6 +58,28 @@ void context_fail(Context *context, CUresult error)
     atomic_compare_exchange_strong(place, &none, (int)error);
 }
 
+void context_busy_begin(Context *context, int accelerator)
+{
+    atomic_fetch_add(&context->running[accelerator], 1);
+    process_busy_begin(accelerator);
+}
+
+void context_busy_end(Context *context, int accelerator)
+{
+    process_busy_end(accelerator);
+    atomic_fetch_sub(&context->running[accelerator], 1);
+}
+
+bool context_busy_beside(Context *context, int accelerator)
+{
+    for (int other = 0; other < STATE_ACCELERATORS; other++) {
+        if (other != accelerator && atomic_load(&context->running[other]) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void free_context(Object *object)
 {
     free(object);

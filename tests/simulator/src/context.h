@@ -8,6 +8,7 @@
 
 #include "cuda_types.h"
 #include "object.h"
+#include "state.h"
 
 typedef struct Stream Stream;
 
@@ -17,6 +18,7 @@ typedef struct Context {
     _Atomic unsigned flags;
     _Atomic int error; /* an error that ends this context alone (710) */
     _Atomic size_t limits[CU_LIMIT_MAX];
+    _Atomic unsigned running[STATE_ACCELERATORS]; /* operations that are executing */
     Stream *legacy;  /* the default stream; NULL once the context is destroyed; under stream_lock */
     Stream *streams; /* all that live; under stream_lock */
 } Context;
@@ -27,6 +29,11 @@ CUresult context_current(Context **context);
 CUresult context_failure(Context *context);
 /* Records an error that an operation met: 710 ends the context, the others the process. */
 void context_fail(Context *context, CUresult error);
+/* One of its operations starts or ends executing on an accelerator. */
+void context_busy_begin(Context *context, int accelerator);
+void context_busy_end(Context *context, int accelerator);
+/* Whether one is executing on another accelerator than this. */
+bool context_busy_beside(Context *context, int accelerator);
 CUresult context_look_up(CUcontext handle, Context **context);
 CUcontext context_handle(const Context *context);
 

@@ -31,6 +31,12 @@ static bool meant_for_this_process(const FaultRequest *request)
     return request->label[0] == '\0' || strcmp(request->label, process.label) == 0;
 }
 
+static bool may_stop(const FaultRequest *request, const Place *place)
+{
+    return (request->accelerator < 0 || request->accelerator == place->accelerator) &&
+           (request->mixed == 0 || place->mixed);
+}
+
 static bool may_fire_again(FaultSlot *slot)
 {
     return slot->request.times == 0 || atomic_load(&slot->fired) < slot->request.times;
@@ -168,7 +174,9 @@ Effect fault_on_operation(const Place *place)
             continue;
         }
         if (slot->request.kind == FAULT_HANG) {
-            take_blame(slot, place);
+            if (may_stop(&slot->request, place)) {
+                take_blame(slot, place);
+            }
         } else if (slot->request.kind == FAULT_ERROR && take_blame(slot, place)) {
             effect.error = slot->request.code;
         } else if (slot->request.kind == FAULT_SLOW) {

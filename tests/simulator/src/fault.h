@@ -18,6 +18,7 @@ typedef struct {
     uint64_t context;
     int device;
     int accelerator;
+    bool mixed; /* another accelerator runs an operation of this context */
 } Place;
 
 typedef struct {

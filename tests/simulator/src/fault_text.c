@@ -109,10 +109,32 @@ static bool set_window(FaultRequest *request, const char *value)
     return read_ms(value, &request->window_ns);
 }
 
+static bool read_flag(const char *text, uint32_t *flag)
+{
+    *flag = strcmp(text, "1") == 0;
+    return *flag || strcmp(text, "0") == 0;
+}
+
 static bool set_permanent(FaultRequest *request, const char *value)
 {
-    request->permanent = strcmp(value, "1") == 0;
-    return request->permanent || strcmp(value, "0") == 0;
+    return read_flag(value, &request->permanent);
+}
+
+static bool set_mixed(FaultRequest *request, const char *value)
+{
+    return read_flag(value, &request->mixed);
+}
+
+static bool set_at(FaultRequest *request, const char *value)
+{
+    bool dla = strncmp(value, "dla", 3) == 0;
+    uint64_t number;
+    if ((!dla && strncmp(value, "gpu", 3) != 0) || !read_count(value + 3, &number) ||
+        number >= (dla ? STATE_DLAS : STATE_GPUS)) {
+        return false;
+    }
+    request->accelerator = (int32_t)number + (dla ? STATE_GPUS : 0);
+    return true;
 }
 
 static bool set_load(FaultRequest *request, const char *value)
@@ -171,6 +193,8 @@ static const struct {
     {"spread_ms", KIND_BIT(FAULT_HANG), 0, set_spread},
     {"permanent", KIND_BIT(FAULT_HANG), 0, set_permanent},
     {"load", KIND_BIT(FAULT_HANG), 0, set_load},
+    {"at", KIND_BIT(FAULT_HANG), 0, set_at},
+    {"mixed", KIND_BIT(FAULT_HANG), 0, set_mixed},
     {"heal_ms", KIND_BIT(FAULT_HANG) | KIND_BIT(FAULT_ZERO) | KIND_BIT(FAULT_SLOW), 0, set_heal},
     {"call", KIND_BIT(FAULT_CALL_HANG), KIND_BIT(FAULT_CALL_HANG), set_call},
     {"for_ms", KIND_BIT(FAULT_CALL_HANG), 0, set_heal},
@@ -186,6 +210,7 @@ static void set_defaults(FaultRequest *request, uint32_t kind)
         .kind = kind,
         .scope = SCOPE_STREAM,
         .load_percent = -1,
+        .accelerator = -1,
         /* A slow device or one that returns zeros stays so; the others are single events. */
         .times = kind == FAULT_ZERO || kind == FAULT_SLOW ? 0 : 1,
         .window_ns = 5 * NS_PER_MS,

@@ -60,6 +60,8 @@ typedef struct {
     uint32_t scope;
     uint32_t permanent;
     int32_t load_percent; /* shown while the freeze lasts; -1 = as measured */
+    int32_t accelerator;  /* whose operations it may stop; -1 = any */
+    uint32_t mixed;       /* only those that start while another accelerator runs one of the same context */
     int32_t code;
     uint32_t calls[2]; /* enum Call */
     uint32_t times;    /* how often it may fire; 0 = without limit */

@@ -66,7 +66,7 @@ CUresult stream_create(Context *context, unsigned flags, int priority, Stream **
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     object_get(&context->object);
-    stream->place = (Place){handle, context->object.handle, context->device, context->device};
+    stream->place = (Place){handle, context->object.handle, context->device, context->device, false};
     pthread_mutex_lock(&stream_lock);
     stream->next_in_context = context->streams;
     context->streams = stream;

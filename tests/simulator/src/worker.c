@@ -8,6 +8,10 @@
 
 /* How soon a stream sees that a freeze begins or ends: its own waiting is cut into such slices. */
 #define POLL_NS NS_PER_MS
+/* Of a freeze that lasts. A driver's thread would not wake at all, and each wake on a busy machine is a wait for a CPU,
+ * which a supervisor credits to the process. */
+#define YOUNG_NS (20 * NS_PER_MS)
+#define SLOW_POLL_NS (10 * NS_PER_MS)
 
 static void stand_still_while_frozen(const Stream *stream, const Operation *operation)
 {
@@ -16,11 +20,12 @@ static void stand_still_while_frozen(const Stream *stream, const Operation *oper
     if (!fault_frozen(&place)) {
         return;
     }
-    process_busy_begin(operation->accelerator);
+    context_busy_begin(stream->context, operation->accelerator);
+    uint64_t begin_ns = clock_now_ns();
     do {
-        clock_sleep_ns(POLL_NS);
+        clock_sleep_ns(clock_now_ns() < begin_ns + YOUNG_NS ? POLL_NS : SLOW_POLL_NS);
     } while (fault_frozen(&place));
-    process_busy_end(operation->accelerator);
+    context_busy_end(stream->context, operation->accelerator);
 }
 
 static void pass_time(const Stream *stream, const Operation *operation, uint64_t begin_ns, double factor)
@@ -39,6 +44,7 @@ static void execute(Stream *stream, Operation *operation)
 {
     Place place = stream->place;
     place.accelerator = operation->accelerator;
+    place.mixed = operation->on_device && context_busy_beside(stream->context, operation->accelerator);
     Effect effect = fault_on_operation(&place);
     process_count_operation();
     if (effect.error != 0) {
@@ -55,11 +61,11 @@ static void execute(Stream *stream, Operation *operation)
         }
         return;
     }
-    process_busy_begin(operation->accelerator);
+    context_busy_begin(stream->context, operation->accelerator);
     uint64_t begin_ns = clock_now_ns();
     CUresult result = operation->run(operation, failure);
     pass_time(stream, operation, begin_ns, effect.factor);
-    process_busy_end(operation->accelerator);
+    context_busy_end(stream->context, operation->accelerator);
     if (result != CUDA_SUCCESS) {
         context_fail(stream->context, result);
     }
