@@ -51,11 +51,11 @@ class Found(NamedTuple):
 def play(directory: Path, say: Say, cured: Cured = guarded) -> list[str]:
     """``cured``: the command of the worker that none of it happens to."""
     with SimulatedDevice(directory / "device") as device:
-        say("Unguarded, nobody watches:")
+        say("1. Unguarded, nobody watches")
         alone = stand_still(made(directory / "alone"), device, say)
-        say(f"Unguarded, with a supervisor; each call may take {DEADLINE_MS} ms:")
+        say(f"\n2. Unguarded, with a supervisor; each call may take {DEADLINE_MS} ms")
         found = are_found(made(directory / "supervised"), device, say)
-        say("With DeferredFree, Pool and CudaThread, the same deadlocks in force all the time:")
+        say("\n3. Guarded: DeferredFree, Pool and CudaThread; the same faults are in force all the time")
         counts = none_happens(made(directory / "guarded"), device, cured, say)
     each = {
         "managed": f"{counts['allocations']} allocations, {counts['frees']} frees",
@@ -68,7 +68,7 @@ def play(directory: Path, say: Say, cured: Cured = guarded) -> list[str]:
         rows.append(
             [case.words, stood, f"killed, runs again after {found[name].ready_ms:.0f} ms", f"{each[name]}, no deadlock"]
         )
-    return table(rows)
+    return ["", *table(rows)]
 
 
 def made(directory: Path) -> Path:

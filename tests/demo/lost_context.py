@@ -43,11 +43,13 @@ Facts = dict[str, Any]
 def play(directory: Path, say: Say, plain: str = PLAIN, guarded: str = GUARDED) -> list[str]:
     """``plain`` and ``guarded``: the modules of the two services."""
     with SimulatedDevice(directory / "device") as device:
-        say(f"Unguarded: the predictor's context is current in {HANDLERS[0]}; four threads take its requests in turn.")
+        say(
+            f"1. Unguarded: the predictor's context is current in {HANDLERS[0]}; four threads take its requests in turn"
+        )
         before = served(device, plain)
         for line in happened(before):
             say(f"  {line}")
-        say("Guarded: the same requests by the same threads.")
+        say("\n2. Guarded: the same requests by the same threads")
         after = served(device, guarded)
         for line in caught(after):
             say(f"  {line}")
@@ -108,12 +110,16 @@ def report(plain: Facts, guarded: Facts) -> list[str]:
     rebuilt, retried = tally(guarded, "rebuilt"), tally(guarded, "retried")
     need(min(met_a_loss(retried)) >= PAUSE_MS, "a retry after its pause", retried)
     return [
+        "",
         f"{REQUESTS} requests by {len(HANDLERS)} threads for the predictor of one:",
         *compared({"unguarded": plain["mixed"], 'owner="thread"': guarded["misused"], "CudaThread": guarded["pinned"]}),
+        "",
         f"A reused predictor, {REQUESTS_ON_ONE_THREAD} requests, every second with {FEWER} boxes instead of {BOXES}:",
         *compared({"unguarded": plain["reused"], "Poison": guarded["poisoned"]}),
+        "",
         f"Its context destroyed by another library before {len(LOST_BEFORE)} of {REQUESTS_ON_ONE_THREAD} requests:",
         *compared({"unguarded": plain["lost"], "Rebuilt": rebuilt, "retried": retried}),
+        "",
         "Time to the answer of a request that met the loss:",
         *table([["", "median", "most", "others' median"], took("Rebuilt", rebuilt), took("retried", retried)]),
     ]
