@@ -5,10 +5,11 @@ Invariant: it comes from the event record and the models' frames; the device say
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.demo.dla_unguarded import FREEZE
+from tests.demo.frames import Count
 from tests.demo.story import at, milliseconds, until
 from tests.demo.vehicle import DLA_MODEL, GPU_MODELS, MODELS, counts
 from tests.helpers.running import Supervised
@@ -46,10 +47,8 @@ class Episode:
         suspects = self.verdict["suspects"]
         return str(suspects[0]["worker"]) if suspects else None
 
-    def lost(self, names: Collection[str] = MODELS) -> dict[str, int]:
-        """Frames, of those that lost any."""
-        lost = {name: self.after[name].lost - self.before[name].lost for name in names}
-        return {name: count for name, count in lost.items() if count}
+    def lost(self) -> dict[str, int]:
+        return lost(self.before, self.after)
 
     def again_ns(self) -> int:
         """When the last model had done its first frame after the kill."""
@@ -76,18 +75,35 @@ class Episode:
         return [at(what, self.frozen_ns, instant, note) for instant, what, note in sorted(told)]
 
     def losses(self) -> str:
-        lost = self.lost()
+        lost_by = self.lost()
         gaps = {name: self.after[name].longest_gap_ns(self.frozen_ns, self.again_ns()) for name in MODELS}
-        told = (f"{letter(name)} {lost.get(name, 0)} ({gaps[name] / 1e6:.0f} ms)" for name in MODELS)
+        told = (f"{letter(name)} {lost_by.get(name, 0)} ({gaps[name] / 1e6:.0f} ms)" for name in MODELS)
         return f"  frames lost (longest time with none): {', '.join(told)}"
 
     def row(self, what: str, froze: str) -> list[str]:
-        lost = self.lost()
+        lost_by = self.lost()
         noticed, again = (milliseconds(self.frozen_ns, end) for end in (self.verdict["detected_ns"], self.again_ns()))
         killed = "all six" if self.killed == ["vehicle"] else ", ".join(map(letter, self.killed))
-        gpu = [lost.get(name, 0) for name in GPU_MODELS]
-        spread = str(gpu[0]) if len(set(gpu)) == 1 else f"{min(gpu)} to {max(gpu)}"
-        return [what, froze, f"{noticed:.0f} ms", killed, spread, str(lost.get(DLA_MODEL, 0)), f"{again:.0f} ms"]
+        return [
+            what,
+            froze,
+            f"{noticed:.0f} ms",
+            killed,
+            gpu_models(lost_by),
+            str(lost_by.get(DLA_MODEL, 0)),
+            f"{again:.0f} ms",
+        ]
+
+
+def lost(before: Mapping[str, Count], after: Mapping[str, Count]) -> dict[str, int]:
+    """Frames, of those models that lost any."""
+    return {name: count.lost - before[name].lost for name, count in after.items() if count.lost > before[name].lost}
+
+
+def gpu_models(lost_by: Mapping[str, int]) -> str:
+    """Of A to E, the least and the most."""
+    counts = sorted(lost_by.get(name, 0) for name in GPU_MODELS)
+    return str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
 
 
 def letter(model: str) -> str:

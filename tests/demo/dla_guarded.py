@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tests.demo import story
-from tests.demo.dla_episode import Episode
+from tests.demo.dla_episode import Episode, gpu_models, lost
 from tests.demo.dla_unguarded import FREEZE
 from tests.demo.story import Say, Told, milliseconds, observe, until
 from tests.demo.vehicle import DLA_MODEL, GPU_MODELS, MODELS, PERIOD_NS, QUEUE, counts
@@ -31,7 +31,8 @@ def apart(here: Path, device: SimulatedDevice, say: Say) -> Told:
         _wait_frames(here, FRAMES_TOGETHER)
         observe(trigger.fired == 0, "H froze beside the others")
         trigger.clear()
-        done = {name: count.done - before[name].done for name, count in counts(here).items()}
+        after = counts(here)
+        done = {name: count.done - before[name].done for name, count in after.items()}
         beside = f"{done[DLA_MODEL]} frames of H beside {sum(done.values()) - done[DLA_MODEL]} of A to E"
         say(f"   no freeze in {beside}; now one that needs no trigger, in H's context")
         threads = {thread: name for name, (_, thread) in json.loads(here.joinpath("threads.json").read_text()).items()}
@@ -49,7 +50,9 @@ def apart(here: Path, device: SimulatedDevice, say: Say) -> Told:
         "  A to E went on until the kill, but a process is killed whole: all six were replaced",
         freeze.losses(),
     ]
-    none = ["contexts apart, the same fault", "nobody", "-", "-", "0", "0", "-"]
+    lost_by = lost(before, after)
+    losses = [gpu_models(lost_by), str(lost_by.get(DLA_MODEL, 0))]
+    none = ["contexts apart, the same fault", "nobody", "-", "-", *losses, "-"]
     return Told(lines, [none, freeze.row("contexts apart, H's context", "H")])
 
 
@@ -61,7 +64,7 @@ def processes(here: Path, device: SimulatedDevice, say: Say) -> Told:
         inside = Episode(here, device, supervised, DLA_MODEL, "process")
         observe(inside.killed == [DLA_MODEL], f"killed: {inside.killed}")
         observe(inside.suspect == DLA_MODEL, f"the suspect was {inside.suspect}")
-        observe(not inside.lost(GPU_MODELS), f"A to E lost frames: {inside.lost(GPU_MODELS)}")
+        observe(inside.lost().keys() <= {DLA_MODEL}, f"A to E lost frames: {inside.lost()}")
         say("4. Guarded: a process for each model; the whole device freezes, beginning with H")
         _wait_frames(here, HISTORY)
         whole = Episode(here, device, supervised, DLA_MODEL, "device")
