@@ -50,18 +50,18 @@ class Predictor:
 
 def main() -> None:
     handlers = Handlers()
-    predictor = handlers.do(0, Predictor)
+    shared = handlers.do(0, Predictor)  # kept to the end: the device may still write to its memory
     handlers.scatter()
     before = handlers.current()
-    mixed = handlers.serve(predictor.run)
+    mixed = handlers.serve(shared.run)
     after = handlers.current()
-    predictor = handlers.do(0, Predictor)
-    reused = tally(REQUESTS_ON_ONE_THREAD, changing, lambda number: handlers.do(0, predictor.run, changing(number)))
+    own = handlers.do(0, Predictor)
+    reused = tally(REQUESTS_ON_ONE_THREAD, changing, lambda number: handlers.do(0, own.run, changing(number)))
 
     def after_losses(number: int) -> list[float]:
         if number in LOST_BEFORE:
-            destroy(int(predictor.context))
-        return handlers.do(0, predictor.run, request(number))
+            destroy(int(own.context))
+        return handlers.do(0, own.run, request(number))
 
     lost = tally(REQUESTS_ON_ONE_THREAD, request, after_losses)
     told(before=before, after=after, mixed=mixed, reused=reused, lost=lost)
