@@ -121,6 +121,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "outputs": dict.fromkeys(abi.OUTPUTS),
                 "bad_outputs_in_a_row": None,
                 "last_step_age_seconds": None,
+                "bisect": {"now": None, "next": None},
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
                 "kernel": said,
                 "blocked": blocked,
