@@ -117,7 +117,8 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
             also = ", ".join(map(str, incident.get("also_in_flight") or ()))
             what += f" (with {also} in flight)" if also else ""
             if incident.get("bisected"):
-                what += f" in stage {incident['stage'] or 'none'}, synchronized after each stage,"
+                where = f"stage {incident['stage']}" if incident["stage"] else "no stage"
+                what += f" in {where}, synchronized after each stage,"
             yield f"  last incident: {what} at {incident['time']} [{incident['id']}]", _PLAIN
         if detail is not None:
             if worker.last_step_ns is not None:
