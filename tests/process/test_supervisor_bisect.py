@@ -251,6 +251,9 @@ def test_in_quarantine_that_is_a_reset() -> None:
     with Supervised({"a": {"command": ["false"], "restart": {"backoff": "1ms", "budget": 1}}}) as supervised:
         supervised.wait_phase("a", "quarantined")
         assert supervised.ask("bisect on", "a").endswith("for now: watchdogd reset a")
+        supervised.ask("stop", "a")
+        supervised.wait_phase("a", "stopped")
+        assert supervised.ask("bisect on", "a").endswith("for now: watchdogd reset a")
 
 
 def test_what_runs_so_already_needs_no_start() -> None:

@@ -39,6 +39,10 @@ def spawned(state: WorkerState) -> Spawn:
     return spawn
 
 
+def named(value: object) -> str:
+    return f"{value.verdict.value} {value.operation} in {value.stage}" if isinstance(value, Finding) else str(value)
+
+
 # --- by itself ---
 
 
@@ -67,7 +71,7 @@ def test_it_is_never_turned_on_where_it_is_not_configured() -> None:
         replace(SYNC, verdict=Verdict.STEP, operation=None, stage=None),
         replace(SYNC, verdict=Verdict.FIRST_STEP, operation=None, stage=None),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_wait_for_what_was_queued_before_does_not_tell(finding: Finding) -> None:
     assert killed(replace(KILLING, finding=finding), 1)[0].bisect == AUTOMATIC
@@ -81,7 +85,7 @@ def test_a_wait_for_what_was_queued_before_does_not_tell(finding: Finding) -> No
         replace(SYNC, verdict=Verdict.STICKY_ERROR, operation=None),
         replace(SYNC, verdict=Verdict.SILENT_OUTPUT, operation=None),
     ],
-    ids=str,
+    ids=named,
 )
 def test_what_tells_or_is_no_hang_of_queued_work_does_not_count(finding: Finding) -> None:
     assert killed(replace(KILLING, finding=finding), 1)[0].bisect is None
@@ -108,7 +112,7 @@ def test_one_that_dies_late_counts_too() -> None:
         (SYNC, "it hung, and nothing in it synchronized after its stages"),
         (replace(SYNC, verdict=Verdict.STARTUP), "it hung, and nothing in it synchronized after its stages"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_the_next_hang_turns_it_off_whatever_it_tells(finding: Finding, answer: str) -> None:
     state, order = killed(replace(KILLING, finding=finding, bisect=AUTOMATIC, bisecting=True), 1)
