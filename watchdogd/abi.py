@@ -38,7 +38,7 @@ Versions. A version is a set of facts that the words carry. A file outlives the 
 libraries of several versions, each compiled on its own, may write one file. So nobody asks which version a word is of:
 **for every fact that was added, 0 means "not said"**, which is what a library of before leaves there. The previous
 version, 1, did not say whether a step is its process's first, which image claimed a lane, when the last step ended, nor
-anything of outputs; 2, the present one, does.
+anything of outputs or of a bisect; 2, the present one, does.
 Two words of the header are about it:
 
 - ``version``: that of the supervisor that made the file. Readers believe their own and all before it, and no later one.
@@ -84,7 +84,7 @@ HEADER = (
     "spawned_ns",
     "spawned_pid",
     "version",  # 0 = 1, which had no such word
-    "reserved_18",
+    "bisect",  # one of BISECTS: whether the worker is to synchronize after each stage
     "reserved_19",
     "attached_pid",  # the process that attached last
     "pid_namespace",  # its inode: pids of another namespace cannot be looked up by the supervisor
@@ -144,6 +144,10 @@ KEY_SIGNED, KEY_UNSIGNED, KEY_FLOAT, KEY_BFLOAT = range(4)  # how an output's el
 
 STATES = ("created", "attached", "ready")
 STATE = {name: code for code, name in enumerate(STATES)}
+
+# The supervisor asks; a library that does synchronize after each stage says so. One that does not leaves it at "asked".
+BISECTS = ("off", "asked", "done")
+BISECT = {name: code for code, name in enumerate(BISECTS)}
 
 # Stage codes below FIRST_DYNAMIC_STAGE have these names everywhere; the others are claimed and named by writers.
 WELL_KNOWN_STAGES = ("none", "preprocess", "copy_in", "enqueue", "plugin", "sync", "copy_out", "postprocess")
@@ -262,6 +266,7 @@ def c_header_block() -> str:
     values |= {f"LANE_{name.upper()}": index for name, index in L.items()}
     values |= {f"OP_{name.upper()}": code for name, code in OPERATION.items()}
     values |= {"STEP_FIRST": STEP_FIRST, "STEP_LATER": STEP_LATER}
+    values |= {f"BISECT_{name.upper()}": code for name, code in BISECT.items()}
     values |= {f"STATE_{name.upper()}": code for name, code in STATE.items()}
     values |= {f"OUTPUT_{name.upper()}": code for name, code in OUTPUT.items()}
     values |= {f"STAGE_{name.upper()}": code for code, name in enumerate(WELL_KNOWN_STAGES)}

@@ -105,6 +105,9 @@ def _parser(*, is_run: bool) -> argparse.ArgumentParser:
     events.add_argument("--since", type=_duration, metavar="DURATION", help='no older than that, e.g. "10m"')
     for name, text in _CHANGES.items():
         command(name, _change, text).add_argument("worker", metavar="WORKER", help="one; for another, once more")
+    bisect = command("bisect", _change, "have a worker synchronize after each stage, so that a hang tells in which")
+    bisect.add_argument("worker", metavar="WORKER", help="from its next start on: `watchdogd restart WORKER` for now")
+    bisect.add_argument("switch", choices=("on", "off"), help="on until off; it is slower meanwhile")
     command("reload", _reload, "load the configuration anew; only workers that it changes are restarted")
     command("check-config", _check_config, "name every problem of a configuration, or sum it up")
     doctor = command("doctor", _doctor, "show what this machine offers and lacks, and whether a configuration can run")
@@ -277,8 +280,9 @@ def _change(options: argparse.Namespace) -> int:
     from watchdogd.supervisor import control
 
     path = os.path.join(places.runtime_dir(options.config), control.SOCKET_NAME)
+    command = f"{options.name} {options.switch}" if "switch" in options else options.name
     try:
-        reply = control.ask(path, {"command": options.name, "worker": options.worker}, CONTROL_SECONDS)
+        reply = control.ask(path, {"command": command, "worker": options.worker}, CONTROL_SECONDS)
     except control.NotRunning as error:
         raise Failed(f"{error}; {_start_it(options)}", exits.NOT_RUNNING) from None
     except control.Refused as refused:

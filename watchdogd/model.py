@@ -36,6 +36,7 @@ class RestartSettings(NamedTuple):
     budget: int = 5
     window_ns: int = 60 * SECOND
     when_spent: str = "quarantine"  # or "retry-slowly"
+    bisect_after: int = 0  # kills for hangs whose stage does not tell where; 0 = however many
 
 
 class OutputSettings(NamedTuple):
@@ -253,6 +254,7 @@ class Finding:
     pid: int | None = None
     tid: int | None = None
     detail: str = ""
+    bisected: bool = False  # the worker synchronizes after each stage, so the stage is where it hung
 
 
 # --- decided --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,10 @@ kernel = ctx.module(b"").kernel("sim_add_one__50us")
 class Worker(LineProcess):
     """A process that uses watchdogd.worker.cuda on the simulated driver, and its heartbeat."""
 
-    def __init__(self, device: SimulatedDevice, path: Path, **environment: str) -> None:
-        self.heartbeat = HeartbeatFile(path)
+    def __init__(
+        self, device: SimulatedDevice, path: Path, header: Mapping[str, int] | None = None, **environment: str
+    ) -> None:
+        self.heartbeat = HeartbeatFile(path, **(header or {}))
         environment = {abi.ENVIRONMENT: str(path), **device.environment("worker"), **environment}
         super().__init__([sys.executable, "-c", PRELUDE], environment)
         assert self.answer() == "ready"
@@ -123,7 +125,7 @@ def start(device: SimulatedDevice, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as started:
 
         def begin(setup: str = SETUP, **environment: str) -> Worker:
-            worker = Worker(device, tmp_path / "heartbeat", **environment)
+            worker = Worker(device, tmp_path / "heartbeat", None, **environment)
             started.enter_context(worker)
             worker.run(setup)
             return worker

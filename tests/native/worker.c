@@ -42,6 +42,8 @@ static long long obey(const char *command, const char *argument)
         return watchdogd_bucket_(number);
     if (strcmp(command, "output") == 0) /* of its only check */
         return watchdogd_output(&output_run, (unsigned)number), (long long)output_run;
+    if (strcmp(command, "bisecting") == 0)
+        return watchdogd_is_bisecting();
     if (strcmp(command, "errno") == 0) { /* as it is after a first call, which claims a lane */
         errno = (int)number;
         watchdogd_call_enter(WATCHDOGD_OP_SYNC);

@@ -69,6 +69,7 @@ def test_help_names_every_command_and_shows_examples() -> None:
         "pause",
         "resume",
         "reset",
+        "bisect",
         "check-config",
         "doctor",
     ):
@@ -87,7 +88,9 @@ def test_the_version_is_the_packages() -> None:
     assert run("--version").stdout == f"watchdogd {watchdogd.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [(), ("restart",), ("nonsense",), ("status", "--colour")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("restart",), ("bisect", "a"), ("bisect", "a", "of"), ("nonsense",), ("status", "--colour")]
+)
 def test_wrong_usage_is_2_and_goes_to_standard_error(arguments: tuple[str, ...]) -> None:
     told = run(*arguments)
     assert (told.returncode, told.stdout) == (2, "")
@@ -473,6 +476,20 @@ def test_an_operators_commands_reach_the_supervisor_and_are_seen() -> None:
         assert (told.returncode, told.stdout) == (1, "") and "cannot resume it" in told.stderr
         supervised.wait_event("operator", "model_a", command="restart")
         assert "operator" in run("events", "-c", supervised.config).stdout
+
+
+def test_bisect_is_told_to_the_supervisor_and_back() -> None:
+    with Supervised({"model_a": worker(SERVE)}) as supervised:
+        supervised.wait_phase("model_a", "running", 1)
+        told = run("bisect", "model_a", "on", "-c", supervised.config)
+        answer = "bisect on model_a: from its next start on; for now: watchdogd restart model_a\n"
+        assert (told.returncode, told.stdout, told.stderr) == (0, answer, "")
+        wait_until(lambda: "bisected from its next start on" in run("status", "-c", supervised.config).stdout)
+        assert supervised.worker("model_a")["incarnation"] == 1
+        assert run("bisect", "model_a", "off", "-c", supervised.config).returncode == 0
+        wait_until(lambda: "bisect" not in run("status", "-c", supervised.config).stdout)
+        assert run("bisect", "model_x", "on", "-c", supervised.config).returncode == 2
+        supervised.wait_event("operator", "model_a", command="bisect off")
 
 
 def test_a_command_without_a_supervisor_is_3_with_a_remedy(tmp_path: Path) -> None:

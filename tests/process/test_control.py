@@ -133,12 +133,15 @@ def as_user(
     return subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_member_of_the_group_who_is_not_the_supervisors_user_may_change_nothing(server: ControlServer) -> None:
-    with as_user(server.path, user=65534, group=0) as other:
+@pytest.mark.parametrize("command", ["restart", "bisect on", "bisect off"])
+def test_a_member_of_the_group_who_is_not_the_supervisors_user_may_change_nothing(
+    server: ControlServer, command: str
+) -> None:
+    with as_user(server.path, user=65534, group=0, command=command) as other:
         serve_until(server, lambda: other.poll() is not None)
         assert other.stdout is not None
         error, remedy = json.loads(other.stdout.read())
-    assert error == "user 65534 may not restart a worker"
+    assert error == f"user 65534 may not {command.partition(' ')[0]} a worker"
     assert remedy.startswith("use sudo, or run it as user 0")
 
 

@@ -68,6 +68,7 @@ def only_lane(heartbeat: HeartbeatFile, pid: int) -> int:
 
 def expected_constants() -> dict[str, int]:
     tables = {"HEADER": abi.H, "LANE": abi.L, "OP": abi.OPERATION, "STATE": abi.STATE, "OUTPUT": abi.OUTPUT}
+    tables["BISECT"] = abi.BISECT
     tables["STAGE"] = {name: code for code, name in enumerate(abi.WELL_KNOWN_STAGES)}
     values = {f"{table}_{name.upper()}": value for table, words in tables.items() for name, value in words.items()}
     plain = """VERSION MAGIC BYTE_ORDER SIZE LANES LOCKED_EVERY HOT_OFFSET HOT_STRIDE STAGE_OFFSET STAGES
@@ -252,6 +253,22 @@ def test_a_c_worker_stamps_the_run_of_its_bad_outputs(worker: LineProcess, heart
     worker.ask("output 0")
     assert heartbeat.header("bad_outputs") == 0
     assert heartbeat.words(abi.OUTPUT_COUNTS_OFFSET, 2 * abi.OUTPUT_COUNTS) == [1, 2, 1, *[0] * 29]
+
+
+# --- bisect ---
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_c_worker_that_asks_is_told_and_taken_to_synchronize(
+    c_worker: Path, heartbeat: HeartbeatFile, asked: bool
+) -> None:
+    heartbeat.set_header("bisect", abi.BISECT["asked" if asked else "off"])
+    with LineProcess([str(c_worker)], {abi.ENVIRONMENT: str(heartbeat.path)}) as process:
+        assert process.ask("bisecting") == "0"  # it has not attached
+        process.ask("attach")
+        assert heartbeat.header("bisect") == abi.BISECT["asked" if asked else "off"]
+        assert process.ask("bisecting") == str(int(asked))
+        assert heartbeat.header("bisect") == abi.BISECT["done" if asked else "off"]
 
 
 # --- the extension --------------------------------------------------------------------------------------------------

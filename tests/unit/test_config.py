@@ -187,6 +187,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "restart.budget", "9", "budget", 9),
     ("workers.NAME", "restart.window", '"1h"', "window_ns", 3600 * SECOND),
     ("workers.NAME", "restart.when_spent", '"retry-slowly"', "when_spent", "retry-slowly"),
+    ("workers.NAME", "restart.bisect_after", "3", "bisect_after", 3),
     ("workers.NAME", "outputs.bad_in_a_row", "255", "bad_in_a_row", 255),
     ("workers.NAME", "probe", '["sh", "-c", "true"]', "probe", ("sh", "-c", "true")),
     ("workers.NAME", "probe", '"cuda"', "probe", (sys.executable, "-I", "-m", "watchdogd.worker.probe")),

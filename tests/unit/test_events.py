@@ -256,6 +256,17 @@ def test_a_supervisors_start_reads_with_its_files_and_its_end_with_its_reason() 
     assert events.describe(ended).endswith(" - supervisor stopping (SIGTERM) pid=7")
 
 
+def test_a_verdict_of_a_worker_that_is_bisected_says_so_once() -> None:
+    told = {"verdict": "call", "operation": "sync", "stage": "plugin", "detail": "synchronized after each stage"}
+    verdict = json.loads(line(1, EventKind.VERDICT, **told, bisected=True))
+    assert events.describe(verdict).endswith(" stage=plugin detail=synchronized after each stage")
+
+
+def test_a_bisect_reads_as_a_change_with_its_reason() -> None:
+    bisect = json.loads(line(1, EventKind.BISECT, change="off", reason="it hung in stage plugin"))
+    assert events.describe(bisect).endswith("model_h#3 bisect off (it hung in stage plugin)")
+
+
 def test_a_field_that_a_kind_has_no_words_for_is_shown_all_the_same() -> None:
     assert events.describe(json.loads(line(1, EventKind.SIGNAL, signal=9, pid=4321))).endswith(
         "signal signal=9 pid=4321"

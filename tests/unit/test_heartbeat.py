@@ -57,6 +57,14 @@ def test_a_new_heartbeat_says_whose_it_is_and_has_its_space(tmp_path: Path) -> N
     reader.close()
 
 
+@pytest.mark.parametrize("bisect", [True, False])
+def test_a_new_heartbeat_asks_its_worker_to_synchronize_where_it_is_to(tmp_path: Path, bisect: bool) -> None:
+    path = str(tmp_path / "new")
+    reader = heartbeat.create(path, boot_id=BOOT_ID, incarnation=7, spawned_ns=SPAWNED_NS, bisect=bisect)
+    assert reader.read().header("bisect") == abi.BISECT["asked" if bisect else "off"]
+    reader.close()
+
+
 def test_a_heartbeat_is_never_made_over_another_one(tmp_path: Path, beat: FakeHeartbeat) -> None:
     before = beat.path.read_bytes()
     with pytest.raises(FileExistsError):

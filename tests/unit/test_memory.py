@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdogd.decide.memory import RESTART_NS, recall, recall_kills, remember, resume, unremembered, unwatched_ns
-from watchdogd.decide.orders import Trigger, WorkerState
+from watchdogd.decide.orders import AUTOMATIC, Trigger, WorkerState
 from watchdogd.model import Finding, IncidentId, Phase, Verdict
 
 NOW = 1_000
@@ -24,7 +24,8 @@ STATE = WorkerState(
 HELD = replace(STATE, finding=FINDING)
 KILLING = replace(HELD, phase=Phase.KILLING, deadline_ns=95)
 BLOCKED = replace(STATE, phase=Phase.BACKOFF, unusable=2, ended_ns=3)
-WHOLE = [STATE, HELD, KILLING, BLOCKED, WorkerState("b"), replace(STATE, quarantined=True, follows=("b", 7))]
+BISECTED = replace(KILLING, finding=replace(FINDING, bisected=True), bisect="operator", bisecting=True, untold=2)
+WHOLE = [STATE, HELD, KILLING, BLOCKED, WorkerState("b"), replace(STATE, quarantined=True, follows=("b", 7)), BISECTED]
 HAS_PROCESS = [phase for phase in Phase if phase not in (Phase.STOPPED, Phase.BACKOFF, Phase.QUARANTINED)]
 
 
@@ -34,6 +35,7 @@ def told(state: WorkerState) -> dict[str, Any]:
         "name": state.name, "phase": state.phase.value, "phase_since_ns": state.since_ns,
         "incarnation": state.incarnation, "spawned_ns": state.spawned_ns, "ready_ns": state.ready_ns,
         "unusable": state.unusable,
+        "bisect": {"next": state.bisect, "now": state.bisecting},
         "remembered": remember(state),
     }  # fmt: skip
     restored: dict[str, Any] = json.loads(json.dumps(body))
@@ -153,8 +155,9 @@ def test_what_ends_with_its_supervisor_and_was_told_to_end_is_not_started_again(
 
 
 def test_what_an_older_version_did_not_remember_is_not_there() -> None:
-    body = told(replace(BLOCKED, follows=("b", 7)))
+    body = told(replace(BLOCKED, follows=("b", 7), bisect="operator", bisecting=True, untold=2))
     del body["unusable"], body["remembered"]["follows"], body["remembered"]["ended_ns"]
+    del body["bisect"], body["remembered"]["untold"]
     assert recall(body) == replace(BLOCKED, unusable=0, ended_ns=None)
 
 
@@ -164,6 +167,12 @@ def test_a_worker_that_nobody_remembers_is_as_it_says_and_its_deadlines_count_fr
     starting = unremembered("a", 3, spawned_ns=NOW + 9, ready_ns=None, now_ns=NOW)
     assert (starting.phase, starting.spawned_ns, starting.ready_ns) == (Phase.STARTING, NOW, None)
     assert resumed(state) == (state, None)
+
+
+@pytest.mark.parametrize(("bisecting", "by"), [(True, AUTOMATIC), (False, None)])
+def test_one_that_is_bisected_for_nobody_known_is_so_until_its_next_hang(bisecting: bool, by: str | None) -> None:
+    state = unremembered("a", 3, spawned_ns=4, ready_ns=5, now_ns=NOW, bisecting=bisecting)
+    assert (state.bisecting, state.bisect) == (bisecting, by)
 
 
 def test_kills_are_remembered_and_what_is_no_such_memory_is_none() -> None:

@@ -87,6 +87,7 @@ EXPECTED: dict[tuple[Phase, Trigger], tuple[Phase, tuple[Action, ...]]] = {
 }
 # They change what comes after, not the phase.
 REMEMBERED = {(phase, t) for phase in (P.TERMINATING, P.KILLING, P.UNKILLABLE) for t in (T.STOP, T.START, T.RESTART)}
+REMEMBERED |= {(phase, T.BISECT_ON) for phase in P}
 
 
 def test_every_phase_and_trigger_has_an_entry() -> None:

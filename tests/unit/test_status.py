@@ -121,6 +121,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "outputs": dict.fromkeys(abi.OUTPUTS),
                 "bad_outputs_in_a_row": None,
                 "last_step_age_seconds": None,
+                "bisect": {"now": None, "next": None},
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
                 "kernel": said,
                 "blocked": blocked,
@@ -747,6 +748,67 @@ def test_good_outputs_and_no_rule_are_nothing_to_tell(runtime: FakeRuntime) -> N
         beat.lane(0, steps_done=10)
     runtime.publish()
     assert "  !" not in table(view(runtime), 200, colour=False)
+
+
+# --- bisect ---
+
+UNTIL_OFF = "until `watchdogd bisect model_h off` and its next start"
+
+
+@pytest.mark.parametrize(
+    ("word", "by", "note"),
+    [
+        (0, "operator", "bisected from its next start on; for now: `watchdogd restart model_h`"),
+        (0, "bisect_after", "bisected from its next start on, by bisect_after; for now: `watchdogd restart model_h`"),
+        (1, "operator", f"bisected {UNTIL_OFF}, but nothing in it synchronizes after a stage; see the worker API"),
+        (2, "operator", f"bisected {UNTIL_OFF}: it synchronizes after each stage, and is slower for that"),
+        (2, "bisect_after", "bisected until its next hang: it synchronizes after each stage, and is slower for that"),
+        (2, None, "bisected until its next start: it synchronizes after each stage, and is slower for that"),
+    ],
+)
+def test_who_is_slower_for_being_bisected_or_will_be_is_told(
+    runtime: FakeRuntime, word: int, by: str | None, note: str
+) -> None:
+    beat = runtime.incarnation("model_h", 3, bisect={"next": by, "now": bool(word)})
+    beat.header(bisect=word)
+    beat.lane(0, steps_done=10)
+    runtime.publish()
+    assert f"  ! {note}\n" in table(view(runtime), 200, colour=False)
+    assert one(runtime)["bisect"] == {"now": abi.BISECTS[word], "next": by}
+
+
+def test_what_has_no_process_is_told_to_be_bisected_and_not_to_be_restarted(runtime: FakeRuntime) -> None:
+    runtime.incarnation("model_h", 3, bisect={"next": "operator", "now": True}).header(bisect=2)
+    runtime.workers["model_h"]["pid"] = None
+    runtime.publish()
+    assert "  ! bisected from its next start on\n" in table(view(runtime), 200, colour=False)
+    assert one(runtime)["bisect"] == {"now": "off", "next": "operator"}
+
+
+@pytest.mark.parametrize("word", [0, 3, 1 << 63])
+def test_who_is_not_bisected_is_not_told_to_be(runtime: FakeRuntime, word: int) -> None:
+    """Nor by words that cannot be; a supervisor of before says nothing at all."""
+    runtime.incarnation("model_h", 3).header(bisect=word)
+    runtime.publish()
+    assert "bisect" not in table(view(runtime), 200, colour=False)
+    assert one(runtime)["bisect"] == {"now": "off", "next": None}
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"stage": "plugin", "bisected": True}, "call sync in stage plugin, synchronized after each stage, at"),
+        ({"stage": None, "bisected": True}, "call sync in no stage, synchronized after each stage, at"),
+        ({}, "call sync at"),
+    ],
+)
+def test_an_incident_found_while_bisecting_says_in_which_stage(
+    runtime: FakeRuntime, told: dict[str, Any], words: str
+) -> None:
+    incident = {"id": "i-1", "verdict": "call", "operation": "sync", "time": "2025-01-02T03:04:05.000006Z", **told}
+    runtime.worker("model_h", last_incident=incident)
+    runtime.publish()
+    assert f"last incident: {words} 2025" in table(view(runtime), 200, colour=False)
 
 
 # --- the last step --------------------------------------------------------------------------------------------------

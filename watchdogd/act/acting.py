@@ -72,11 +72,16 @@ class Actor:
         elif isinstance(order, orders.Signal):
             self._signal(watched, order)
         elif isinstance(order, orders.Spawn):
-            self._spawn(watched, order.incarnation, now_ns)
+            self._spawn(watched, order, now_ns)
         elif isinstance(order, orders.Clear):
             self.begin_sweep(watched, now_ns)
         elif isinstance(order, orders.CloseIncident):
             watched.closed(order)
+        elif isinstance(order, orders.Bisect):
+            self._journal.emit(
+                EventKind.BISECT, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+                incident=watched.state.incident, change=order.change, reason=order.reason,
+            )  # fmt: skip
         elif isinstance(order, orders.Refrain):
             self._journal.emit(
                 EventKind.REFRAINED, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
@@ -102,8 +107,9 @@ class Actor:
             operation=finding.operation, stage=finding.stage, entered_ns=finding.entered_ns,
             armed_ns=armed_ns if armed_later and finding.deadline_ns is not None else None,
             deadline_ns=finding.deadline_ns, detected_ns=finding.detected_ns, published_ns=published_ns,
-            pid=finding.pid, tid=finding.tid, detail=finding.detail, would_have_killed=action.would_kill,
-            held=watched.held, also_in_flight=watched.beside(finding, finding.detected_ns),
+            pid=finding.pid, tid=finding.tid, detail=finding.detail, bisected=finding.bisected,
+            would_have_killed=action.would_kill, held=watched.held,
+            also_in_flight=watched.beside(finding, finding.detected_ns),
             suspects=self._fleet.suspects(watched, finding.detected_ns),
             kernel=watched.evidence.beside(finding), blocked=watched.evidence.blocked_texts(),
         )  # fmt: skip
@@ -171,8 +177,8 @@ class Actor:
             pid=watched.process.pid if watched.process else None, refused=refusal.strerror if refusal else None,
         )  # fmt: skip
 
-    def _spawn(self, watched: Watched, incarnation: int, now_ns: int) -> None:
-        settings = watched.settings
+    def _spawn(self, watched: Watched, order: orders.Spawn, now_ns: int) -> None:
+        settings, incarnation = watched.settings, order.incarnation
         watched.note = ""
         if incarnation > 1:
             watched.tally.restart(watched.state.reason)
@@ -184,7 +190,7 @@ class Actor:
             # The file is the intent: if we die between here and the fork, there is a name left and no worker.
             watched.reader = create(
                 self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
-                spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()),
+                spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()), bisect=order.bisect,
             )  # fmt: skip
             try:
                 output = launching.open_output(settings, self._runtime.logs)

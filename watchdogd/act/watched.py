@@ -15,7 +15,7 @@ from watchdogd.act.clearing import AGAIN_NS, RETRY_NS, Clearing
 from watchdogd.act.evidence import Evidence
 from watchdogd.act.process import Process
 from watchdogd.act.sweep import Swept
-from watchdogd.decide import budget, liveness, memory, outputs
+from watchdogd.decide import bisecting, budget, liveness, memory, outputs
 from watchdogd.decide.facts import fact, stands
 from watchdogd.decide.liveness import Pending, Threads
 from watchdogd.decide.orders import ALIVE, HANGS, CloseIncident, OpenIncident, WorkerState
@@ -150,7 +150,8 @@ class Watched:
             attached = self.pulse.header("attached_pid") != 0
             detail = "attached, but not ready" if attached else "never attached to its heartbeat"
         stage = self.reader.stage_name(code) if code else None
-        return replace(finding, stage=stage, pid=pid or None, tid=tid or None, detail=detail)
+        found = replace(finding, stage=stage, pid=pid or None, tid=tid or None, detail=detail)
+        return bisecting.described(found, self.pulse.header("bisect"), self.beside(found, found.detected_ns))
 
     def sticky_error(self, now_ns: int) -> Finding | None:
         if self.last_error is None or self.pulse is None or self.reader is None:
@@ -335,6 +336,7 @@ class Watched:
             "budget_left": self._budget_left,
             "next_start_ns": state.deadline_ns if state.phase is Phase.BACKOFF and not state.probing else None,
             "unusable": state.unusable,
+            "bisect": {"next": state.bisect, "now": state.bisecting},
             "deadlines": snapshot.deadlines_seconds(settings.deadlines),
             "soft": settings.soft,
             "bad_in_a_row": settings.outputs.bad_in_a_row,

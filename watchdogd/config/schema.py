@@ -166,6 +166,11 @@ _RESTART = _table(
             choice_kind("quarantine", "retry-slowly"),
             "budget spent: wait for `watchdogd reset`, or go on at `backoff_max`",
         ),
+        (
+            "bisect_after",
+            integer_kind(0),
+            "kills for hangs whose stage does not tell where, to turn on `watchdogd bisect` until the next; 0: never",
+        ),
     ],
     "restart.",
 )

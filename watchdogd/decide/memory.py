@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from watchdogd.decide.orders import ALIVE, SUPERVISOR, Trigger, WorkerState
+from watchdogd.decide.orders import ALIVE, AUTOMATIC, SUPERVISOR, Trigger, WorkerState
 from watchdogd.model import SECOND, Finding, IncidentId, Phase, Verdict
 
 RESTART_NS = SECOND  # RestartSec= of our unit and the way to the first look, several times over; WatchdogSec= is longer
@@ -41,6 +41,7 @@ def remember(state: WorkerState) -> dict[str, Any]:
         "restarts": state.restarts,
         "quarantined": state.quarantined,
         "follows": state.follows,
+        "untold": state.untold,
     }
 
 
@@ -49,6 +50,7 @@ def recall(told: Mapping[str, Any]) -> WorkerState:
     try:
         remembered = told["remembered"]
         finding, incident = remembered["finding"], remembered["incident"]
+        bisect = told.get("bisect", {"next": None, "now": False})
         return WorkerState(
             name=_is(str, told["name"]),
             phase=Phase(told["phase"]),
@@ -67,6 +69,9 @@ def recall(told: Mapping[str, Any]) -> WorkerState:
             quarantined=_is(bool, remembered["quarantined"]),
             unusable=_is(int, told.get("unusable", 0)),
             follows=_follows(remembered.get("follows")),
+            bisect=_maybe(str, bisect["next"]),
+            bisecting=_is(bool, bisect["now"]),
+            untold=_is(int, remembered.get("untold", 0)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"not the memory of a worker: {error!r}") from None
@@ -80,14 +85,16 @@ def recall_kills(told: Mapping[str, Any]) -> tuple[int, ...]:
         raise ValueError(f"not the memory of kills: {error!r}") from None
 
 
-def unremembered(name: str, incarnation: int, spawned_ns: int, ready_ns: int | None, now_ns: int) -> WorkerState:
+def unremembered(
+    name: str, incarnation: int, spawned_ns: int, ready_ns: int | None, now_ns: int, *, bisecting: bool = False
+) -> WorkerState:
     """A worker that lives, as far as it says itself what it is. Nobody knows what was in flight with whose leave (a
-    pause, a stall), so its deadlines count from now.
+    pause, a stall), so its deadlines count from now. Who had it bisected is not known either: until its next hang.
     """
     phase = Phase.STARTING if ready_ns is None else Phase.RUNNING
     return WorkerState(
         name, phase, now_ns, incarnation=incarnation, wanted=True, spawned_ns=min(spawned_ns, now_ns),
-        ready_ns=ready_ns, armed_ns=now_ns,
+        ready_ns=ready_ns, armed_ns=now_ns, bisect=AUTOMATIC if bisecting else None, bisecting=bisecting,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ ALIVE = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED, Phase.PAUSED))
 
 
 OPERATOR, SUPERVISOR, TAKEN_ALONG = "operator", "supervisor", "restart_with"
+AUTOMATIC = "bisect_after"
 ASKED_FOR = frozenset((OPERATOR, SUPERVISOR, TAKEN_ALONG))  # reasons of an end that is no failure: no budget, no wait
 
 
@@ -41,6 +42,8 @@ class Trigger(str, Enum):
     CLEARED = "cleared"  # it is reaped, and no descendant is left
     TIMEOUT = "timeout"  # the phase's own deadline passed
     PROBED = "probed"  # the probe before a start has answered
+    BISECT_ON = "bisect on"  # by the operator: from its next start on
+    BISECT_OFF = "bisect off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Spawn:
     """Start this incarnation."""
 
     incarnation: int
+    bisect: bool = False  # to synchronize after each stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,14 @@ class Refrain:
 
 
 @dataclass(frozen=True, slots=True)
+class Bisect:
+    """Turned on or off for the next start with no operator's word; on record."""
+
+    change: str  # "on" or "off"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpenIncident:
     """A verdict is to be on record, before anything is done about it."""
 
@@ -96,7 +108,7 @@ class CloseIncident:
 
 NOT_RECOVERED = frozenset(("returned", "paused", "stopped", "quarantined"))  # nothing is left to recover from
 
-Action = Spawn | Signal | Clear | Probe | Refrain | OpenIncident | CloseIncident
+Action = Spawn | Signal | Clear | Probe | Refrain | Bisect | OpenIncident | CloseIncident
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +133,9 @@ class WorkerState:
     follows: tuple[str, int] | None = None  # to be restarted with whom, unless it was started after this instant
     probing: bool = False  # in BACKOFF: the probe before its start runs
     unusable: int = 0  # probes in a row that found its accelerator not usable
+    bisect: str | None = None  # who wants its next incarnation bisected: OPERATOR or AUTOMATIC; None = nobody
+    bisecting: bool = False  # whether this incarnation is
+    untold: int = 0  # kills for hangs whose stage did not tell where, while ``bisect_after`` is set
 
 
 class Occasion(NamedTuple):

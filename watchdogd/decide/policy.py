@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from watchdogd.decide import budget
+from watchdogd.decide import bisecting, budget
 from watchdogd.decide.orders import (
     ALIVE,
     ASKED_FOR,
@@ -79,8 +79,9 @@ def _spawn(state: WorkerState, occasion: Occasion) -> Step:
         finding=None,
         probing=False,
         unusable=0,
+        bisecting=state.bisect is not None,
     )
-    return state, (Spawn(state.incarnation),)
+    return state, (Spawn(state.incarnation, bisect=state.bisecting),)
 
 
 def _ready(state: WorkerState, occasion: Occasion) -> Step:
@@ -165,12 +166,13 @@ def _ended_unasked(state: WorkerState, occasion: Occasion) -> Step:
 
 
 def _ended_as_asked(state: WorkerState, occasion: Occasion) -> Step:
+    state, told = bisecting.learnt(state, occasion.settings.restart.bisect_after)
     # Its incident goes on; there is no word left that could move.
     state = replace(state, finding=None, ended_ns=occasion.now_ns)
     if state.phase is Phase.UNKILLABLE:
-        return state, (Clear(),)
+        return state, (*told, Clear())
     deadline = occasion.now_ns + occasion.kill_grace_ns
-    return _enter(state, Phase.KILLING, occasion.now_ns, deadline), (Clear(),)
+    return _enter(state, Phase.KILLING, occasion.now_ns, deadline), (*told, Clear())
 
 
 def _cleared(state: WorkerState, occasion: Occasion) -> Step:
@@ -291,6 +293,14 @@ def _leave_quarantine(state: WorkerState, occasion: Occasion) -> Step:
     return _spawn(replace(state, restarts=(), quarantined=False, reason=OPERATOR), occasion)
 
 
+def _bisect_on(state: WorkerState, _occasion: Occasion) -> Step:
+    return replace(state, bisect=OPERATOR, untold=0), ()
+
+
+def _bisect_off(state: WorkerState, _occasion: Occasion) -> Step:
+    return replace(state, bisect=None, untold=0), ()
+
+
 # --- the table ------------------------------------------------------------------------------------------------------
 
 P, T = Phase, Trigger
@@ -300,6 +310,8 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
     table: dict[tuple[Phase, Trigger], Handler] = {(phase, trigger): _ignore for phase in P for trigger in T}
     for phase in P:
         table[phase, T.RESET] = _forgive
+        table[phase, T.BISECT_ON] = _bisect_on
+        table[phase, T.BISECT_OFF] = _bisect_off
     for phase in ALIVE:
         table[phase, T.EXITED] = _ended_unasked
         table[phase, T.STOP] = _stop

@@ -202,6 +202,11 @@ static PyObject *module_in_step(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED
     return PyBool_FromLong(watchdogd_load_(hot + WATCHDOGD_LANE_STEP) != 0);
 }
 
+static PyObject *module_bisect(PyObject *Py_UNUSED(module), PyObject *done)
+{
+    return PyBool_FromLong(done == Py_True ? watchdogd_is_bisecting() : watchdogd_bisect_asked_());
+}
+
 static PyObject *module_lane(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
 {
     const uint64_t *hot = watchdogd_thread_.hot;
@@ -227,6 +232,7 @@ static PyMethodDef methods[] = {
     {"digest", FAST(watchdogd_output_digest), METH_FASTCALL, "Of a sample of a buffer's blocks."},
     {"deviation", FAST(watchdogd_output_deviation), METH_FASTCALL, "Largest difference of two buffers' elements."},
     {"in_step", module_in_step, METH_NOARGS, "Whether the worker is ready and a step of this process is in flight."},
+    {"bisect", module_bisect, METH_O, "Whether each stage is to be synchronized; with True says that it is."},
     {"lane", module_lane, METH_NOARGS, "The calling thread's lane, None without one."},
     {NULL, NULL, 0, NULL},
 };

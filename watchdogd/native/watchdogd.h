@@ -102,6 +102,7 @@
 #define WATCHDOGD_HEADER_SPAWNED_NS UINT64_C(0xf)
 #define WATCHDOGD_HEADER_SPAWNED_PID UINT64_C(0x10)
 #define WATCHDOGD_HEADER_VERSION UINT64_C(0x11)
+#define WATCHDOGD_HEADER_BISECT UINT64_C(0x12)
 #define WATCHDOGD_HEADER_ATTACHED_PID UINT64_C(0x14)
 #define WATCHDOGD_HEADER_PID_NAMESPACE UINT64_C(0x15)
 #define WATCHDOGD_HEADER_STATE UINT64_C(0x16)
@@ -132,6 +133,9 @@
 #define WATCHDOGD_OP_OTHER UINT64_C(0x7)
 #define WATCHDOGD_STEP_FIRST UINT64_C(0x1)
 #define WATCHDOGD_STEP_LATER UINT64_C(0x2)
+#define WATCHDOGD_BISECT_OFF UINT64_C(0x0)
+#define WATCHDOGD_BISECT_ASKED UINT64_C(0x1)
+#define WATCHDOGD_BISECT_DONE UINT64_C(0x2)
 #define WATCHDOGD_STATE_CREATED UINT64_C(0x0)
 #define WATCHDOGD_STATE_ATTACHED UINT64_C(0x1)
 #define WATCHDOGD_STATE_READY UINT64_C(0x2)
@@ -709,6 +713,25 @@ static inline void watchdogd_error(int curesult)
     uint64_t code = (unsigned)curesult > WATCHDOGD_ERROR_MASK ? WATCHDOGD_ERROR_MASK : (uint64_t)curesult;
     if (words && code)
         watchdogd_store_(words + WATCHDOGD_HEADER_LAST_ERROR, (watchdogd_now_ns() & ~WATCHDOGD_ERROR_MASK) | code);
+}
+
+static inline int watchdogd_bisect_asked_(void)
+{
+    const uint64_t *words = __atomic_load_n(&watchdogd_process_.words, __ATOMIC_ACQUIRE);
+    return words && watchdogd_load_(words + WATCHDOGD_HEADER_BISECT) != WATCHDOGD_BISECT_OFF;
+}
+
+/*
+ * Whether this incarnation is to wait, before it leaves a stage, for all that it has queued in it (`watchdogd bisect`): a
+ * stamped sync, so that a hang shows in the stage that queued it. Constant from watchdogd_attach() on. Who asks is taken to
+ * do so, and the verdict then says it: ask only where you do.
+ */
+static inline int watchdogd_is_bisecting(void)
+{
+    if (!watchdogd_bisect_asked_())
+        return 0;
+    watchdogd_store_(watchdogd_process_.words + WATCHDOGD_HEADER_BISECT, WATCHDOGD_BISECT_DONE);
+    return 1;
 }
 
 /*

@@ -40,11 +40,18 @@ class HeartbeatError(Exception):
 
 
 def create(
-    path: str, *, boot_id: int, incarnation: int, spawned_ns: int, owner: tuple[int, int] | None = None
+    path: str,
+    *,
+    boot_id: int,
+    incarnation: int,
+    spawned_ns: int,
+    owner: tuple[int, int] | None = None,
+    bisect: bool = False,
 ) -> HeartbeatReader:
     """Make the heartbeat of a new incarnation: a new inode, its space reserved, readable by the owner's group.
 
-    ``owner`` is (uid, gid) of the worker where it differs from ours. Raises OSError (no space, no permission, exists).
+    ``owner`` is (uid, gid) of the worker where it differs from ours; ``bisect``: whether it is to synchronize after
+    each stage. Raises OSError (no space, no permission, exists).
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
@@ -58,6 +65,7 @@ def create(
         words[abi.H["boot_id_low"]] = boot_id & (1 << 64) - 1
         words[abi.H["incarnation"]] = incarnation
         words[abi.H["spawned_ns"]] = spawned_ns
+        words[abi.H["bisect"]] = abi.BISECT["asked" if bisect else "off"]
         words[abi.H["state"]] = abi.stamp(spawned_ns, abi.STATE["created"])
         os.pwrite(descriptor, struct.pack(f"={len(words)}Q", *words), 0)
         if owner is not None:

@@ -8,8 +8,9 @@ of its kind:
 phase       ``previous``, ``phase``, ``reason``; with ``unkillable``: ``blocked``, as in a verdict
 verdict     ``verdict``, ``operation``, ``entered_ns``, ``armed_ns`` (the deadline counts from then, if that was later:
             a resume), ``deadline_ns``, ``detected_ns``, ``published_ns`` (the rest of the vehicle could know from then
-            on), ``detail``, ``also_in_flight`` (the other calls of a worker that hangs, each with ``operation``,
-            ``stage``, ``entered_ns``, ``pid``, ``tid``);
+            on), ``detail``, ``bisected`` (it synchronizes after each stage: ``stage`` is where it hung),
+            ``also_in_flight`` (the other calls of a worker that hangs, each with ``operation``, ``stage``,
+            ``entered_ns``, ``pid``, ``tid``);
             ``kernel`` (what the kernel said meanwhile of the worker or its accelerator), ``blocked``
             (its threads in D state, and where in the kernel)
 signal      ``signal``, ``pid``, ``reason``
@@ -29,6 +30,7 @@ kernel      a message of the kernel: ``about`` (as ``model.KernelKind``), ``numb
             ``accelerator``, ``device``, ``pid``, ``name``, ``channel``, ``expected`` (it follows from our own kill),
             ``reason`` (its text)
 blocked     a thread in D state, look after look: ``pid``, ``tid``, ``name``, ``place`` (in the kernel), ``devices``
+bisect      ``change`` (``on`` or ``off``: from its next start on), ``reason``; by an operator it is ``operator``
 operator    ``command``, ``uid``, ``pid``
 supervisor  ``change`` (``started``, ``adopted``, ``reloading``, ``reload refused``, ``problem``, ``stopping``,
             ``ended``), ``pid``; ``version``, ``config``, ``metrics``, ``scheduling`` at its start, else ``reason``
@@ -76,6 +78,7 @@ class EventKind(str, Enum):
     SOURCE = "source"
     KERNEL = "kernel"  # what the kernel log says of an accelerator
     BLOCKED = "blocked"  # D state
+    BISECT = "bisect"  # turned on or off with no operator's word
     OPERATOR = "operator"
     SUPERVISOR = "supervisor"  # its own start and end
     SUPPRESSED = "suppressed"
@@ -290,6 +293,7 @@ def _phrase(kind: str, rest: dict[str, Any]) -> Iterator[str]:
         yield f"{_text(rest.pop('previous', '?'))} -> {_text(rest.pop('phase'))}"
     if kind == EventKind.VERDICT:
         yield " ".join(_text(rest.pop(key)) for key in ("verdict", "operation") if key in rest)
+        rest.pop("bisected", None)  # ``detail`` says it
         entered_ns, armed_ns = rest.pop("entered_ns", None), rest.pop("armed_ns", None)
         rest["entered_ns"] = armed_ns or entered_ns
         keys = ("entered_ns", "deadline_ns", "detected_ns", "published_ns")
@@ -300,7 +304,7 @@ def _phrase(kind: str, rest: dict[str, Any]) -> Iterator[str]:
         yield " ".join(_text(rest.pop(key)) for key in ("about", "number") if key in rest)
         if rest.pop("expected", False):
             yield "expected after our kill"
-    if kind == EventKind.SUPERVISOR and "change" in rest:
+    if kind in (EventKind.SUPERVISOR, EventKind.BISECT) and "change" in rest:
         yield _text(rest.pop("change"))
     if kind == EventKind.ESCALATION and "step" in rest:
         yield _text(rest.pop("step"))

@@ -40,6 +40,7 @@ MESSAGE_IDS = {
     EventKind.HOOK: "e75e7ca54d3342b4b33ac3f5d222eae6",
     EventKind.ESCALATION: "3753808504e1443a82056d8f3f40d915",
     EventKind.PROBE: "ee33bf4965c64664a8e0b48f413a52fe",
+    EventKind.BISECT: "6ad7cc12678448b7bf1cb24f8f4efc43",
     EventKind.SUPPRESSED: "fb6a38f9f7d841bf8d086a5dc4a7c15c",
 }
 FIELDS = ("kind", "seq", "worker", "incarnation", "incident", "verdict", "operation")  # each as WATCHDOGD_...
@@ -57,6 +58,7 @@ _PRIORITIES = {
     EventKind.ESCALATION: _ERROR,
     EventKind.HOOK: _NOTICE,
     EventKind.PROBE: _NOTICE,
+    EventKind.BISECT: _NOTICE,
     EventKind.SUPPRESSED: _WARNING,
 }
 _PHASES = {Phase.UNKILLABLE.value: _CRITICAL, Phase.QUARANTINED.value: _ERROR}

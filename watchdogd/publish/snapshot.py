@@ -21,6 +21,8 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "pid" or null, "incarnation", "heartbeat": FILE or null, "spawned_ns" or null, "ready_ns" or null,
                   "restarts": {VERDICT, "operator", "supervisor" or "restart_with": count}, "budget_left" (0 in
                   quarantine), "next_start_ns" or null, "unusable" (probes in a row that said so),
+                  "bisect": {"next": "operator", "bisect_after" or null (who wants its next incarnation to synchronize
+                             after each stage), "now": bool (this one was asked to)},
                   "remembered": {what only the next supervisor needs, see ``memory``},
                   "deadlines": {"startup" "first_step" "step" "sync" ...: seconds, only those that are set},
                   "soft" or null, "bad_in_a_row": of outputs, for a verdict; 0 = none is,
@@ -29,6 +31,7 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "held": text or null,   (a verdict stands, its kill waits; why)
                   "recovery": {"counts": [per RECOVERY_BOUNDS_NS, then the rest], "total_ns"},
                   "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339,
+                                    "stage" or null and "bisected": true, where it synchronizes after each stage,
                                     "outcome": as in ``orders.CloseIncident``, once it is over} or null,
                   "kernel": {"about", "number" or null, "text", "at_ns", "expected": bool} or null (what the kernel
                   said of it last), "blocked": [{"pid", "tid", "since_ns", "place" or null}] (threads in D state)}],

@@ -156,10 +156,11 @@ class Adoption:
                 continue
             ready_ns = pulse.header("state") & ~abi.CODE_MASK if liveness.is_ready(pulse) else None
             spawned_ns = pulse.header("spawned_ns")
+            bisecting = pulse.header("bisect") != abi.BISECT["off"]
             watched.process = process
             watched.launched = launching.fingerprint(settings)
             watched.state, trigger = memory.resume(
-                memory.unremembered(settings.name, incarnation, spawned_ns, ready_ns, now_ns),
+                memory.unremembered(settings.name, incarnation, spawned_ns, ready_ns, now_ns, bisecting=bisecting),
                 has_begun=True,
                 is_alive=True,
                 keeps=settings.on_supervisor_exit == "keep",

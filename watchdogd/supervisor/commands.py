@@ -13,10 +13,13 @@ from watchdogd.act.acting import Happening
 from watchdogd.act.runtime import CannotStart
 from watchdogd.act.watched import Watched
 from watchdogd.decide import policy, redundancy
-from watchdogd.decide.orders import Trigger
+from watchdogd.decide.orders import ALIVE, Trigger, WorkerState
+from watchdogd.model import Phase
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
 from watchdogd.supervisor.control import RELOAD, ControlError, ControlServer, Request
+
+_NEXT_START = {Phase.STOPPED: "start", Phase.QUARANTINED: "reset", **dict.fromkeys(ALIVE, "restart")}
 
 
 class Commands:
@@ -59,7 +62,7 @@ class Commands:
             if state.quarantined and not self.stopping:
                 remedy = f"watchdogd reset {name}"
                 why += "" if phase == "quarantined" else " and in quarantine"
-            return {"ok": False, "error": f"{why}: cannot {request.command} it", "remedy": remedy}
+            return {"ok": False, "error": f"{why}: cannot {request.command.partition(' ')[0]} it", "remedy": remedy}
         if trigger is Trigger.RESTART and redundancy.serves(state):
             # Those asked for in this very tick are not on their way yet.
             going = [h.watched.settings.name for h in self._happenings if h.trigger in (Trigger.STOP, Trigger.RESTART)]
@@ -75,7 +78,18 @@ class Commands:
             uid=request.uid, pid=request.pid,
         )  # fmt: skip
         self._happenings.append(Happening(watched, trigger))
+        if trigger in (Trigger.BISECT_ON, Trigger.BISECT_OFF):
+            return {"ok": True, "message": _bisect(state, on=trigger is Trigger.BISECT_ON)}
         return {"ok": True, "message": f"{request.command} {name} (was {phase})"}
 
     def close(self) -> None:
         self._server.close()
+
+
+def _bisect(state: WorkerState, *, on: bool) -> str:
+    """What has changed, and what brings it about now; where nothing is named, its next start comes by itself."""
+    told = f"bisect {'on' if on else 'off'} {state.name}: from its next start on"
+    if state.phase in ALIVE and state.bisecting == on:
+        return f"{told}, as it runs now"
+    deed = "reset" if state.quarantined else _NEXT_START.get(state.phase)
+    return told if deed is None else f"{told}; for now: watchdogd {deed} {state.name}"

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 
 SOCKET_NAME = "control.sock"  # in the runtime directory
 RELOAD = "reload"  # of no worker: its name is ""
-COMMANDS = ("restart", "stop", "start", "pause", "resume", "reset")  # each of them changes something
+# Each of them changes something.
+COMMANDS = ("restart", "stop", "start", "pause", "resume", "reset", "bisect on", "bisect off")
 LONGEST_REQUEST = 4096
 MOST_CONNECTIONS = 16
 FOR_WHOM = "use sudo: commands are for root and the supervisor's own user"
@@ -171,7 +172,7 @@ class ControlServer:
         elif uid not in (0, os.geteuid()):
             self._refuse(
                 connection,
-                f"user {uid} may not {asked[0]} {'a worker' if asked[1] else 'the configuration'}",
+                f"user {uid} may not {asked[0].partition(' ')[0]} {'a worker' if asked[1] else 'the configuration'}",
                 f"use sudo, or run it as user {os.geteuid()}, who runs the supervisor",
             )
         elif _hung_up(connection.socket):

@@ -63,6 +63,7 @@ class WorkerView:
     heartbeat_error: str | None
     looked_at: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(abi.OUTPUTS, 0))  # outputs, by kind
     bad: bad_outputs.Run | None = None  # those in a row, up to now
+    bisect: str = "off"  # of ``abi.BISECTS``: whether its process synchronizes after each stage
     last_step_ns: int | None = None  # when it ended; None: none has, or a library of version 1 does not say
 
     @property
@@ -208,7 +209,9 @@ def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
             call = Call(operation, ages[operation], None if seconds is None else round(seconds * SECOND))
     bad = bad_outputs.under_way(pulse, now_ns)
     last_ns = last_step_ns(pulse, now_ns)
-    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error, counts, bad, last_ns)
+    word = pulse.header("bisect") if body["pid"] is not None else 0
+    bisect = abi.BISECTS[word] if word < len(abi.BISECTS) else "off"
+    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error, counts, bad, bisect, last_ns)
 
 
 def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
@@ -320,6 +323,7 @@ def _worker_json(worker: WorkerView, view: StatusView) -> dict[str, Any]:
         "outputs": worker.looked_at,
         "bad_outputs_in_a_row": 0 if worker.bad is None else worker.bad.length,
         "last_step_age_seconds": seconds(age(view.as_of_ns, worker.last_step_ns)),
+        "bisect": {"now": worker.bisect, "next": worker.body.get("bisect", {}).get("next")},
         "last_incident": worker.body["last_incident"],
         "kernel": _said(worker.body["kernel"], view),
         "blocked": _blocked(worker.body["blocked"], view),

@@ -116,6 +116,9 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
             what = " ".join(filter(None, (incident["verdict"], incident["operation"])))
             also = ", ".join(map(str, incident.get("also_in_flight") or ()))
             what += f" (with {also} in flight)" if also else ""
+            if incident.get("bisected"):
+                where = f"stage {incident['stage']}" if incident["stage"] else "no stage"
+                what += f" in {where}, synchronized after each stage,"
             yield f"  last incident: {what} at {incident['time']} [{incident['id']}]", _PLAIN
         if detail is not None:
             if worker.last_step_ns is not None:
@@ -189,6 +192,7 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
     if body["uninstrumented"]:
         yield "none of its calls is stamped: a hang inside one cannot be seen; see the worker API"
     yield from _outputs(worker, now_ns)
+    yield from _bisect(worker)
     if body["would_have_killed"]:
         yield f"would have been killed {body['would_have_killed']} times, had it not been observed only"
     if body["last_error"]:
@@ -230,6 +234,20 @@ def _outputs(worker: WorkerView, now_ns: int) -> Iterator[str]:
         yield f"{worker.bad}, for {span(age(now_ns, worker.bad.begun_ns))}; {then}"
     elif rule and (worker.steps or 0) >= UNCHECKED_AFTER_STEPS and not any(worker.looked_at.values()):
         yield "none of its outputs is looked at: bad ones cannot be seen; see OutputCheck in the worker API"
+
+
+def _bisect(worker: WorkerView) -> Iterator[str]:
+    by = worker.body.get("bisect", {}).get("next")  # a supervisor of before tells none
+    until = {None: "until its next start", "operator": f"until `watchdogd bisect {worker.name} off` and its next start"}
+    lasts = until.get(by, "until its next hang")
+    if worker.bisect == "asked" and (worker.steps or 0) >= UNCHECKED_AFTER_STEPS:
+        yield f"bisected {lasts}, but nothing in it synchronizes after a stage; see the worker API"
+    elif worker.bisect != "off":
+        yield f"bisected {lasts}: it synchronizes after each stage, and is slower for that"
+    elif by is not None:
+        why = "" if by == "operator" else f", by {by}"
+        now = "" if worker.body["pid"] is None else f"; for now: `watchdogd restart {worker.name}`"
+        yield f"bisected from its next start on{why}{now}"
 
 
 def _loads(view: StatusView) -> Iterator[tuple[str, str]]:

@@ -68,9 +68,19 @@ class Worker:
         """What is done now is done for the first time, e.g. with another network: the steps in flight, and those begun
         until one is done, are judged by ``first_step``."""
         self.stage = _implementation.stage
+        if _implementation.bisect(False):
+            from watchdogd.worker.bisecting import Stage  # noqa: PLC0415 - nobody else is to pay for it
+
+            self.stage = Stage
         """``with stage(name):`` names what the thread is doing; kept to 31 bytes, about 190 names per incarnation."""
         self.error = _implementation.error
         """Records a CUresult that is not success as the last CUDA error."""
+
+    @property
+    def is_bisecting(self) -> bool:
+        """Whether a stage is to end only when all that was queued in it is done. ``watchdogd.worker.cuda`` sees to it;
+        who asks is taken to do so for other libraries' streams, and the verdict then says it: ask only where you do."""
+        return _implementation.bisect(True)
 
     @property
     def implementation(self) -> str:

@@ -18,8 +18,8 @@ from watchdogd.worker._memory import Heartbeat, Lane
 from watchdogd.worker._scan import deviation, digest, extremes, uniform
 
 __all__ = [
-    "attach", "begin_step", "call", "deviation", "digest", "end_step", "error", "extremes", "first_step", "lane",
-    "output", "ready", "stage", "step", "uniform",
+    "attach", "begin_step", "bisect", "call", "deviation", "digest", "end_step", "error", "extremes", "first_step",
+    "lane", "output", "ready", "stage", "step", "uniform",
 ]  # fmt: skip
 
 _DEPTH = 8  # as in watchdogd.h: the time of deeper guards is not kept
@@ -288,6 +288,10 @@ def output(run: int, kind: int) -> int:
 
 def in_step() -> bool:
     return _process.lane is not None and _process.lane.hot[_STEP] != 0 and _process.heartbeat.is_ready()
+
+
+def bisect(done: bool) -> bool:
+    return _process.heartbeat.bisect(done)
 
 
 def lane() -> int | None:

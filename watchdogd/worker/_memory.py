@@ -126,6 +126,13 @@ class Heartbeat:
     def set_state(self, name: str) -> None:
         self.words[abi.H["state"]] = abi.stamp(time.monotonic_ns(), abi.STATE[name])
 
+    def bisect(self, done: bool) -> bool:
+        """Whether each stage is to be synchronized; ``done`` says that it is."""
+        word = abi.H["bisect"]
+        if done and self.words[word] != abi.BISECT["off"]:
+            self.words[word] = abi.BISECT["done"]
+        return bool(self.words[word] != abi.BISECT["off"])
+
     def claim(self, tid: int) -> int | None:
         """A lane for this thread (0: for the process as a whole); None, and counted, if there is none."""
         words = self.words

@@ -125,6 +125,11 @@ class Context:
                 check(driver.cuCtxPushCurrent, self._context)
         self._look()
         self._order = order
+        self._stream: type[Stream] = Stream
+        if attach().is_bisecting:
+            from watchdogd.worker.cuda_bisecting import SynchronizedStream  # noqa: PLC0415 - nobody else is to pay
+
+            self._stream = SynchronizedStream
         self._lines: WeakValueDictionary[int, Line] = WeakValueDictionary()
         self.hot_calls = 0
         """How many allocs and frees were made inside steps of a ready worker; each line of code is warned of once."""
@@ -179,7 +184,7 @@ class Context:
         """A new stream, independent of the legacy default stream. ``owner="thread"``: only for the calling thread."""
         _one_of("owner", owner, (None, "thread"))
         handle = self._run(self._other, driver.cuStreamCreate, _NON_BLOCKING)
-        return Stream(self, handle, None if owner is None else Owner.calling())
+        return self._stream(self, handle, None if owner is None else Owner.calling())
 
     def event(self) -> Event:
         return Event(self, self._run(self._other, driver.cuEventCreate, self._event_flags))

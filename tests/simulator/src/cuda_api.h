@@ -58,6 +58,8 @@ CUresult cuStreamGetCtx_v2(CUstream handle, CUcontext *context, void **green_con
 CUresult cuStreamGetFlags(CUstream handle, unsigned *flags);
 CUresult cuStreamGetPriority(CUstream handle, int *priority);
 CUresult cuStreamGetId(CUstream handle, unsigned long long *id);
+CUresult cuStreamBeginCapture_v2(CUstream handle, int mode);
+CUresult cuStreamEndCapture(CUstream handle, void **graph);
 CUresult cuStreamIsCapturing(CUstream handle, int *status);
 CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void *user_data);
 CUresult cuLaunchHostFunc_v2(CUstream stream, CUhostFn function, void *user_data, unsigned sync_mode);

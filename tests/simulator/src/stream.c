@@ -208,14 +208,15 @@ static CUresult append(Stream *stream, Operation *operation)
 
 CUresult stream_enqueue_marked(Stream *stream, Operation *operation, Point *point)
 {
+    bool dropped = atomic_load(&stream->capture) != CAPTURE_NONE;
     pthread_mutex_lock(&stream_lock);
-    CUresult result = append(stream, operation);
+    CUresult result = dropped ? CUDA_SUCCESS : append(stream, operation);
     if (result == CUDA_SUCCESS && point != NULL) {
         object_get(&stream->object);
         *point = (Point){stream, stream->enqueued};
     }
     pthread_mutex_unlock(&stream_lock);
-    if (result != CUDA_SUCCESS) {
+    if (dropped || result != CUDA_SUCCESS) {
         points_release(operation->waits, operation->wait_count);
         if (operation->release != NULL) {
             operation->release(operation);

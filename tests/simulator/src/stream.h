@@ -41,6 +41,8 @@ struct Operation {
     void (*release)(Operation *operation);
 };
 
+enum { CAPTURE_NONE, CAPTURE_ACTIVE, CAPTURE_INVALIDATED };
+
 struct Stream {
     Object object;
     Context *context;
@@ -52,6 +54,7 @@ struct Stream {
     Operation *first, *last; /* `first` stays in the queue while it executes */
     uint64_t enqueued;
     _Atomic uint64_t completed;
+    _Atomic int capture; /* records a graph, as CUstreamCaptureStatus has it */
     bool has_worker;
     bool closed;
     pthread_cond_t work;     /* something was queued, or the stream was closed */

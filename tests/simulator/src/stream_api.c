@@ -95,7 +95,9 @@ CUresult cuStreamSynchronize(CUstream handle)
     }
     result = stream_look_up(handle, context, &stream);
     if (result == CUDA_SUCCESS) {
-        result = stream_tails(stream, &points, &count);
+        int active = CAPTURE_ACTIVE;
+        atomic_compare_exchange_strong(&stream->capture, &active, CAPTURE_INVALIDATED);
+        result = active == CAPTURE_NONE ? stream_tails(stream, &points, &count) : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
         if (result == CUDA_SUCCESS) {
             points_wait(points, count, atomic_load(&stream->context->flags));
             result = context_failure(stream->context);
@@ -240,8 +242,41 @@ CUresult cuStreamIsCapturing(CUstream handle, int *status)
     if (status == NULL) {
         result = CUDA_ERROR_INVALID_VALUE;
     } else {
-        *status = 0; /* there are no graphs to capture into */
+        *status = atomic_load(&stream->capture);
     }
+    object_put(&stream->object);
+    return result;
+}
+
+/* What is queued while a stream records is dropped: there is no graph that could be launched. */
+CUresult cuStreamBeginCapture_v2(CUstream handle, int mode)
+{
+    Stream *stream;
+    CUresult result = enter(CALL_OTHER, handle, &stream);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    int none = CAPTURE_NONE;
+    (void)mode; /* no thread here is told of another's recording */
+    if (!atomic_compare_exchange_strong(&stream->capture, &none, CAPTURE_ACTIVE)) {
+        result = CUDA_ERROR_ILLEGAL_STATE;
+    }
+    object_put(&stream->object);
+    return result;
+}
+
+CUresult cuStreamEndCapture(CUstream handle, void **graph)
+{
+    Stream *stream;
+    CUresult result = enter(CALL_OTHER, handle, &stream);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    int before = atomic_exchange(&stream->capture, CAPTURE_NONE);
+    if (before != CAPTURE_ACTIVE) {
+        result = before == CAPTURE_NONE ? CUDA_ERROR_ILLEGAL_STATE : CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    }
+    *graph = NULL;
     object_put(&stream->object);
     return result;
 }
