@@ -29,6 +29,8 @@ kernel      a message of the kernel: ``about`` (as ``model.KernelKind``), ``numb
             ``accelerator``, ``device``, ``pid``, ``name``, ``channel``, ``expected`` (it follows from our own kill),
             ``reason`` (its text)
 blocked     a thread in D state, look after look: ``pid``, ``tid``, ``name``, ``place`` (in the kernel), ``devices``
+growth      a worker holds more than its limit: ``resource`` (as in ``model.Usage``), ``value``, ``baseline`` (the most
+            of its first hour), ``times`` (that this incarnation was told of for it), ``reason`` (in words)
 operator    ``command``, ``uid``, ``pid``
 supervisor  ``change`` (``started``, ``adopted``, ``reloading``, ``reload refused``, ``problem``, ``stopping``,
             ``ended``), ``pid``; ``version``, ``config``, ``metrics``, ``scheduling`` at its start, else ``reason``
@@ -76,6 +78,7 @@ class EventKind(str, Enum):
     SOURCE = "source"
     KERNEL = "kernel"  # what the kernel log says of an accelerator
     BLOCKED = "blocked"  # D state
+    GROWTH = "growth"  # of what a worker holds
     OPERATOR = "operator"
     SUPERVISOR = "supervisor"  # its own start and end
     SUPPRESSED = "suppressed"
