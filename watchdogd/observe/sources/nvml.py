@@ -33,6 +33,9 @@ class Gpus:
             self._nvml: ModuleType = importlib.import_module("pynvml")
         except ImportError as error:
             raise child.Unavailable(f"no NVML bindings ({error}): pip install 'watchdogd[nvml]'") from error
+        # The driver may be older than the bindings: then it lacks what they call.
+        mismatch = getattr(self._nvml, "NVMLLibraryMismatchError", self._nvml.NVMLError)
+        self._refusals: tuple[type[Exception], ...] = (self._nvml.NVMLError, mismatch)
         try:
             self._nvml.nvmlInit()
             count = self._nvml.nvmlDeviceGetCount()
@@ -92,7 +95,7 @@ class Gpus:
         """The answer, or None where NVML has none; why is said once on standard error."""
         try:
             return function(argument)
-        except self._nvml.NVMLError as error:
+        except self._refusals as error:
             complaint = f"watchdogd: gpu{index}: {function.__name__}: {error}"
             if complaint not in self._complaints:
                 print(complaint, file=sys.stderr, flush=True)
@@ -106,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     child.add_options(parser)
     options = parser.parse_args(arguments)
-    return child.run(lambda: Gpus().told, options.interval, options.once)
+    return child.run(lambda: Gpus().read if options.once else Gpus().told, options.interval, options.once)
 
 
 if __name__ == "__main__":
