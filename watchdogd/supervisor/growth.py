@@ -1,6 +1,6 @@
 """Growth under the supervisor: who is looked at when, what is told of it, whose leak is a verdict now.
 
-Invariant: it costs the supervisor one fork in ten seconds for 32 workers, whatever they hold; and a worker that works
+Invariant: it costs the supervisor one fork in ten seconds for 16 workers, whatever they hold; and a worker that works
 is not condemned before its end takes nothing from its group: a verdict that waited would hide a hang.
 """
 
@@ -17,7 +17,7 @@ from watchdogd.observe import usage
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
 
-MOST_AT_ONCE = 32  # workers in one look: what comes of it is taken in one tick
+MOST_AT_ONCE = 16  # workers in one look: what comes of it is taken in one tick
 FRESH_NS = 30 * SECOND  # for so long it is known what a device's memory is used for
 _WORKS = (Phase.RUNNING, Phase.OBSERVED)
 
