@@ -1219,6 +1219,12 @@ def test_a_veto_that_is_over_before_it_can_be_given_is_a_problem(tmp_path: Path)
     load(tmp_path, text + WORKER)  # without a veto it means nothing
 
 
+def test_a_leak_without_a_measure_is_a_warning_and_with_one_is_not(tmp_path: Path) -> None:
+    rule = WORKER + 'growth = {{ leak = true, baseline = "{}" }}\n'
+    assert A + "growth.leak" in [problem.key for problem in warnings(tmp_path, rule.format("never"))]
+    assert A + "growth.leak" not in [problem.key for problem in warnings(tmp_path, rule.format("10m"))]
+
+
 def test_a_veto_without_anybody_to_ask_is_a_warning(tmp_path: Path) -> None:
     assert "hooks.veto" in [problem.key for problem in warnings(tmp_path, "[hooks]\nveto = true\n" + WORKER)]
     asked = '[hooks]\nveto = true\non_verdict = ["sh"]\n'
