@@ -1,4 +1,4 @@
-"""Who is looked at when, by that part of a supervisor alone: real children look at real processes, the test moves time."""
+"""Who is looked at when, by that part of a supervisor alone: children look at real processes, the test moves time."""
 
 from __future__ import annotations
 

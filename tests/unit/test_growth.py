@@ -106,6 +106,20 @@ def test_a_step_up_is_told_of_once_and_is_no_leak() -> None:
     assert len(worker.told) == 1 and not worker.leaks
 
 
+def test_what_it_has_grown_to_is_the_least_that_it_held_meanwhile() -> None:
+    worker = Worker().uses("threads", [*first_hour(10), 900, 100, *[900] * (SUSTAINED - 2)])
+    assert worker.courses["threads"].warned == 100
+    assert worker.uses("threads", [190] * 20).told == worker.told[:1]
+    assert len(worker.uses("threads", [191] * 20).told) == 2
+
+
+def test_a_limit_that_was_raised_since_holds_for_the_second_time_too() -> None:
+    worker = Worker().uses("threads", [*first_hour(10), *[100] * 20])
+    worker.rule = RULE._replace(threads=500)
+    assert len(worker.uses("threads", [510] * 20).told) == 1
+    assert len(worker.uses("threads", [511] * 20).told) == 2
+
+
 def test_what_is_back_is_no_leak_and_shown_no_longer_and_told_of_again_only_twice_as_high() -> None:
     worker = Worker().uses("threads", [*first_hour(10), *[100] * 20, *[1000] * 20])
     assert len(worker.told) == 2 and worker.leaks
