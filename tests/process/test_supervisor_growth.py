@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.running import Supervised, gone, wait_until, worker
-from watchdogd.publish.events import decode
+from tests.simulator.control import SimulatedDevice
 from watchdogd.view import status_table
 from watchdogd.view.status import collect
 
@@ -167,21 +168,52 @@ serve()"""
         assert not gone(supervised.worker("a")["pid"])
 
 
-def reader() -> list[str]:
-    """A command in place of the NVML reader: prints what ``HERE/device`` says."""
-    program = (
-        "import json, os, sys, time\n"
-        "while True:\n"
-        "    print(json.dumps({'accelerator': 'gpu0', 'load_ratio': 0.5}))\n"
-        "    path = os.environ['HERE'] + '/device'\n"
-        "    if os.path.exists(path): print(open(path).read())\n"
-        "    sys.stdout.flush(); time.sleep(0.1)\n"
-    )
-    return [sys.executable, "-c", program]
+SILENT_READER = """import json, os, sys, time
+while True:
+    print(json.dumps({'accelerator': 'gpu0', 'load_ratio': 0.5}))
+    path = os.environ['HERE'] + '/device'
+    if os.path.exists(path): print(open(path).read())
+    sys.stdout.flush()
+    time.sleep(0.1)"""
+ALLOCATES = """
+from watchdogd.worker import cuda
+with cuda.Context() as context:
+    held = [context.alloc(2 << 20)]
+    worker.ready()
+    while True:
+        if INCARNATION == 1 and (HERE / 'go').exists() and LEAKS: held.append(context.alloc(65536))
+        frame()"""
 
 
-def test_what_it_holds_of_a_devices_memory_is_watched_too_and_unknown_is_not_zero() -> None:
-    with Supervised({"a": worker("serve()", growth=RULE)}, nvml={"command": reader()}) as supervised:
+def test_a_worker_that_leaks_a_devices_memory_is_replaced_and_one_beside_it_is_not(tmp_path: Path) -> None:
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    with SimulatedDevice(tmp_path / "device") as device:
+        workers = {
+            name: worker(
+                ALLOCATES.replace("LEAKS", str(name == "leaks")), environment=device.environment(name),
+                accelerator="gpu0", growth={**RULE, "leak": True},
+            )
+            for name in ("leaks", "healthy")
+        }  # fmt: skip
+        command = [sys.executable, "-m", "tests.simulator.nvml", str(device.path)]
+        with Supervised(workers, nvml={"command": command}) as supervised:
+
+            def is_measured(name: str) -> bool:
+                return bool(supervised.view(name)["growth"].get("device_memory", {}).get("measured"))
+
+            wait_until(lambda: is_measured("leaks") and is_measured("healthy"), what=supervised.log)
+            assert supervised.view("leaks")["growth"]["device_memory"]["most"] == 2 << 20
+            healthy = supervised.worker("healthy")["pid"]
+            supervised.touch("go")
+            assert "device memory " in supervised.wait_event("verdict", "leaks", verdict="leak")["detail"]
+            supervised.wait_phase("leaks", "running", 2)
+            assert supervised.worker("healthy")["pid"] == healthy
+            assert supervised.events("growth", "healthy") == []
+
+
+def test_what_is_unknown_of_a_devices_memory_is_not_zero() -> None:
+    command = [sys.executable, "-c", SILENT_READER]
+    with Supervised({"a": worker("serve()", growth=RULE)}, nvml={"command": command}) as supervised:
         measured(supervised, "a")
         pid = supervised.worker("a")["pid"]
         assert "device_memory" not in supervised.view("a")["growth"]
@@ -192,11 +224,6 @@ def test_what_it_holds_of_a_devices_memory_is_watched_too_and_unknown_is_not_zer
             part.rename(supervised.directory / "device")
 
         holds(**{str(pid): 5 << 20, "1": 7 << 20})
-        wait_until(lambda: supervised.view("a")["growth"].get("device_memory", {}).get("measured"))
-        assert supervised.view("a")["growth"]["device_memory"]["now"] == 5 << 20
+        wait_until(lambda: supervised.view("a")["growth"].get("device_memory", {}).get("now") == 5 << 20)
         holds(**{str(pid): None})
         wait_until(lambda: supervised.view("a")["growth"]["device_memory"]["now"] is None)
-        holds(**{str(pid): 50 << 20})
-        event = supervised.wait_event("growth", "a")
-        assert (event["resource"], event["value"], event["baseline"]) == ("device_memory", 50 << 20, 5 << 20)
-        assert decode(json.dumps(event).encode()) is not None
