@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +105,21 @@ def test_what_was_seen_of_an_incarnation_is_not_the_next_ones() -> None:
         first.state = replace(first.state, incarnation=2)
         made.settled(1)
         assert [held is None for held in made.held()] == [True, False]
+
+
+def test_what_could_not_be_looked_at_is_unknown_and_not_as_it_was() -> None:
+    with looking() as made, subprocess.Popen(["sleep", "60"]) as process:
+        made.settled(0)
+        assert made.held() != [None]
+        watched = made.watched[0]
+        assert watched.process is not None
+        watched.process.close()
+        watched.process = hold(process.pid)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert made.begin(10 * SECOND)
+        made.settled(10 * SECOND)
+        assert made.held() == [None]
 
 
 def test_what_a_source_told_long_ago_of_a_device_is_unknown_and_so_is_what_nobody_told() -> None:

@@ -64,10 +64,10 @@ class GrowthLooks:
         if not over:
             return
         self._glance = None
-        for name, told in (found or {}).items():
-            watched, incarnation = self._asked[name]
+        for name, (watched, incarnation) in self._asked.items():
             if watched.state.incarnation == incarnation and _is_looked_at(watched):
-                self._follow(watched, self._usage(told, now_ns), now_ns)
+                told = (found or {}).get(name)  # none: it did not return, and what it saw last is not known any more
+                self._follow(watched, Usage() if told is None else self._usage(told, now_ns), now_ns)
 
     def _usage(self, told: dict[str, Any], now_ns: int) -> Usage:
         device_memory = self._device_memory(told.pop("pids"), now_ns)
