@@ -6,6 +6,7 @@ an absent value is ``None``, never 0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, NewType
@@ -43,6 +44,15 @@ class OutputSettings(NamedTuple):
     bad_in_a_row: int = 0  # so many are a verdict; 0 = none is
 
 
+class GrowthSettings(NamedTuple):
+    baseline_ns: int | None = 3600 * SECOND  # the most of so long after ready is what growth is measured by; None = off
+    factor: float = 1.5  # growth is what is beyond so many times that,
+    memory: int = 256 * 1024 * 1024  # and beyond that by so much; of a device's memory too
+    descriptors: int = 64
+    threads: int = 32
+    leak: bool = False  # whether growth that goes on is a verdict
+
+
 class WorkerSettings(NamedTuple):
     name: str
     command: tuple[str, ...]
@@ -53,6 +63,7 @@ class WorkerSettings(NamedTuple):
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
     restart: RestartSettings = RestartSettings()
     outputs: OutputSettings = OutputSettings()
+    growth: GrowthSettings = GrowthSettings()
     probe: tuple[str, ...] = ()  # run before the successor of a worker that was killed or crashed
     probe_deadline_ns: int = 10 * SECOND
     required: bool = True
@@ -165,6 +176,21 @@ class LoadSample(NamedTuple):
     power: str | None = None  # "active" "suspended" ...: what a source tells that knows no load
 
 
+class DeviceMemory(NamedTuple):
+    """What each process holds of all devices' memory, as a source tells it. A pid that is not in it is not known."""
+
+    memory_bytes: Mapping[str, int | None]  # by pid
+
+
+class Usage(NamedTuple):
+    """What the processes of a worker hold together at one moment. The names are those of metrics and events."""
+
+    memory: int | None = None  # bytes that no file backs, resident or swapped out
+    device_memory: int | None = None  # bytes
+    descriptors: int | None = None
+    threads: int | None = None
+
+
 class KernelKind(str, Enum):
     """What a message of the kernel is about. The text is the label of metrics and events."""
 
@@ -232,6 +258,7 @@ class Verdict(str, Enum):
     EXITED = "exited"
     STICKY_ERROR = "sticky_error"
     SILENT_OUTPUT = "silent_output"
+    LEAK = "leak"
     UNREADABLE = "heartbeat_unreadable"
     UNINSTRUMENTED = "uninstrumented"
 

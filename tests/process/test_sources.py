@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_nvgpu import devfreq_tree
-from watchdogd.observe.sources.lines import parse
+from watchdogd.observe.sources.lines import device_memory, parse
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests/fixtures"
@@ -202,16 +202,20 @@ def test_an_impossible_interval_is_a_usage_error(interval: str) -> None:
 @pytest.fixture(scope="session")
 def nvml_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a libnvidia-ml.so.1 that has the GPUs which NVML_STAND_IN describes."""
-    folder = tmp_path_factory.mktemp("nvml")
-    compiler = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    return compiled(tmp_path_factory.mktemp("nvml"))
+
+
+def compiled(folder: Path, *options: str) -> Path:
+    compiler = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *options]
     subprocess.run(
         [*compiler, "-o", folder / "libnvidia-ml.so.1", FIXTURES / "nvml/stand_in.c"], check=True, timeout=TIMEOUT
     )
     return folder
 
 
-def with_gpus(library: Path, gpus: str) -> dict[str, str]:
-    return {**ENVIRONMENT, "LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": gpus}
+def with_gpus(library: Path, gpus: str, processes: str = "") -> dict[str, str]:
+    told = {"NVML_STAND_IN": gpus, "NVML_STAND_IN_PROCESSES": processes}
+    return {**ENVIRONMENT, "LD_LIBRARY_PATH": str(library), **told}
 
 
 def run_nvml(library: Path, gpus: str) -> tuple[int, str, str]:
@@ -260,6 +264,40 @@ def test_a_complaint_is_made_once(nvml_stand_in: Path) -> None:
         process.stdout.close()
         assert process.wait(TIMEOUT) == 0
         assert len(process.stderr.read().splitlines()) == 1
+
+
+def memory_of(library: Path, gpus: str, processes: str) -> tuple[list[Mapping[str, int | None]], int]:
+    """What it tells of devices' memory, and how often it told loads, in three readings."""
+    readings = 3 * len(gpus.splitlines())
+    loads, told = 0, []
+    with piped([*NVML, "--interval", "0.01"], with_gpus(library, gpus, processes)) as process:
+        while loads < readings:
+            line = next_line(process).decode()
+            memory = device_memory(line)
+            if memory is None:
+                loads += len(parse("nvml", line))
+            else:
+                told.append(memory.memory_bytes)
+    return told, loads
+
+
+H200 = "0 0 37 NVIDIA H200"
+
+
+def test_nvml_tells_what_each_process_holds_of_all_gpus_and_rarely(nvml_stand_in: Path) -> None:
+    told, loads = memory_of(nvml_stand_in, f"{H200}\n{H200}", "0 7 1000\n1 7 234\n1 8 -1\n0 9 5")
+    assert (told, loads) == ([{"7": 1234, "8": None, "9": 5}], 6)
+
+
+@pytest.mark.parametrize("other", ["0 0 37 Orin (nvgpu)", "15 0 37 NVIDIA H200"], ids=["integrated", "lost"])
+def test_beside_a_gpu_that_does_not_tell_no_sum_is_told(nvml_stand_in: Path, other: str) -> None:
+    assert memory_of(nvml_stand_in, f"{H200}\n{other}", "0 7 1000") == ([], 6)
+    assert memory_of(nvml_stand_in, H200, "") == ([{}], 3)
+
+
+def test_a_driver_that_is_too_old_to_tell_still_tells_the_load(tmp_path: Path) -> None:
+    old = compiled(tmp_path, "-DOLD_DRIVER")
+    assert memory_of(old, H200, "0 7 1000") == ([], 3)
 
 
 def test_nvml_without_a_gpu_says_what_to_do(nvml_stand_in: Path) -> None:

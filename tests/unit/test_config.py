@@ -189,6 +189,13 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "restart.when_spent", '"retry-slowly"', "when_spent", "retry-slowly"),
     ("workers.NAME", "restart.bisect_after", "3", "bisect_after", 3),
     ("workers.NAME", "outputs.bad_in_a_row", "255", "bad_in_a_row", 255),
+    ("workers.NAME", "growth.baseline", '"10m"', "baseline_ns", 600 * SECOND),
+    ("workers.NAME", "growth.baseline", '"never"', "baseline_ns", None),
+    ("workers.NAME", "growth.factor", "2", "factor", 2.0),
+    ("workers.NAME", "growth.memory", '"1MiB"', "memory", 1 << 20),
+    ("workers.NAME", "growth.descriptors", "7", "descriptors", 7),
+    ("workers.NAME", "growth.threads", "5", "threads", 5),
+    ("workers.NAME", "growth.leak", "true", "leak", True),
     ("workers.NAME", "probe", '["sh", "-c", "true"]', "probe", ("sh", "-c", "true")),
     ("workers.NAME", "probe", '"cuda"', "probe", (sys.executable, "-I", "-m", "watchdogd.worker.probe")),
     ("workers.NAME", "probe_deadline", '"3s"', "probe_deadline_ns", 3 * SECOND),
@@ -458,6 +465,11 @@ BAD = [
     ("restart.budget = true", A + "restart.budget", "is a boolean", "1 or more"),
     ("outputs.bad_in_a_row = 256", A + "outputs.bad_in_a_row", "out of range", "0 to 255"),
     ("outputs.bad_in_a_row = -1", A + "outputs.bad_in_a_row", "out of range", "0 to 255"),
+    ('growth.baseline = "10ms"', A + "growth.baseline", "too short to be judged", '"1s" or more, or "never"'),
+    ("growth.factor = 0.9", A + "growth.factor", "not a number from 1 to 100", "1.5"),
+    ("growth.factor = nan", A + "growth.factor", "not a number from 1 to 100", "1.5"),
+    ("growth.factor = true", A + "growth.factor", "not a number from 1 to 100", "1.5"),
+    ("growth.threads = 0", A + "growth.threads", "out of range", "1 or more"),
     ('restart.when_spent = "reboot"', A + "restart.when_spent", "none of its values", '"quarantine" or "retry-slowly"'),
     ("soft = 1.0", A + "soft", "fraction", "0.5, or false"),
     ("soft = 0.0", A + "soft", "fraction", "0.5, or false"),
@@ -1206,6 +1218,12 @@ def test_a_veto_that_is_over_before_it_can_be_given_is_a_problem(tmp_path: Path)
     (found,) = problems(tmp_path, text + "veto = true\n" + WORKER)
     assert found.key == "hooks.veto_max"
     load(tmp_path, text + WORKER)  # without a veto it means nothing
+
+
+def test_a_leak_without_a_measure_is_a_warning_and_with_one_is_not(tmp_path: Path) -> None:
+    rule = WORKER + 'growth = {{ leak = true, baseline = "{}" }}\n'
+    assert A + "growth.leak" in [problem.key for problem in warnings(tmp_path, rule.format("never"))]
+    assert A + "growth.leak" not in [problem.key for problem in warnings(tmp_path, rule.format("10m"))]
 
 
 def test_a_veto_without_anybody_to_ask_is_a_warning(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ DOCUMENTED = {
     "watchdogd_worker_start_time_seconds": ("gauge", {"worker"}),
     "watchdogd_worker_resident_memory_bytes": ("gauge", {"worker"}),
     "watchdogd_worker_open_fds": ("gauge", {"worker"}),
+    "watchdogd_worker_device_memory_bytes": ("gauge", {"worker"}),
+    "watchdogd_worker_growth": ("gauge", {"worker", "resource"}),
     "watchdogd_worker_threads": ("gauge", {"worker"}),
     "watchdogd_accelerator_load_ratio": ("gauge", {"accelerator", "source"}),
     "watchdogd_accelerator_frozen": ("gauge", {"accelerator"}),
@@ -109,7 +111,8 @@ def scraper(runtime: FakeRuntime) -> Scraper:
 
 def everything(runtime: FakeRuntime) -> FakeHeartbeat:
     """Publish a state in which every metric has a sample, but for the time of a step."""
-    beat = runtime.incarnation("model_h", 3)
+    growth = {"device_memory": {"now": 7 << 20, "stands": False}, "threads": {"now": 90, "stands": True}}
+    beat = runtime.incarnation("model_h", 3, growth=growth)
     beat.enter(0, "sync", time.monotonic_ns())
     now_ns = time.monotonic_ns()
     runtime.accelerators = [{**ACCELERATOR, "sample_ns": now_ns, "uuid": "GPU-1"}]
@@ -134,6 +137,20 @@ def test_every_documented_metric_is_there_with_its_type_and_labels(runtime: Fake
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         found[name] = (family.type, labels)
     assert {name: found.get(name) for name in DOCUMENTED} == DOCUMENTED
+
+
+def test_growth_has_a_sample_for_each_resource_and_unknown_memory_of_a_device_has_none(
+    runtime: FakeRuntime, scraper: Scraper
+) -> None:
+    everything(runtime)
+    told = {"memory": 0.0, "device_memory": 0.0, "descriptors": 0.0, "threads": 1.0}
+    assert scraper.samples("watchdogd_worker_growth") == told
+    assert scraper.value("watchdogd_worker_device_memory_bytes", worker="model_h") == 7 << 20
+    for growth in ({"device_memory": {"now": None, "stands": False}}, {}):
+        runtime.worker("model_h", growth=growth)
+        runtime.publish()
+        assert scraper.samples("watchdogd_worker_growth") == dict.fromkeys(told, 0.0)
+        assert scraper.samples("watchdogd_worker_device_memory_bytes") == {}
 
 
 def test_messages_of_the_kernel_are_counted_by_kind_and_those_of_our_own_kills_apart(

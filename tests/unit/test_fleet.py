@@ -236,6 +236,25 @@ def test_a_peer_that_will_not_come_back_delays_no_kill(pair: Stage) -> None:
     assert pair.hold("far", 1050) is None
 
 
+@pytest.mark.parametrize("phase", [Phase.STOPPED, Phase.QUARANTINED, Phase.STARTING])
+def test_what_works_is_not_ended_for_a_leak_while_its_peer_does_not_serve(pair: Stage, phase: Phase) -> None:
+    far, dla = pair.players["far"], pair.players["dla"]
+    assert pair.fleet.spares(far, ms(1050)) == ""
+    put(dla, phase=phase)
+    assert pair.fleet.spares(far, ms(1050)) == "it leaks, and is replaced once dla of its redundancy group serves"
+    put(dla, phase=Phase.RUNNING)
+    pair.fleet.found(dla, pair.finding(1050, Verdict.LEAK))
+    assert pair.fleet.spares(far, ms(1050))  # nor two of them at once
+
+
+def test_a_leak_waits_while_so_many_were_killed_and_then_for_nothing(stage: Stage) -> None:
+    for at in (100, 200):
+        stage.fleet.condemned(stage.players["far"], ms(at))
+    assert stage.fleet.spares(stage.players["gpu"], ms(1202)) == "it leaks, and is replaced after the kills of others"
+    assert stage.fleet.spares(stage.players["gpu"], ms(10_101)) == ""
+    assert stage.hold("gpu", 1202, stage.finding(1202, Verdict.LEAK)) is None  # else it would hide a hang
+
+
 # --- nobody there ---------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdogd.model import LoadSample
-from watchdogd.observe.sources.lines import MAX_LINE, BadLine, LineBuffer, parse
+from watchdogd.observe.sources.lines import MAX_LINE, BadLine, LineBuffer, device_memory, parse
 
 SOURCES = ("tegrastats", "nvml", "nvgpu", "nvdla")
 
@@ -138,3 +138,18 @@ def test_the_supervisor_imports_no_reader_s_library_with_it() -> None:
     # -S: a site's own start-up may import what it likes
     ran = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, timeout=20, check=True)
     assert ran.stdout.split() == []
+
+
+# --- what processes hold of a device's memory ------------------------------------------------------------------------
+
+
+def test_what_processes_hold_is_read_and_unknown_stays_unknown() -> None:
+    told = device_memory('{"memory_bytes": {"7": 1234, "8": null, "9": 0}}')
+    assert told is not None and told.memory_bytes == {"7": 1234, "8": None, "9": 0}
+    assert device_memory('{"accelerator": "gpu0", "load_ratio": 0.5}') is None
+
+
+@pytest.mark.parametrize("held", ["7", "[]", '{"7": -1}', '{"7": 1.5}', '{"7": true}', '{"7": "8"}', "{"])
+def test_what_is_no_number_of_bytes_by_pid_is_a_bad_line(held: str) -> None:
+    with pytest.raises(BadLine):
+        device_memory(f'{{"memory_bytes": {held}}}')

@@ -106,7 +106,7 @@ def test_the_table(phase: Phase, trigger: Trigger) -> None:
 
 
 # What a finding of each verdict leads to in a phase that listens. EXITED and CRASHED come as T.EXITED.
-ACTED_ON = {V.STARTUP, V.FIRST_STEP, V.STEP, V.CALL, V.STICKY_ERROR, V.SILENT_OUTPUT, V.EXITED, V.CRASHED}
+ACTED_ON = {V.STARTUP, V.FIRST_STEP, V.STEP, V.CALL, V.STICKY_ERROR, V.SILENT_OUTPUT, V.LEAK, V.EXITED, V.CRASHED}
 LISTENING = {P.STARTING, P.RUNNING, P.OBSERVED}
 
 
@@ -119,6 +119,9 @@ def test_every_phase_and_verdict(phase: Phase, verdict: Verdict) -> None:
         assert (after, actions) == (before, ())
     elif phase is P.OBSERVED:
         assert (after.phase, actions) == (phase, (OpenIncident(NEW, finding, would_kill=True),))
+    elif verdict is V.LEAK:  # it works
+        assert (after.phase, after.reason) == (P.TERMINATING, "leak")
+        assert actions == (OpenIncident(NEW, finding), Signal(TERM))
     else:
         assert (after.phase, after.reason) == (P.KILLING, verdict.value)
         assert actions == (OpenIncident(NEW, finding), Signal(KILL, confirm=finding))
@@ -134,6 +137,20 @@ def test_all_verdicts_are_either_acted_on_or_reported_only() -> None:
 def test_a_hung_worker_is_killed_within_its_grace() -> None:
     after, _ = decide(state_in(P.RUNNING), T.VERDICT, occasion(HANG))
     assert (after.phase, after.deadline_ns, after.incident) == (P.KILLING, NOW + GRACE, NEW)
+
+
+def test_a_worker_that_leaks_is_asked_to_end_and_replaced_without_a_charge_on_its_budget() -> None:
+    spent = tuple(NOW - n for n in range(SETTINGS.restart.budget))
+    leak = Finding(V.LEAK, NOW, detail="memory")
+    asked, _ = decide(state_in(P.RUNNING, restarts=spent), T.VERDICT, occasion(leak))
+    assert (asked.phase, asked.deadline_ns, asked.wanted) == (P.TERMINATING, NOW + SETTINGS.stop_timeout_ns, True)
+    assert decide(asked, T.TIMEOUT, occasion()._replace(now_ns=NOW + SETTINGS.stop_timeout_ns))[1] == (Signal(KILL),)
+    ended, _ = decide(asked, T.EXITED, occasion(CRASH))
+    again, actions = decide(ended, T.CLEARED, occasion())
+    assert (again.phase, actions, again.restarts, again.incident) == (P.STARTING, (SPAWN,), spent, NEW)
+    hung, _ = decide(state_in(P.RUNNING, restarts=spent), T.VERDICT, occasion(HANG))
+    ended, _ = decide(hung, T.EXITED, occasion())
+    assert decide(ended, T.CLEARED, occasion())[0].phase is P.QUARANTINED
 
 
 def test_a_held_kill_comes_when_nothing_holds_it_any_longer() -> None:

@@ -60,6 +60,13 @@ def xid(ago_ns: int = 3 * SECOND, **changes: Any) -> dict[str, Any]:
     return {**told, "at_ns": time.monotonic_ns() - ago_ns, "expected": False, **changes}
 
 
+def held(**changes: Any) -> dict[str, Any]:
+    """What a worker holds, as the snapshot tells it."""
+    text = "descriptors 900, at most 300 in its first 1h"
+    course = {"now": 900, "most": 300, "measured": True, "limit": 1500, "stands": True, "text": text}
+    return {"descriptors": {**course, **changes}}
+
+
 def shape(value: Any) -> Any:
     """The keys of an object and of what is in it."""
     if isinstance(value, dict):
@@ -73,7 +80,7 @@ def shape(value: Any) -> Any:
 def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None:
     incident = {"id": "i-1", "verdict": "call", "operation": "sync", "time": "2025-01-02T03:04:05.000006Z"}
     thread = {"pid": 7, "tid": 8, "since_ns": 9, "place": "uvm_spin_loop"}
-    beat = runtime.incarnation("model_h", 3, last_incident=incident, kernel=xid(), blocked=[thread])
+    beat = runtime.incarnation("model_h", 3, last_incident=incident, kernel=xid(), blocked=[thread], growth=held())
     beat.enter(0, "sync", time.monotonic_ns())
     runtime.accelerators = [{**ACCELERATOR, "kernel": xid()}]
     runtime.sources = [SOURCE]
@@ -125,6 +132,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
                 "kernel": said,
                 "blocked": blocked,
+                "growth": {"descriptors": dict.fromkeys(("now", "most", "measured", "limit", "stands"))},
             }
         ],
         "accelerators": [
@@ -830,3 +838,28 @@ def test_a_last_step_that_cannot_be_is_not_told(runtime: FakeRuntime, ago_second
         beat.header(last_step_ns=time.monotonic_ns() - ago_seconds * SECOND)
     runtime.publish()
     assert one(runtime)["last_step_age_seconds"] is None
+
+
+# --- growth ---------------------------------------------------------------------------------------------------------
+
+
+def test_growth_that_was_told_of_is_a_note_and_what_is_back_or_never_was_is_not(runtime: FakeRuntime) -> None:
+    runtime.incarnation("model_h", 3, growth=held())
+    runtime.incarnation("model_a", 1, growth=held(stands=False))
+    runtime.incarnation("model_b", 1)  # by a supervisor of before
+    runtime.publish()
+    notes = [line for line in table(view(runtime), 200, colour=False).splitlines() if "more and more" in line]
+    assert notes == ["  ! holds more and more: descriptors 900, at most 300 in its first 1h"]
+    growth = [worker["growth"] for worker in to_json(view(runtime))["workers"]]
+    assert [told.get("descriptors", {}).get("stands") for told in growth] == [True, False, None]
+
+
+@pytest.mark.parametrize(("measured", "end"), [(True, "first 1h"), (False, "first 1h (not over yet)")])
+def test_what_it_holds_is_told_by_name_with_whether_there_is_a_measure(
+    runtime: FakeRuntime, measured: bool, end: str
+) -> None:
+    runtime.incarnation("model_h", 3, growth=held(stands=False, measured=measured))
+    runtime.publish()
+    detailed = table(view(runtime, "model_h"), 200, colour=False, detail=status_detail.Detail())
+    assert f"  descriptors 900, at most 300 in its {end}\n" in detailed
+    assert "descriptors" not in table(view(runtime), 200, colour=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 from watchdogd.act.watched import Watched
 from watchdogd.decide import budget, redundancy, suspicion
-from watchdogd.decide.orders import ASKED_FOR, HANGS
+from watchdogd.decide.orders import HANGS, NO_FAILURE
 from watchdogd.model import MILLISECOND, Finding, Phase, SupervisorSettings, Verdict
 
 CULPRIT_MARGIN_NS = 100 * MILLISECOND  # a suspect's own verdict may come this much after its deadline
@@ -49,6 +49,8 @@ class Fleet:
 
     def hold(self, victim: Watched, finding: Finding, now_ns: int) -> str | None:
         """Why the victim's kill must wait now; None = it must not."""
+        if finding.verdict is Verdict.LEAK:
+            return None  # ``spares`` had its word, before there was a verdict that would hide a hang while it waits
         settings = self._settings
         recent = budget.recent(self.kills, now_ns, settings.max_kills_window_ns)
         if len(recent) >= settings.max_kills:
@@ -59,6 +61,14 @@ class Fleet:
         culprit = self._likelier_culprit(victim, finding, now_ns) if finding.verdict in HANGS else None
         is_there_yet = finding.verdict in HANGS or finding.verdict is Verdict.SILENT_OUTPUT
         return culprit or (self._last_of_its_group(victim, now_ns) if is_there_yet else None)
+
+    def spares(self, victim: Watched, now_ns: int) -> str:
+        """Why a worker that works, and is to be ended in order, is left alone for now; empty: it need not be."""
+        peer = redundancy.absent(victim.settings, ((w.settings, w.state) for w in self._watched), tuple(self._findings))
+        if peer is not None:
+            return f"it leaks, and is replaced once {peer} of its redundancy group serves"
+        recent = budget.recent(self.kills, now_ns, self._settings.max_kills_window_ns)
+        return "it leaks, and is replaced after the kills of others" if len(recent) >= self._settings.max_kills else ""
 
     def _last_of_its_group(self, victim: Watched, now_ns: int) -> str | None:
         going = [name for name, at_ns in self._condemned.items() if at_ns == now_ns]
@@ -71,7 +81,7 @@ class Fleet:
         allowance = max(0, (finding.deadline_ns or 0) - counted_from)
         for other in self._coupled(victim):
             name = other.settings.name
-            ended_for_a_hang = other.state.reason not in ASKED_FOR and other.state.incident is not None
+            ended_for_a_hang = other.state.reason not in NO_FAILURE and other.state.incident is not None
             if other.state.phase is Phase.KILLING and ended_for_a_hang:
                 return f"{name} is being killed"
             # Its own time-out starts again when the culprit is gone: that is what the kill was for.

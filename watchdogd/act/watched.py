@@ -13,6 +13,7 @@ from typing import Any
 from watchdogd import abi
 from watchdogd.act.clearing import AGAIN_NS, RETRY_NS, Clearing
 from watchdogd.act.evidence import Evidence
+from watchdogd.act.growing import Growing
 from watchdogd.act.process import Process
 from watchdogd.act.sweep import Swept
 from watchdogd.decide import bisecting, budget, liveness, memory, outputs
@@ -46,6 +47,7 @@ class Watched:
         self.examination = Examination(self.rules, self._threads)
         self.clearing = Clearing()
         self.evidence = Evidence()
+        self.growing = Growing(settings.growth)
         self.tally = Tally()
         self.launched = ""  # fingerprint of the settings that its process was started with
         self.is_retired = False  # no longer in the configuration: to be forgotten once it has ended
@@ -267,6 +269,7 @@ class Watched:
         self.examination.forget()
         self.clearing.forget()
         self.evidence.forget()
+        self.growing.forget()
         self.exit = None
         self.held = None
         self.note = ""
@@ -311,7 +314,7 @@ class Watched:
         return self._fragment
 
     def _note(self) -> str:
-        note = self.note or self.waits or self.clearing.trouble
+        note = self.note or self.waits or self.clearing.trouble or self.growing.waits
         if not note and self._startup_unseen and self.state.phase is Phase.STARTING:
             return "past its startup deadline, but whether it is ready cannot be read from its heartbeat"
         if not note and self.state.quarantined and self.state.phase is Phase.STOPPED:
@@ -346,6 +349,7 @@ class Watched:
             "last_error": self.last_error,
             "held": self.held,
             "launched": self.launched,
+            "growth": self.growing.describe(),
             "remembered": memory.remember(state),
             **self.evidence.describe(settings.name),
             **self.tally.describe(),

@@ -24,6 +24,7 @@ from watchdogd.config.values import host_and_port, type_name
 from watchdogd.model import (
     Deadlines,
     EscalationSettings,
+    GrowthSettings,
     HooksSettings,
     MetricsSettings,
     OutputSettings,
@@ -127,6 +128,7 @@ def _worker_settings(
         deadlines=Deadlines(**deadlines, calls_ns=calls),
         restart=RestartSettings(**scope.fields("restart.")),
         outputs=OutputSettings(**scope.fields("outputs.")),
+        growth=GrowthSettings(**scope.fields("growth.")),
         **fields,
     )
 

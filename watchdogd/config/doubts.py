@@ -24,6 +24,9 @@ def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) ->
         _uncoupled(worker, settings.workers, scopes[worker.name], problems)
         _idle_coupling(worker, settings.workers, scopes[worker.name], problems)
         _relative(worker, scopes[worker.name], problems)
+        if worker.growth.leak and worker.growth.baseline_ns is None:
+            path = (*scopes[worker.name].path, "growth", "leak")
+            problems.warn(path, "has nothing to measure by: growth.baseline is never", "write baseline, or remove it")
     _hold(settings, problems)
     _lonely(settings, scopes, problems)
     if settings.escalation.hangs and not settings.escalation.enabled:

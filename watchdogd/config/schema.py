@@ -177,6 +177,22 @@ _RESTART = _table(
 _IN_A_ROW = integer_kind(0, abi.MOST_IN_A_ROW)
 _BAD_IN_A_ROW = "outputs in a row that the worker itself found bad, for which it is replaced; 0: none"
 _OUTPUTS = _table(model.OutputSettings(), [("bad_in_a_row", _IN_A_ROW, _BAD_IN_A_ROW)], "outputs.")
+_GROWTH = _table(
+    model.GrowthSettings(),
+    [
+        (
+            "baseline",
+            duration_kind(never=True, least_ns=model.SECOND),
+            "what it holds is measured against the most of so long after `ready()`; never: it is not looked at",
+        ),
+        ("factor", values.FACTOR, "growth is what is beyond so many times that most,"),
+        ("memory", values.SIZE, "and above it by so much memory (its own, or of a GPU),"),
+        ("descriptors", integer_kind(1), "by so many open descriptors,"),
+        ("threads", integer_kind(1), "or by so many threads"),
+        ("leak", values.BOOLEAN, "growth that has doubled since it was told of is the verdict `leak`"),
+    ],
+    "growth.",
+)
 _WORKER = [
     Key("command", values.WORKER_COMMAND, "program and arguments; no shell"),
     *_table(
@@ -203,6 +219,7 @@ _WORKER = [
     *_table(_ANY_WORKER, [("soft", values.FRACTION, "fraction of a deadline from which a call counts as slow")]),
     *_RESTART,
     *_OUTPUTS,
+    *_GROWTH,
     *_table(
         _ANY_WORKER,
         [

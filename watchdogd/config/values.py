@@ -158,6 +158,12 @@ def read_fraction(value: object) -> float | None:
     return value
 
 
+def read_factor(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 100:
+        raise Invalid("is not a number from 1 to 100", "write one such as 1.5")
+    return float(value)
+
+
 def read_strings(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         raise Invalid("is a string, not an array", "write [" + ", ".join(f'"{word}"' for word in value.split()) + "]")
@@ -272,6 +278,7 @@ BOOLEAN = Kind("true, false", read_boolean)
 AUTO = Kind('"auto", true, false', read_auto)
 SIZE = Kind("bytes or size", read_size)
 FRACTION = Kind("0 to 1, or false", read_fraction, none="false")
+FACTOR = Kind("1 to 100", read_factor)
 STRINGS = Kind("strings", read_strings)
 COMMAND = Kind("strings", read_command)
 PROBE = Kind('`"cuda"` or strings', read_probe)

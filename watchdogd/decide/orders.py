@@ -21,7 +21,9 @@ ALIVE = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED, Phase.PAUSED))
 
 OPERATOR, SUPERVISOR, TAKEN_ALONG = "operator", "supervisor", "restart_with"
 AUTOMATIC = "bisect_after"
-ASKED_FOR = frozenset((OPERATOR, SUPERVISOR, TAKEN_ALONG))  # reasons of an end that is no failure: no budget, no wait
+ASKED_FOR = frozenset((OPERATOR, SUPERVISOR, TAKEN_ALONG))
+# Reasons of an end that is no failure: no budget, no wait. A worker that leaks works, and is ended in order.
+NO_FAILURE = ASKED_FOR | {Verdict.LEAK.value}
 
 
 class Trigger(str, Enum):

@@ -15,6 +15,7 @@ from watchdogd.decide.orders import (
     ALIVE,
     ASKED_FOR,
     KILL,
+    NO_FAILURE,
     OPERATOR,
     REPORT_ONLY,
     TAKEN_ALONG,
@@ -31,7 +32,7 @@ from watchdogd.decide.orders import (
     Trigger,
     WorkerState,
 )
-from watchdogd.model import SECOND, Phase
+from watchdogd.model import SECOND, Phase, Verdict
 
 PROBE_GRACE_NS = SECOND  # past its deadline, for whoever kills it then
 Step = tuple[WorkerState, tuple[Action, ...]]
@@ -116,8 +117,8 @@ def _verdict(state: WorkerState, occasion: Occasion) -> Step:
     opened = OpenIncident(occasion.incident, finding, would_kill=occasion.observe_only)
     if occasion.observe_only or occasion.held:
         return state, (*closing, opened)
-    state, kill = _kill_standing(state, occasion)
-    return state, (*closing, opened, *kill)
+    state, end = _end_standing(state, occasion)
+    return state, (*closing, opened, *end)
 
 
 def _verdict_observed(state: WorkerState, occasion: Occasion) -> Step:
@@ -128,9 +129,12 @@ def _verdict_observed(state: WorkerState, occasion: Occasion) -> Step:
     return (after, (CloseIncident(state.incident, "overtaken"), *actions)) if actions else (state, ())
 
 
-def _kill_standing(state: WorkerState, occasion: Occasion) -> Step:
+def _end_standing(state: WorkerState, occasion: Occasion) -> Step:
     if state.finding is None or occasion.observe_only:
         return state, ()
+    if state.finding.verdict is Verdict.LEAK:  # it works: it may finish what it has begun
+        asked, ask = _terminate(state, occasion, wanted=True)
+        return replace(asked, reason=Verdict.LEAK.value), ask
     killing = _enter(state, Phase.KILLING, occasion.now_ns, occasion.now_ns + occasion.kill_grace_ns)
     return replace(killing, reason=state.finding.verdict.value), (Signal(KILL, confirm=state.finding),)
 
@@ -184,7 +188,7 @@ def _cleared(state: WorkerState, occasion: Occasion) -> Step:
             actions = (CloseIncident(state.incident, "stopped"),)
         stopped = _enter(state, Phase.STOPPED, now)
         return replace(stopped, finding=None, incident=None, spawned_ns=None, ready_ns=None), actions
-    if state.reason in ASKED_FOR:
+    if state.reason in NO_FAILURE:
         return _spawn(state, occasion)
     settings = occasion.settings.restart
     delay = budget.delay_ns(state.restarts, now, settings, state.name)
@@ -318,7 +322,7 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
         table[phase, T.RESTART] = _restart
         table[phase, T.PAUSE] = _pause
         table[phase, T.VERDICT] = _verdict
-        table[phase, T.RELEASED] = _kill_standing
+        table[phase, T.RELEASED] = _end_standing
         table[phase, T.RETURNED] = _returned
         table[phase, T.RESTART_WITH] = _restart_with
     for trigger in (T.PAUSE, T.VERDICT, T.RELEASED, T.RETURNED, T.RESTART_WITH):

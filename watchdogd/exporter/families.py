@@ -20,7 +20,7 @@ from watchdogd.decide.orders import ASKED_FOR
 from watchdogd.exporter.buckets import LATENESS_NS, WITHOUT_DEADLINE_NS, around
 from watchdogd.exporter.history import Totals
 from watchdogd.exporter.text import Pairs, cumulated, histogram, plain
-from watchdogd.model import SECOND, Phase, Verdict
+from watchdogd.model import SECOND, Phase, Usage, Verdict
 from watchdogd.publish.board import Published
 from watchdogd.publish.snapshot import HANG_KEYS, RECOVERY_BOUNDS_NS
 
@@ -144,6 +144,11 @@ def _process(name: str) -> _Value:
     return lambda worker: getattr(worker.processes, name, None)
 
 
+def _growth(worker: Worker, resource: str, key: str) -> float | None:
+    value: float | None = worker.body.get("growth", {}).get(resource, {}).get(key)
+    return value
+
+
 _SIMPLE: tuple[tuple[str, str, str, _Value], ...] = (
     ("near_misses", "counter", "Overdue calls that returned before the kill.", lambda w: w.body["near_misses"]),
     ("soft_exceeded", "counter", "Deadlines of which the soft part was used up.", lambda w: w.body["soft_exceeded"]),
@@ -155,6 +160,12 @@ _SIMPLE: tuple[tuple[str, str, str, _Value], ...] = (
     ("worker_resident_memory_bytes", "gauge", "Resident memory of its processes.", _process("resident_bytes")),
     ("worker_open_fds", "gauge", "Open descriptors of its processes.", _process("descriptors")),
     ("worker_threads", "gauge", "Threads of its processes.", _process("threads")),
+    (
+        "worker_device_memory_bytes",
+        "gauge",
+        "Memory of GPUs that its processes hold, where NVML tells.",
+        lambda w: _growth(w, "device_memory", "now"),
+    ),
     ("worker_restart_budget_left", "gauge", "Restarts left until quarantine.", lambda w: w.body["budget_left"]),
     ("worker_held", "gauge", "1 while a verdict stands and its kill waits.", lambda w: w.body["held"] is not None),
     ("worker_uninstrumented", "gauge", "1 while no call is stamped.", lambda w: w.body["uninstrumented"]),
@@ -188,6 +199,13 @@ _LABELLED: tuple[tuple[str, str, str, str, _Values], ...] = (
         "Outputs that the worker looked at, by what they were.",
         "kind",
         lambda w: w.totals.outputs.items(),
+    ),
+    (
+        "worker_growth",
+        "gauge",
+        "1 while it holds more than its limit, which follows from its first hour, and was told of for it.",
+        "resource",
+        lambda w: ((resource, bool(_growth(w, resource, "stands"))) for resource in Usage._fields),
     ),
     (
         "call_in_flight_seconds",

@@ -31,6 +31,8 @@ kernel      a message of the kernel: ``about`` (as ``model.KernelKind``), ``numb
             ``reason`` (its text)
 blocked     a thread in D state, look after look: ``pid``, ``tid``, ``name``, ``place`` (in the kernel), ``devices``
 bisect      ``change`` (``on`` or ``off``: from its next start on), ``reason``; by an operator it is ``operator``
+growth      a worker holds more than its limit: ``resource`` (as in ``model.Usage``), ``value``, ``baseline`` (the most
+            of its first hour), ``times`` (that this incarnation was told of for it), ``reason`` (in words)
 operator    ``command``, ``uid``, ``pid``
 supervisor  ``change`` (``started``, ``adopted``, ``reloading``, ``reload refused``, ``problem``, ``stopping``,
             ``ended``), ``pid``; ``version``, ``config``, ``metrics``, ``scheduling`` at its start, else ``reason``
@@ -79,6 +81,7 @@ class EventKind(str, Enum):
     KERNEL = "kernel"  # what the kernel log says of an accelerator
     BLOCKED = "blocked"  # D state
     BISECT = "bisect"  # turned on or off with no operator's word
+    GROWTH = "growth"  # of what a worker holds
     OPERATOR = "operator"
     SUPERVISOR = "supervisor"  # its own start and end
     SUPPRESSED = "suppressed"

@@ -34,7 +34,10 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                                     "stage" or null and "bisected": true, where it synchronizes after each stage,
                                     "outcome": as in ``orders.CloseIncident``, once it is over} or null,
                   "kernel": {"about", "number" or null, "text", "at_ns", "expected": bool} or null (what the kernel
-                  said of it last), "blocked": [{"pid", "tid", "since_ns", "place" or null}] (threads in D state)}],
+                  said of it last), "blocked": [{"pid", "tid", "since_ns", "place" or null}] (threads in D state),
+                  "growth": {RESOURCE: {"now" or null, "most" (of its first hour), "measured": bool (that is over),
+                                        "limit", "stands": bool (told of, and not back), "times" (told of), "text",
+                                        the rest as in ``decide.growth.Course``}}}],
      "accelerators": [{"name", "load_ratio" or null, "power": text or null, "frozen": bool, "source", "sample_ns",
                        "device" or null, "ghost": bool (busy, and no worker is there), "uuid" or null,
                        "blocked_by": worker or null, "kernel": as a worker's}],

@@ -125,6 +125,7 @@ class Adoption:
             self.adopted.append(name)
             stall_ns, end_ns = self._stall  # systemd may have killed for it who had noticed it a moment before
             watched.examination.stalled(stall_ns, 0, end_ns)
+            self._recall_growth(watched, told)
             watched.launched = str(told.get("launched"))
             if watched.launched != launching.fingerprint(watched.settings):
                 self.changed.append(watched)
@@ -135,6 +136,12 @@ class Adoption:
             watched.note = str(told.get("note")) if state.unusable else ""
         watched.changed()
         return trigger
+
+    def _recall_growth(self, watched: Watched, told: Mapping[str, Any]) -> None:
+        try:
+            watched.growing.recall(told.get("growth", {}))
+        except ValueError as error:  # its first hour begins anew
+            self.problems.append(f"{watched.settings.name}: {error}")
 
     def _take_unremembered(self, watched: Watched, now_ns: int) -> Trigger | None:
         """The process that says who it is, in its birth and in the header of a heartbeat of this boot."""

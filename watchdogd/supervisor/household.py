@@ -26,6 +26,7 @@ from watchdogd.publish import journald
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
 from watchdogd.supervisor.blocked import Blocked
+from watchdogd.supervisor.growth import GrowthLooks
 from watchdogd.supervisor.kernel_log import KernelLog
 from watchdogd.supervisor.loads import Loads, Source
 
@@ -50,6 +51,7 @@ class Household:
         if self.kernel_log is not None:
             self._children.append(self.kernel_log.child)
         self.blocked = Blocked(watched, journal, lambda: self.loads.haunted)
+        self._growth = GrowthLooks(watched, journal, fleet)
         if settings.metrics.listen:
             self._children.append(_exporter(settings, runtime))
         self._report = ""
@@ -81,6 +83,7 @@ class Household:
             if log.up:  # that it is down is told when it ends
                 self._told(log.child.name, True, "reads", now_ns)
         self.dirty = self.blocked.look(now_ns) or self.dirty
+        self._growth.look(now_ns)
         suppressed = self._journal.suppressed
         self.dirty = self.dirty or suppressed != self._suppressed
         self._suppressed = suppressed
@@ -126,7 +129,10 @@ class Household:
             self.dirty = log.feed(data, now_ns) or self.dirty
         for source in self.sources:
             if source.child is child:
-                for sample in source.feed(data, now_ns):
+                samples = source.feed(data, now_ns)
+                if source.device_memory is not None:
+                    self._growth.device(source.device_memory, now_ns)
+                for sample in samples:
                     pending, completed, vacant = self._fleet.activity(sample.accelerator)
                     self.loads.add(source, sample, pending, completed, now_ns, vacant)
                     self.dirty = True
@@ -162,6 +168,7 @@ class Household:
         """Before this process executes itself: who would not end by the end of a pipe is killed, nobody waited for."""
         self._journal.flush()
         self.blocked.close()
+        self._growth.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()
@@ -170,6 +177,7 @@ class Household:
         """End them all; the recorder last, by the end of its input, once it has the last event."""
         deadline = time.monotonic() + END_SECONDS
         self.blocked.close()
+        self._growth.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()

@@ -9,7 +9,7 @@ from typing import Any
 
 from watchdogd.act.children import Child
 from watchdogd.decide import freeze, ghost
-from watchdogd.model import SECOND, LoadSample, SourceSettings
+from watchdogd.model import SECOND, DeviceMemory, LoadSample, SourceSettings
 from watchdogd.observe.sources import lines
 
 STALE_INTERVALS = 3
@@ -27,6 +27,7 @@ class Source:
         self.last_bad = ""
         self.sample_ns: int | None = None
         self.up = False
+        self.device_memory: DeviceMemory | None = None  # as the lines told that were fed last
         self._quiet_since_ns = 0
 
     @property
@@ -36,9 +37,14 @@ class Source:
     def feed(self, data: bytes, now_ns: int) -> list[LoadSample]:
         """Samples in what the child printed, stamped by the caller with their arrival."""
         samples: list[LoadSample] = []
+        self.device_memory = None
         for line in self.buffer.feed(data):
             try:
-                samples += lines.parse(self.settings.name, line)
+                memory = lines.device_memory(line)
+                if memory is None:
+                    samples += lines.parse(self.settings.name, line)
+                else:
+                    self.device_memory = memory
             except lines.BadLine as error:
                 self.bad_lines += 1
                 self.last_bad = str(error)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from watchdogd.supervisor.household import Household
 
 HOUSEKEEPING_NS = SECOND // 2
-BOARD_BYTES_PER_WORKER = 4096
+BOARD_BYTES_PER_WORKER = 5120
 BOARD_BYTES_BASE = 65536
 
 

@@ -75,6 +75,12 @@ class WorkerView:
         return Phase(self.body["phase"])
 
     @property
+    def growth(self) -> Mapping[str, Mapping[str, Any]]:
+        """By resource; a supervisor of before tells none."""
+        told: Mapping[str, Mapping[str, Any]] = self.body.get("growth", {})
+        return told
+
+    @property
     def as_it_should(self) -> bool:
         return self.phase in AS_IT_SHOULD and self.body["held"] is None
 
@@ -327,4 +333,8 @@ def _worker_json(worker: WorkerView, view: StatusView) -> dict[str, Any]:
         "last_incident": worker.body["last_incident"],
         "kernel": _said(worker.body["kernel"], view),
         "blocked": _blocked(worker.body["blocked"], view),
+        "growth": {
+            resource: {key: course[key] for key in ("now", "most", "measured", "limit", "stands")}
+            for resource, course in worker.growth.items()
+        },
     }

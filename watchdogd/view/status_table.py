@@ -123,7 +123,13 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
         if detail is not None:
             if worker.last_step_ns is not None:
                 yield f"  last step ended {span(age(view.as_of_ns, worker.last_step_ns))} ago", _PLAIN
+            yield from ((f"  {text}", _PLAIN) for text in _held(worker))
             yield from ((f"  {text}", _PLAIN) for text in _detailed(detail, incident))
+
+
+def _held(worker: WorkerView) -> Iterator[str]:
+    for course in worker.growth.values():
+        yield course["text"] + ("" if course["measured"] else " (not over yet)")
 
 
 def _that_fit(widths: list[int], width: int) -> list[int]:
@@ -199,6 +205,7 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
         yield f"last CUDA error {body['last_error']}"
     if body["note"]:
         yield str(body["note"])
+    yield from (f"holds more and more: {course['text']}" for course in worker.growth.values() if course["stands"])
     yield from (_blocked(thread, now_ns) for thread in body["blocked"])
     yield from said(body["kernel"], now_ns)
 

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from watchdogd.model import LoadSample
+from watchdogd.model import DeviceMemory, LoadSample
 
 if TYPE_CHECKING:  # the supervisor imports this module, and parses no command line with it
     import argparse
 
 EX_UNAVAILABLE = 69  # sysexits.h
+Sample = LoadSample | DeviceMemory
 
 
 class Unavailable(Exception):
@@ -53,7 +54,7 @@ def seconds(text: str) -> float:
     return value
 
 
-def run(open_source: Callable[[], Callable[[], Sequence[LoadSample]]], interval_seconds: float, once: bool) -> int:
+def run(open_source: Callable[[], Callable[[], Sequence[Sample]]], interval_seconds: float, once: bool) -> int:
     """Prints what the opened source reads, a JSON object a line, every interval. Returns the exit status."""
     parent = os.getppid()
     reader_gone = select.poll()

@@ -6,8 +6,9 @@ Invariant: whatever comes through the pipe, memory is bounded and the only error
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from watchdogd.model import LoadSample
+from watchdogd.model import DeviceMemory, LoadSample
 from watchdogd.observe.sources import tegrastats
 
 MAX_LINE = 65536  # bytes
@@ -42,20 +43,36 @@ class LineBuffer:
 def parse(source_name: str, line: str) -> tuple[LoadSample, ...]:
     """The samples that a line of ``tegrastats``, ``nvml``, ``nvgpu`` or ``nvdla`` tells. Raises `BadLine`."""
     if source_name != "tegrastats":
-        return (_sample(line),)
+        return (_sample(_object(line)),)
     try:
         return tegrastats.loads(tegrastats.parse_line(line))
     except tegrastats.NotTegrastats as error:
         raise BadLine(str(error)) from error
 
 
-def _sample(line: str) -> LoadSample:
+def device_memory(line: str) -> DeviceMemory | None:
+    """What a line of ``nvml`` tells of it; None where it tells something else. Raises `BadLine`."""
+    if '"memory_bytes"' not in line:
+        return None
+    held = _object(line).get("memory_bytes")
+    if not isinstance(held, dict):
+        raise BadLine("memory_bytes is no object")
+    if not all(item is None or (type(item) is int and item >= 0) for item in held.values()):
+        raise BadLine("memory_bytes is neither null nor a number of bytes")
+    return DeviceMemory(held)
+
+
+def _object(line: str) -> dict[str, Any]:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:  # thousands of brackets exhaust json's recursion
         raise BadLine(f"not JSON ({type(error).__name__})") from error
     if not isinstance(fields, dict):
         raise BadLine("not a JSON object")
+    return fields
+
+
+def _sample(fields: dict[str, Any]) -> LoadSample:
     accelerator, load_ratio = fields.get("accelerator"), fields.get("load_ratio", "")
     if not isinstance(accelerator, str) or not accelerator:
         raise BadLine("no accelerator")

@@ -1,4 +1,5 @@
-"""Prints the load of each GPU that NVML knows, a JSON object a line. A discrete GPU's source, and Thor's.
+"""Prints the load of each GPU that NVML knows, a JSON object a line. A discrete GPU's source, and Thor's. Now and then
+also what each process holds of all their memory, where every GPU tells that.
 
 Invariant: only NVML is called, never CUDA: no context, no GPU memory, no place in the GPU's queues. (NVML itself maps
 libcuda and opens /dev/nvidia-uvm: seen with driver 580.159.04. One more reason to keep it out of the supervisor.)
@@ -11,12 +12,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from watchdogd.model import LoadSample
+from watchdogd.model import DeviceMemory, LoadSample
 from watchdogd.observe.sources import child
+
+MEMORY_SECONDS = 10.0
 
 
 class Gpus:
@@ -24,10 +28,14 @@ class Gpus:
 
     def __init__(self) -> None:
         self._complaints: set[str] = set()
+        self._next_memory = 0.0
         try:
             self._nvml: ModuleType = importlib.import_module("pynvml")
         except ImportError as error:
             raise child.Unavailable(f"no NVML bindings ({error}): pip install 'watchdogd[nvml]'") from error
+        # The driver may be older than the bindings: then it lacks what they call.
+        mismatch = getattr(self._nvml, "NVMLLibraryMismatchError", self._nvml.NVMLError)
+        self._refusals: tuple[type[Exception], ...] = (self._nvml.NVMLError, mismatch)
         try:
             self._nvml.nvmlInit()
             count = self._nvml.nvmlDeviceGetCount()
@@ -44,6 +52,30 @@ class Gpus:
             LoadSample(f"gpu{index}", self._load(index, handle, name), name, uuid)
             for index, handle, name, uuid in self._gpus
         ]
+
+    def told(self) -> Sequence[child.Sample]:
+        """The loads, and rarely who holds the memory: that list costs the driver more."""
+        now = time.monotonic()
+        if now < self._next_memory:
+            return self.read()
+        self._next_memory = now + MEMORY_SECONDS
+        memory = self.memory()
+        return self.read() if memory is None else (*self.read(), memory)
+
+    def memory(self) -> DeviceMemory | None:
+        """None where one GPU does not tell: a sum without it would be another figure every time that it does."""
+        held: dict[str, int | None] = {}
+        for index, handle, name, _ in self._gpus:
+            if handle is None or (name and "(nvgpu)" in name):
+                return None
+            processes = self._ask(index, self._nvml.nvmlDeviceGetComputeRunningProcesses, handle)
+            if processes is None:
+                return None
+            for process in processes:
+                pid, used = str(process.pid), process.usedGpuMemory
+                before = held.get(pid, 0)
+                held[pid] = None if used is None or before is None else before + int(used)
+        return DeviceMemory(held)
 
     def _identify(self, index: int) -> tuple[Any, str | None, str | None]:
         handle = self._ask(index, self._nvml.nvmlDeviceGetHandleByIndex, index)
@@ -63,7 +95,7 @@ class Gpus:
         """The answer, or None where NVML has none; why is said once on standard error."""
         try:
             return function(argument)
-        except self._nvml.NVMLError as error:
+        except self._refusals as error:
             complaint = f"watchdogd: gpu{index}: {function.__name__}: {error}"
             if complaint not in self._complaints:
                 print(complaint, file=sys.stderr, flush=True)
@@ -77,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     child.add_options(parser)
     options = parser.parse_args(arguments)
-    return child.run(lambda: Gpus().read, options.interval, options.once)
+    return child.run(lambda: Gpus().read if options.once else Gpus().told, options.interval, options.once)
 
 
 if __name__ == "__main__":
