@@ -26,9 +26,10 @@ requests              ``REQUESTS_HEADER`` words, then ``REQUESTS`` entries of tw
                       work is in flight, by the worker's own numbers
 ====================  =================================================================================================
 
-Claiming. A lane belongs to one thread, a stage name to whoever wrote it first, a request to the step it was begun for. Writers with an atomic
-compare-and-swap claim the entries that ``is_locked()`` says no for; writers without (pure Python) claim the others,
-under a POSIX record lock on byte 0 of the file. The two never meet, so neither has to know of the other.
+Claiming. A lane belongs to one thread, a stage name to whoever wrote it first, a request to the step it was begun for.
+Writers with an atomic compare-and-swap claim the entries that ``is_locked()`` says no for; writers without (pure Python)
+claim the others, under a POSIX record lock on byte 0 of the file. The two never meet, so neither has to know of the
+other.
 
 Lanes of kind *process* (``tid`` 0 in ``owner``) belong to a process as a whole and hold its steps: a step may begin
 in one thread and end in another. ``step`` is the begin time of the oldest step in flight. A process that calls
@@ -36,10 +37,10 @@ in one thread and end in another. ``step`` is the begin time of the oldest step 
 the start of its stack (field 28 of ``/proc/PID/stat``, another with every ``exec`` where addresses are randomized;
 0 = unknown).
 
-Requests. An entry is what became of a request (a stamp of ``REQUEST_STATES``), then its number. The first says alone
-whether the second counts: it is written after it, and taken back before it. Nobody owns an entry: a request that was begun
-and not ended is in flight until its incarnation is gone, whatever became of the process that began it. The successor's file
-may begin with what its predecessor had in flight, each entry in its old place, so that it is claimed as it was before.
+Requests. An entry is what became of a request (a stamp of ``REQUEST_STATES``), then its number, written first. Nobody
+owns an entry: a request that was begun and not ended is in flight until its incarnation is gone, whatever became of the
+process that began it. The file of a successor may begin with what its predecessor had in flight, each entry in its old
+place: so it is taken by the kind of writer that had claimed it.
 
 Versions. A version is a set of facts that the words carry. A file outlives the supervisor that made it (adoption), and
 libraries of several versions, each compiled on its own, may write one file. So nobody asks which version a word is of:

@@ -62,8 +62,8 @@ class Worker:
         self.call = _implementation.call
         """``with call(operation):`` around a blocking call. LIFO per thread; ValueError for an unknown operation."""
         self.step = _implementation.step
-        """``with step():`` around one frame; ``step(request=NUMBER)`` (0 to 2**64 - 1) for work with a number of your own:
-        it is recorded if it is in flight at this worker's end."""
+        """``with step():`` around one frame; ``step(request=NUMBER)`` for work with a number of your own, 0 to 2**64 - 1:
+        recorded if it is in flight at this worker's end."""
         self.begin_step = _implementation.begin_step
         """Begins a frame; returns the token for ``end_step``. Any number may be in flight (1024 are tracked).
         ``request``: as of ``step``."""
@@ -78,7 +78,7 @@ class Worker:
         """Records a CUresult that is not success as the last CUDA error."""
 
     def redelivered(self) -> Iterator[int]:
-        """The requests that the worker before this one had in flight at its end, the oldest first (``redeliver = true``).
+        """Requests that the incarnation before this one had in flight at its end, oldest first (``redeliver = true``).
 
         Each is handed out once, to whichever thread or process of the worker asks for the next one, and only then.
         Begin its step (``step(request=...)``) before asking again: what was handed out is not given back once more.
