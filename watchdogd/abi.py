@@ -27,9 +27,9 @@ requests              ``REQUESTS_HEADER`` words, then ``REQUESTS`` entries of tw
 ====================  =================================================================================================
 
 Claiming. A lane belongs to one thread, a stage name to whoever wrote it first, a request to the step it was begun for.
-Writers with an atomic compare-and-swap claim the entries that ``is_locked()`` says no for; writers without (pure Python)
-claim the others, under a POSIX record lock on byte 0 of the file. The two never meet, so neither has to know of the
-other.
+Writers with an atomic compare-and-swap claim the entries that ``is_locked()`` says no for; writers without (pure
+Python) claim the others, under a POSIX record lock on byte 0 of the file. The two never meet, so neither has to know of
+the other.
 
 Lanes of kind *process* (``tid`` 0 in ``owner``) belong to a process as a whole and hold its steps: a step may begin
 in one thread and end in another. ``step`` is the begin time of the oldest step in flight. A process that calls

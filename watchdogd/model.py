@@ -52,6 +52,7 @@ class WorkerSettings(NamedTuple):
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
     restart: RestartSettings = RestartSettings()
     outputs: OutputSettings = OutputSettings()
+    redeliver: bool = False  # what was in flight at its end, to its successor, once
     probe: tuple[str, ...] = ()  # run before the successor of a worker that was killed or crashed
     probe_deadline_ns: int = 10 * SECOND
     required: bool = True

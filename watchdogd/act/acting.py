@@ -12,12 +12,12 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from watchdogd.act import birth, launching, scope
+from watchdogd.act import birth, launching, legacy, scope
 from watchdogd.act.fleet import Fleet
 from watchdogd.act.runtime import CANNOT_BE_WRITTEN, CannotStart, Runtime
 from watchdogd.act.spawning import launch
 from watchdogd.act.watched import Watched
-from watchdogd.decide import liveness, orders
+from watchdogd.decide import liveness, orders, requests
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import SECOND, Exit, Finding, Phase, Verdict
 from watchdogd.observe.heartbeat import create
@@ -176,6 +176,9 @@ class Actor:
         watched.note = ""
         if incarnation > 1:
             watched.tally.restart(watched.state.reason)
+        left = (
+            legacy.for_successor(self._runtime, settings.name, incarnation) if settings.redeliver else requests.NOTHING
+        )
         output = None
         try:
             # The last one's heartbeat stays for those who read its final counts; the one before that goes.
@@ -184,8 +187,10 @@ class Actor:
             # The file is the intent: if we die between here and the fork, there is a name left and no worker.
             watched.reader = create(
                 self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
-                spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()),
+                spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()), given=left.given,
             )  # fmt: skip
+            watched.tally.redelivered(left.back)
+            left = requests.NOTHING  # in the file, whatever becomes of this incarnation
             try:
                 output = launching.open_output(settings, self._runtime.logs)
             except OSError as error:
@@ -200,6 +205,7 @@ class Actor:
             watched.launched = launching.fingerprint(settings)
             watched.reader.write_spawned_pid(watched.process.pid)
         except (OSError, ImportError, CannotStart) as error:
+            watched.tally.dropped(len(left.given))
             watched.exit = Exit(code=127)
             watched.note = f"cannot start: {error}"
             finding = Finding(Verdict.CRASHED, detected_ns=now_ns, detail=watched.note)
@@ -276,10 +282,13 @@ class Actor:
 
     def _cleared(self, watched: Watched, descendants: int, now_ns: int) -> None:
         watched.gone_ns = now_ns
+        left = None if watched.reader is None else legacy.left_by(watched.reader, redeliver=watched.settings.redeliver)
+        if left is not None:
+            watched.tally.dropped(left.dropped)
         self._journal.emit(
             EventKind.GONE, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
             incident=watched.state.incident, pid=watched.process.pid if watched.process else None,
-            exit=str(watched.exit), descendants_killed=descendants,
+            exit=str(watched.exit), descendants_killed=descendants, **({} if left is None else left.told()),
         )  # fmt: skip
         watched.forget_incarnation()
         self._happenings.append(Happening(watched, Trigger.CLEARED))

@@ -62,8 +62,8 @@ class Worker:
         self.call = _implementation.call
         """``with call(operation):`` around a blocking call. LIFO per thread; ValueError for an unknown operation."""
         self.step = _implementation.step
-        """``with step():`` around one frame; ``step(request=NUMBER)`` for work with a number of your own, 0 to 2**64 - 1:
-        recorded if it is in flight at this worker's end."""
+        """``with step():`` around one frame. ``step(request=NUMBER)``, 0 to 2**64 - 1, for work with a number of your
+        own: told if it is in flight at this worker's end."""
         self.begin_step = _implementation.begin_step
         """Begins a frame; returns the token for ``end_step``. Any number may be in flight (1024 are tracked).
         ``request``: as of ``step``."""

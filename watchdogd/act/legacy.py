@@ -1,0 +1,44 @@
+"""What an incarnation leaves when it is gone: the work it had in flight, read from its heartbeat for the last time.
+
+Invariant: its file is all the memory there is, so that whoever starts the successor, this supervisor or the next one,
+comes to the same end; what cannot be read is not given back.
+"""
+
+from __future__ import annotations
+
+from watchdogd.act import birth
+from watchdogd.act.runtime import Runtime
+from watchdogd.decide import liveness
+from watchdogd.decide.requests import NOTHING, Left, settle
+from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
+
+
+def left_by(reader: HeartbeatReader, *, redeliver: bool) -> Left | None:
+    """None if its heartbeat cannot be believed."""
+    try:
+        pulse, requests = reader.read(), reader.requests()
+    except (HeartbeatError, OSError):
+        return None
+    return settle(requests, pulse.open_steps(), was_ready=liveness.is_ready(pulse), redeliver=redeliver)
+
+
+def for_successor(runtime: Runtime, worker: str, incarnation: int) -> Left:
+    """What was left to this incarnation: by the one before it, or, if that never began, by the one before that."""
+    for earlier in (incarnation - 1, incarnation - 2):
+        left = _left_in(runtime.heartbeat(worker, earlier))
+        if left is not None:
+            return left
+        if birth.read(runtime.birth(worker, earlier)) is not None:  # what it was given may have been in flight again
+            break
+    return NOTHING
+
+
+def _left_in(path: str) -> Left | None:
+    try:
+        reader = HeartbeatReader(path)
+    except (HeartbeatError, OSError):
+        return None
+    try:
+        return left_by(reader, redeliver=True)
+    finally:
+        reader.close()
