@@ -176,9 +176,7 @@ class Actor:
         watched.note = ""
         if incarnation > 1:
             watched.tally.restart(watched.state.reason)
-        left = (
-            legacy.for_successor(self._runtime, settings.name, incarnation) if settings.redeliver else requests.NOTHING
-        )
+        left = legacy.for_successor(self._runtime, settings, incarnation)
         output = None
         try:
             # The last one's heartbeat stays for those who read its final counts; the one before that goes.

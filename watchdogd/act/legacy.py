@@ -10,6 +10,7 @@ from watchdogd.act import birth
 from watchdogd.act.runtime import Runtime
 from watchdogd.decide import liveness
 from watchdogd.decide.requests import NOTHING, Left, settle
+from watchdogd.model import WorkerSettings
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 
 
@@ -22,13 +23,13 @@ def left_by(reader: HeartbeatReader, *, redeliver: bool) -> Left | None:
     return settle(requests, pulse.open_steps(), was_ready=liveness.is_ready(pulse), redeliver=redeliver)
 
 
-def for_successor(runtime: Runtime, worker: str, incarnation: int) -> Left:
+def for_successor(runtime: Runtime, settings: WorkerSettings, incarnation: int) -> Left:
     """What was left to this incarnation: by the one before it, or, if that never began, by the one before that."""
-    for earlier in (incarnation - 1, incarnation - 2):
-        left = _left_in(runtime.heartbeat(worker, earlier))
+    for earlier in (incarnation - 1, incarnation - 2) if settings.redeliver else ():
+        left = _left_in(runtime.heartbeat(settings.name, earlier))
         if left is not None:
             return left
-        if birth.read(runtime.birth(worker, earlier)) is not None:  # what it was given may have been in flight again
+        if birth.read(runtime.birth(settings.name, earlier)) is not None:  # what it was given, it may have begun
             break
     return NOTHING
 

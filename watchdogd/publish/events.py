@@ -13,9 +13,8 @@ verdict     ``verdict``, ``operation``, ``entered_ns``, ``armed_ns`` (the deadli
             ``kernel`` (what the kernel said meanwhile of the worker or its accelerator), ``blocked``
             (its threads in D state, and where in the kernel)
 signal      ``signal``, ``pid``, ``reason``
-gone        ``pid``, ``exit``; ``in_flight`` (steps begun and not ended), ``requests`` (the numbers of the oldest of them),
-            ``to_redeliver`` (requests that its successor starts with), ``dropped``; ``unkept``: requests of its life that
-            were not kept, being too many at a time
+gone        ``pid``, ``exit``; ``in_flight`` (steps begun and not ended), ``requests`` (the oldest of them),
+            ``to_redeliver`` (how many its successor starts with), ``dropped``, ``unkept`` (too many at a time)
 ready       ``pid``
 near_miss   ``operation`` (``outputs``: a verdict stood on a run of bad ones), ``reason``
 refrained   ``reason``: what is not done to a worker that is only observed, besides a kill
