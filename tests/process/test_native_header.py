@@ -68,13 +68,15 @@ def only_lane(heartbeat: HeartbeatFile, pid: int) -> int:
 
 def expected_constants() -> dict[str, int]:
     tables = {"HEADER": abi.H, "LANE": abi.L, "OP": abi.OPERATION, "STATE": abi.STATE, "OUTPUT": abi.OUTPUT}
+    tables["REQUESTS"] = {name: index for index, name in enumerate(abi.REQUESTS_HEADER)}
+    tables["REQUEST"] = abi.REQUEST_STATE
     tables["STAGE"] = {name: code for code, name in enumerate(abi.WELL_KNOWN_STAGES)}
     values = {f"{table}_{name.upper()}": value for table, words in tables.items() for name, value in words.items()}
     plain = """VERSION MAGIC BYTE_ORDER SIZE LANES LOCKED_EVERY HOT_OFFSET HOT_STRIDE STAGE_OFFSET STAGES
         STAGE_NAME_SIZE FIRST_DYNAMIC_STAGE COLD_OFFSET COLD_STRIDE RING_OFFSET RING_ENTRIES HISTOGRAM_FIRST_OCTAVE
         HISTOGRAM_LAST_OCTAVE HISTOGRAM_SUB_BITS BUCKETS HISTOGRAM_WORDS CODE_MASK ERROR_MASK
         STEP_LATER STEP_FIRST OUTPUT_COUNTS_OFFSET OUTPUT_COUNTS RUN_LENGTH_SHIFT MOST_IN_A_ROW BLOCK
-        KEY_SIGNED KEY_UNSIGNED KEY_FLOAT KEY_BFLOAT"""
+        KEY_SIGNED KEY_UNSIGNED KEY_FLOAT KEY_BFLOAT REQUESTS_OFFSET REQUEST_TABLE_OFFSET REQUESTS REQUEST_WORDS"""
     values |= {name: getattr(abi, name) for name in plain.split()}
     return {name: value for name, value in values.items() if "RESERVED" not in name}
 

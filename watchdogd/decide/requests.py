@@ -6,7 +6,6 @@ dropped, whatever else is said of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from watchdogd import abi
@@ -66,11 +65,10 @@ def settle(requests: Requests, open_steps: int, *, was_ready: bool, redeliver: b
     # A worker that died before it could ask may ask the next time; one that had the time and did not, will not.
     kept = [entry for entry in waiting if redeliver and (requests.asked or not was_ready)]
     known = spent | {entry.request for entry in kept}
-    back = list(_once(entry for entry in flying if redeliver and entry.request not in known))
-    given = tuple(entry._replace(word=abi.stamp(entry.word, _GIVEN)) for entry in (*kept, *back))
+    back: dict[int, Entry] = {}
+    for entry in flying:
+        if redeliver and entry.request not in known:
+            back.setdefault(entry.request, entry)  # one, however often it was begun
+    given = tuple(entry._replace(word=abi.stamp(entry.word, _GIVEN)) for entry in (*kept, *back.values()))
     dropped = in_flight - len(back) + len(taken) + len(waiting) - len(kept)
     return Left(in_flight, tuple(entry.request for entry in flying), given, len(back), dropped, requests.unkept)
-
-
-def _once(entries: Iterable[Entry]) -> Iterable[Entry]:
-    return {entry.request: entry for entry in reversed(list(entries))}.values()
