@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.running import Supervised, gone, wait_until, worker
+from tests.helpers.running import ROOT, Supervised, gone, wait_until, worker
 
 DEADLINES = {"startup": "20s", "first_step": "300ms", "step": "300ms"}
 RESTART = {"backoff": "10ms", "backoff_max": "10ms", "budget": 3}
@@ -212,3 +212,21 @@ def test_an_adopted_worker_that_is_killed_leaves_what_it_had_in_flight() -> None
         running.start()
         wait_until(lambda: given_back(running, 2) == "[17]", what=running.log)
         assert counts(running) == (0, 1)
+
+
+def test_the_readmes_example_works_on_what_was_in_flight_before_what_is_new() -> None:
+    section = (ROOT / "README.md").read_text().split("### Work in flight", 1)[1]
+    example = section.split("```python\n", 1)[1].split("```", 1)[0]
+    body = f"""
+done = []
+def fetch(number): return f'fetched {{number}}'
+def infer(frame):
+    done.append(frame); tell(f'done.{{INCARNATION}}', ' '.join(done))
+    if frame == 'frame 3' and INCARNATION == 1: hang()
+def frames():
+    for number in range(4): yield INCARNATION * number, f'frame {{number}}'
+    hang()
+{example}"""
+    with supervised(numbers(body)) as running:
+        wait_until(lambda: running.wait_file("done.2").endswith("frame 3"), what=running.log)
+        assert running.wait_file("done.2") == "fetched 3 frame 0 frame 1 frame 2 frame 3"
