@@ -201,6 +201,19 @@ def test_what_waits_in_quarantine_outlasts_supervisors(again: str) -> None:
         assert counts(running) == (0, 2)
 
 
+def test_a_start_that_was_cut_short_together_with_its_supervisor_loses_nothing() -> None:
+    body = "if 1 < INCARNATION < 6 and not (HERE / 'mended').exists(): sys.exit(1)\n" + HANGS_WITH_17_AND_18
+    with supervised(numbers(body)) as running:
+        last = running.wait_phase("a", "quarantined")["incarnation"]
+        running.stop(signal.SIGKILL)
+        for directory in ("births", "heartbeats"):  # as if it had only been ordered
+            (running.runtime / directory / f"a.{last}").unlink()
+        running.start()
+        running.touch("mended")
+        running.ask("reset", "a")
+        wait_until(lambda: given_back(running, last + 1) == "[17, 18]", what=running.log)
+
+
 def test_an_adopted_worker_that_is_killed_leaves_what_it_had_in_flight() -> None:
     body = TAKES_NUMBERS + "if INCARNATION == 1:\n    worker.begin_step(request=17)\n    wait_for('never')\nhang()"
     with supervised({**numbers(body), "deadlines": {"first_step": "900ms"}, "on_supervisor_exit": "keep"}) as running:

@@ -44,6 +44,11 @@ def test_steps_without_a_number_are_dropped() -> None:
     assert (found.in_flight, found.back, found.dropped) == (3, 1, 2)
 
 
+def test_a_request_whose_step_was_not_counted_yet_is_in_flight() -> None:
+    """The entry comes first, the count after it."""
+    assert left(entry("begun", 17), steps=0).in_flight == 1
+
+
 def test_a_number_that_was_being_written_is_no_request() -> None:
     found = left(entry("claimed", 17), entry("free", 18))
     assert (found.in_flight, given(found), found.dropped) == (0, [], 0)

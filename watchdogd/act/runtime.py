@@ -68,18 +68,14 @@ class Runtime:
                 )
         self._locks = [_take_lock(self.directory), _take_lock(self.state_directory, CANNOT_BE_WRITTEN)]
 
-    def clear_leftovers(self, kept: frozenset[str], to_read: frozenset[str] = frozenset()) -> Sweeper:
-        """Begin to end what a dead supervisor's workers left, but those of ``kept`` heartbeats; remove the others.
-
-        Files ``to_read`` stay as well; nobody is spared for them.
-        """
-        names = frozenset(os.path.basename(path) for path in kept | to_read)
+    def clear_leftovers(self, kept: frozenset[str]) -> Sweeper:
+        """Begin to end what a dead supervisor's workers left, but those of ``kept`` heartbeats; remove the others."""
+        names = frozenset(os.path.basename(path) for path in kept)
         _remove_all(self.heartbeats, names)
         _remove_all(self.births, names)
-        paths, ended = ({path.encode() for path in group} for group in (kept, to_read - kept))
-        # Any other heartbeat that is still there is in use, too: by a worker that is started while the search runs.
-        spared = lambda mark: mark in paths or (mark not in ended and os.path.exists(mark))  # noqa: E731
-        return Sweeper(lambda: leftovers(self.heartbeats, spared))
+        paths = {path.encode() for path in kept}
+        # A heartbeat that is still there is in use, too: by a worker that is started while the search runs.
+        return Sweeper(lambda: leftovers(self.heartbeats, lambda mark: mark in paths or os.path.exists(mark)))
 
     def heartbeat(self, worker: str, incarnation: int) -> str:
         return f"{self.heartbeats}/{worker}.{incarnation}"

@@ -36,7 +36,6 @@ class Adoption:
         self.problems: list[str] = []  # what could not be taken over, and why
         self.adopted: list[str] = []  # names of workers whose process lives on
         self.kept: set[str] = set()  # heartbeats still in use, be it only to tell what is left of a worker
-        self.to_read: set[str] = set()  # heartbeats of the gone, whose successors are to be given what was in flight
         self.escalation: Mapping[str, Any] = {}  # as it was published
         self._workers: dict[str, Mapping[str, Any]] = {}
         self._stall = (0, 0)
@@ -120,8 +119,8 @@ class Adoption:
         )
         if trigger is Trigger.EXITED:
             watched.exit = exited or Exit()
-        if watched.settings.redeliver:
-            self.to_read |= {heartbeat, self._runtime.heartbeat(name, incarnation - 1)}
+        if born is None and watched.settings.redeliver:  # what it was to be given is in its file, or still in the last
+            self.kept |= {heartbeat, self._runtime.heartbeat(name, incarnation - 1)}
         if watched.process is not None:  # with its heartbeat or without: what cannot be read condemns nobody
             self.kept.add(heartbeat)
         if is_alive:

@@ -36,7 +36,7 @@ class Succession:
             else:  # what is left of it is cleared away with the rest
                 adoption.kept.discard(runtime.heartbeat(each.settings.name, each.state.incarnation))
                 each.forget_incarnation()
-        self._leftovers = runtime.clear_leftovers(frozenset(adoption.kept), frozenset(adoption.to_read))
+        self._leftovers = runtime.clear_leftovers(frozenset(adoption.kept))
         self.until_ns: int | None = now_ns + round(LEFTOVERS_SECONDS * SECOND)
         if not adoption.adopted:
             self._leftovers.wait(LEFTOVERS_SECONDS)
