@@ -17,7 +17,7 @@ from watchdogd.act.fleet import Fleet
 from watchdogd.act.runtime import CANNOT_BE_WRITTEN, CannotStart, Runtime
 from watchdogd.act.spawning import launch
 from watchdogd.act.watched import Watched
-from watchdogd.decide import liveness, orders, requests
+from watchdogd.decide import liveness, orders
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import SECOND, Exit, Finding, Phase, Verdict
 from watchdogd.observe.heartbeat import create
@@ -176,7 +176,7 @@ class Actor:
         watched.note = ""
         if incarnation > 1:
             watched.tally.restart(watched.state.reason)
-        left = legacy.for_successor(self._runtime, settings, incarnation)
+        watched.left = watched.left or legacy.for_successor(self._runtime, settings, incarnation)
         output = None
         try:
             # The last one's heartbeat stays for those who read its final counts; the one before that goes.
@@ -185,10 +185,10 @@ class Actor:
             # The file is the intent: if we die between here and the fork, there is a name left and no worker.
             watched.reader = create(
                 self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
-                spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()), given=left.given,
+                spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()), given=watched.left.given,
             )  # fmt: skip
-            watched.tally.redelivered(left.back)
-            left = requests.NOTHING  # in the file, whatever becomes of this incarnation
+            watched.tally.redelivered(watched.left.back)
+            watched.left = None  # it is in the file, whatever becomes of this incarnation
             try:
                 output = launching.open_output(settings, self._runtime.logs)
             except OSError as error:
@@ -203,7 +203,6 @@ class Actor:
             watched.launched = launching.fingerprint(settings)
             watched.reader.write_spawned_pid(watched.process.pid)
         except (OSError, ImportError, CannotStart) as error:
-            watched.tally.dropped(len(left.given))
             watched.exit = Exit(code=127)
             watched.note = f"cannot start: {error}"
             finding = Finding(Verdict.CRASHED, detected_ns=now_ns, detail=watched.note)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from watchdogd.act import birth
 from watchdogd.act.runtime import Runtime
 from watchdogd.decide import liveness
-from watchdogd.decide.requests import NOTHING, Left, settle
+from watchdogd.decide.requests import Left, settle
 from watchdogd.model import WorkerSettings
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 
@@ -31,7 +31,7 @@ def for_successor(runtime: Runtime, settings: WorkerSettings, incarnation: int) 
             return left
         if birth.read(runtime.birth(settings.name, earlier)) is not None:  # what it was given, it may have begun
             break
-    return NOTHING
+    return Left()
 
 
 def _left_in(path: str) -> Left | None:

@@ -51,9 +51,6 @@ class Left(NamedTuple):
         return told | ({"unkept": self.unkept} if self.unkept else {})
 
 
-NOTHING = Left()
-
-
 def settle(requests: Requests, open_steps: int, *, was_ready: bool, redeliver: bool) -> Left:
     """``open_steps``: how many were begun and not ended. ``was_ready``: the incarnation lived to work."""
     by_age = sorted(requests.entries)
