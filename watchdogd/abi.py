@@ -22,11 +22,14 @@ cold blocks           ``LANES`` blocks of ``COLD_STRIDE`` bytes, from ``COLD_OFF
                       so that every count only grows, whoever owns the lane
 output counts         a word for each of ``OUTPUTS`` from writers with compare-and-swap, then the same from those under
                       the lock, from ``OUTPUT_COUNTS_OFFSET``
+requests              ``REQUESTS_HEADER`` words, then ``REQUESTS`` entries of two words, from ``REQUESTS_OFFSET``: which
+                      work is in flight, by the worker's own numbers
 ====================  =================================================================================================
 
-Claiming. A lane belongs to one thread, a stage name to whoever wrote it first. Writers with an atomic
-compare-and-swap claim the entries that ``is_locked()`` says no for; writers without (pure Python) claim the others,
-under a POSIX record lock on byte 0 of the file. The two never meet, so neither has to know of the other.
+Claiming. A lane belongs to one thread, a stage name to whoever wrote it first, a request to the step it was begun for.
+Writers with an atomic compare-and-swap claim the entries that ``is_locked()`` says no for; writers without (pure
+Python) claim the others, under a POSIX record lock on byte 0 of the file. The two never meet, so neither has to know of
+the other.
 
 Lanes of kind *process* (``tid`` 0 in ``owner``) belong to a process as a whole and hold its steps: a step may begin
 in one thread and end in another. ``step`` is the begin time of the oldest step in flight. A process that calls
@@ -34,11 +37,16 @@ in one thread and end in another. ``step`` is the begin time of the oldest step 
 the start of its stack (field 28 of ``/proc/PID/stat``, another with every ``exec`` where addresses are randomized;
 0 = unknown).
 
+Requests. An entry is what became of a request (a stamp of ``REQUEST_STATES``), then its number, written first. Nobody
+owns an entry: a request that was begun and not ended is in flight until its incarnation is gone, whatever became of the
+process that began it. The file of a successor may begin with what its predecessor had in flight, each entry in its old
+place: so it is taken by the kind of writer that had claimed it.
+
 Versions. A version is a set of facts that the words carry. A file outlives the supervisor that made it (adoption), and
 libraries of several versions, each compiled on its own, may write one file. So nobody asks which version a word is of:
 **for every fact that was added, 0 means "not said"**, which is what a library of before leaves there. The previous
 version, 1, did not say whether a step is its process's first, which image claimed a lane, when the last step ended, nor
-anything of outputs or of a bisect; 2, the present one, does.
+anything of outputs, requests or a bisect; 2, the present one, does.
 Two words of the header are about it:
 
 - ``version``: that of the supervisor that made the file. Readers believe their own and all before it, and no later one.
@@ -142,6 +150,18 @@ MOST_IN_A_ROW = 255  # counted; a longer run stays there
 BLOCK = 256  # bytes of an output that are sampled at a time, as a memory access costs the same for four cache lines
 KEY_SIGNED, KEY_UNSIGNED, KEY_FLOAT, KEY_BFLOAT = range(4)  # how an output's elements compare
 
+# What became of a request. The file of a successor starts with ``given`` ones: its worker asks for them one by one.
+REQUEST_STATES = ("free", "claimed", "begun", "given", "taken", "again")  # claimed: its number is being written
+REQUEST_STATE = {name: code for code, name in enumerate(REQUEST_STATES)}
+REQUESTS_HEADER = (
+    "given",  # how many this incarnation was given; 0 = none, so nobody need look for one
+    "asked_ns",  # when it last asked for one; 0 = never
+    "unkept_cas",  # requests that found no entry
+    "unkept_locked",
+)
+REQUESTS = 200  # entries; entry i is claimed under the lock if is_locked(i): 160 by CAS, 40 by lock
+REQUEST_WORDS = 2
+
 STATES = ("created", "attached", "ready")
 STATE = {name: code for code, name in enumerate(STATES)}
 
@@ -174,7 +194,10 @@ STAGE_OFFSET = HOT_OFFSET + LANES * HOT_STRIDE
 COLD_OFFSET = STAGE_OFFSET + STAGES * STAGE_NAME_SIZE
 OUTPUT_COUNTS_OFFSET = COLD_OFFSET + LANES * COLD_STRIDE
 OUTPUT_COUNTS = 16  # words for each of the two kinds of writers
-SIZE = (OUTPUT_COUNTS_OFFSET + 2 * OUTPUT_COUNTS * WORD + 4095) // 4096 * 4096
+REQUESTS_OFFSET = OUTPUT_COUNTS_OFFSET + 2 * OUTPUT_COUNTS * WORD
+REQUEST_TABLE_OFFSET = REQUESTS_OFFSET + len(REQUESTS_HEADER) * WORD
+REQUESTS_SIZE = (len(REQUESTS_HEADER) + REQUESTS * REQUEST_WORDS) * WORD
+SIZE = (REQUESTS_OFFSET + REQUESTS_SIZE + 4095) // 4096 * 4096
 
 # What the supervisor writes at creation, and any reader or writer checks before it believes the rest. The first
 # words of the header, in order.
@@ -254,6 +277,10 @@ def c_header_block() -> str:
         "ERROR_MASK": ERROR_MASK,
         "OUTPUT_COUNTS_OFFSET": OUTPUT_COUNTS_OFFSET,
         "OUTPUT_COUNTS": OUTPUT_COUNTS,
+        "REQUESTS_OFFSET": REQUESTS_OFFSET,
+        "REQUEST_TABLE_OFFSET": REQUEST_TABLE_OFFSET,
+        "REQUESTS": REQUESTS,
+        "REQUEST_WORDS": REQUEST_WORDS,
         "RUN_LENGTH_SHIFT": RUN_LENGTH_SHIFT,
         "MOST_IN_A_ROW": MOST_IN_A_ROW,
         "BLOCK": BLOCK,
@@ -269,6 +296,8 @@ def c_header_block() -> str:
     values |= {f"BISECT_{name.upper()}": code for name, code in BISECT.items()}
     values |= {f"STATE_{name.upper()}": code for name, code in STATE.items()}
     values |= {f"OUTPUT_{name.upper()}": code for name, code in OUTPUT.items()}
+    values |= {f"REQUESTS_{name.upper()}": index for index, name in enumerate(REQUESTS_HEADER)}
+    values |= {f"REQUEST_{name.upper()}": code for name, code in REQUEST_STATE.items()}
     values |= {f"STAGE_{name.upper()}": code for code, name in enumerate(WELL_KNOWN_STAGES)}
     lines = [f'#define WATCHDOGD_ENVIRONMENT "{ENVIRONMENT}"']
     lines += [f"#define WATCHDOGD_{name} UINT64_C(0x{value:x})" for name, value in values.items()]

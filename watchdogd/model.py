@@ -64,6 +64,7 @@ class WorkerSettings(NamedTuple):
     restart: RestartSettings = RestartSettings()
     outputs: OutputSettings = OutputSettings()
     growth: GrowthSettings = GrowthSettings()
+    redeliver: bool = False  # what was in flight at its end, to its successor, once
     probe: tuple[str, ...] = ()  # run before the successor of a worker that was killed or crashed
     probe_deadline_ns: int = 10 * SECOND
     required: bool = True

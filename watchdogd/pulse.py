@@ -27,6 +27,11 @@ class Pulse(NamedTuple):  # made for every worker at every tick: a third of a fr
         column: list[int] = memoryview(self.raw).cast("Q")[_COLUMN[name] :: abi.LANE_WORDS].tolist()
         return column
 
+    def open_steps(self) -> int:
+        """How many were begun and not ended, by whichever processes."""
+        begun, done = self.column("steps_begun"), self.column("steps_done")
+        return sum(max(0, began - ended) for began, ended in zip(begun, done, strict=True))
+
     def in_flight(self) -> tuple[list[int], list[int], list[int]]:
         """The columns ``outer``, ``inner`` and ``step``, cast once."""
         words = memoryview(self.raw).cast("Q")

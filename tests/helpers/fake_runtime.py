@@ -41,6 +41,8 @@ WORKER: dict[str, Any] = {
     "hangs": {"sync": 7, "startup": 1},
     "would_have_killed": 0,
     "near_misses": 5,
+    "steps_dropped": 13,
+    "steps_redelivered": 14,
     "soft_exceeded": 11,
     "uninstrumented": False,
     "heartbeat_error": None,

@@ -30,7 +30,7 @@ static void *stamp(void *number)
 {
     unsigned stage = watchdogd_stage_code((uintptr_t)number % 2 ? "odd" : "even");
     for (int round = 0; round < ROUNDS; round++) {
-        uint64_t token = watchdogd_step_begin();
+        uint64_t token = round % 2 ? watchdogd_step_begin() : watchdogd_step_begin_request((uint64_t)round);
         watchdogd_step_end(atomic_exchange(&handed_over, token));
         uint64_t previous = watchdogd_stage_enter(stage);
         watchdogd_call_enter(WATCHDOGD_OP_SYNC);
@@ -131,6 +131,11 @@ int main(void)
     CHECK(counted(WATCHDOGD_OP_SYNC) == rounds + forked);
     CHECK(counted(WATCHDOGD_OP_COPY) == rounds && counted(WATCHDOGD_OP_OTHER) == rounds);
     CHECK(watchdogd_load_(watchdogd_process_.words + WATCHDOGD_HEADER_LANELESS_CAS) == 0);
+    for (unsigned number = 0; number < WATCHDOGD_REQUESTS; number++)
+        CHECK(watchdogd_load_(watchdogd_process_.words + WATCHDOGD_REQUEST_TABLE_OFFSET / sizeof(uint64_t) +
+                              number * WATCHDOGD_REQUEST_WORDS) == 0);
+    CHECK(watchdogd_load_(watchdogd_process_.words + WATCHDOGD_REQUESTS_OFFSET / sizeof(uint64_t) +
+                          WATCHDOGD_REQUESTS_UNKEPT_CAS) == 0);
     for (unsigned lane = 0; lane < WATCHDOGD_LANES; lane++) { /* threads are gone, so are their lanes' owners */
         uint64_t owner = watchdogd_load_(hot(lane) + WATCHDOGD_LANE_OWNER);
         CHECK(owner == 0 || owner == (uint64_t)getpid() << 32 || owner >> 32 != (uint64_t)getpid());

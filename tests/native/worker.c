@@ -28,6 +28,12 @@ static long long obey(const char *command, const char *argument)
         return second_leave(), 0;
     if (strcmp(command, "begin") == 0)
         return (long long)watchdogd_step_begin();
+    if (strcmp(command, "begin-request") == 0)
+        return (long long)watchdogd_step_begin_request(number);
+    if (strcmp(command, "redelivered") == 0) { /* -1: none */
+        uint64_t request;
+        return watchdogd_redelivered(&request) ? (long long)request : -1;
+    }
     if (strcmp(command, "end") == 0)
         return watchdogd_step_end(number), 0;
     if (strcmp(command, "code") == 0)

@@ -69,13 +69,15 @@ def only_lane(heartbeat: HeartbeatFile, pid: int) -> int:
 def expected_constants() -> dict[str, int]:
     tables = {"HEADER": abi.H, "LANE": abi.L, "OP": abi.OPERATION, "STATE": abi.STATE, "OUTPUT": abi.OUTPUT}
     tables["BISECT"] = abi.BISECT
+    tables["REQUESTS"] = {name: index for index, name in enumerate(abi.REQUESTS_HEADER)}
+    tables["REQUEST"] = abi.REQUEST_STATE
     tables["STAGE"] = {name: code for code, name in enumerate(abi.WELL_KNOWN_STAGES)}
     values = {f"{table}_{name.upper()}": value for table, words in tables.items() for name, value in words.items()}
     plain = """VERSION MAGIC BYTE_ORDER SIZE LANES LOCKED_EVERY HOT_OFFSET HOT_STRIDE STAGE_OFFSET STAGES
         STAGE_NAME_SIZE FIRST_DYNAMIC_STAGE COLD_OFFSET COLD_STRIDE RING_OFFSET RING_ENTRIES HISTOGRAM_FIRST_OCTAVE
         HISTOGRAM_LAST_OCTAVE HISTOGRAM_SUB_BITS BUCKETS HISTOGRAM_WORDS CODE_MASK ERROR_MASK
         STEP_LATER STEP_FIRST OUTPUT_COUNTS_OFFSET OUTPUT_COUNTS RUN_LENGTH_SHIFT MOST_IN_A_ROW BLOCK
-        KEY_SIGNED KEY_UNSIGNED KEY_FLOAT KEY_BFLOAT"""
+        KEY_SIGNED KEY_UNSIGNED KEY_FLOAT KEY_BFLOAT REQUESTS_OFFSET REQUEST_TABLE_OFFSET REQUESTS REQUEST_WORDS"""
     values |= {name: getattr(abi, name) for name in plain.split()}
     return {name: value for name, value in values.items() if "RESERVED" not in name}
 
@@ -133,6 +135,36 @@ def test_what_c_writes_python_reads(worker: LineProcess, heartbeat: HeartbeatFil
     ]
     assert [rest & abi.CODE_MASK for _, rest in heartbeat.ring(lane)] == [code, code]
     assert sum(heartbeat.histogram(process, abi.STEP_HISTOGRAM)[1]) == 1
+
+
+def request(heartbeat: HeartbeatFile, place: int) -> tuple[str, int]:
+    state, number = heartbeat.words(abi.REQUEST_TABLE_OFFSET + place * abi.REQUEST_WORDS * abi.WORD, abi.REQUEST_WORDS)
+    return abi.REQUEST_STATES[state & abi.CODE_MASK], number
+
+
+def test_requests_of_c_are_in_flight_until_their_steps_end(worker: LineProcess, heartbeat: HeartbeatFile) -> None:
+    first, second = worker.ask("begin-request 17"), worker.ask("begin-request 0x7fffffffffffffff")
+    assert [request(heartbeat, place) for place in (0, 1)] == [("begun", 17), ("begun", 2**63 - 1)]
+    worker.ask(f"end {second}")
+    assert [request(heartbeat, place)[0] for place in (0, 1, 2)] == ["begun", "free", "free"]
+    worker.ask(f"end {first}")
+    assert request(heartbeat, 0)[0] == "free"
+    assert worker.ask("redelivered") == "-1"
+
+
+def test_c_is_handed_what_was_given_back_once_and_oldest_first(worker: LineProcess, heartbeat: HeartbeatFile) -> None:
+    heartbeat.set_word(abi.REQUESTS_OFFSET, 3)
+    for place, age, number in ((0, 1, 7), (3, 5, 9), (4, 9, 8)):  # place 4 is for writers under the lock
+        offset = abi.REQUEST_TABLE_OFFSET + place * abi.REQUEST_WORDS * abi.WORD
+        heartbeat.set_word(offset, abi.stamp(10**9 - age * 1000, abi.REQUEST_STATE["given"]))
+        heartbeat.set_word(offset + abi.WORD, number)
+    assert worker.ask("redelivered") == "9"
+    token = worker.ask("begin-request 9")
+    assert request(heartbeat, 3) == ("again", 9)
+    assert [worker.ask("redelivered") for _ in range(3)] == ["7", "-1", "-1"]
+    assert [request(heartbeat, place)[0] for place in (0, 3, 4)] == ["taken", "again", "given"]
+    worker.ask(f"end {token}")
+    assert request(heartbeat, 3)[0] == "free"
 
 
 def test_an_operation_that_is_none_counts_as_other(worker: LineProcess, heartbeat: HeartbeatFile) -> None:

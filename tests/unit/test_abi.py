@@ -34,11 +34,12 @@ def test_regions_follow_each_other_without_overlap_or_gap_beyond_alignment() -> 
     for start, size, following in ends:
         assert start + size == following
     assert abi.COLD_OFFSET + abi.LANES * abi.COLD_STRIDE == abi.OUTPUT_COUNTS_OFFSET
-    assert 0 <= abi.SIZE - (abi.OUTPUT_COUNTS_OFFSET + 2 * abi.OUTPUT_COUNTS * abi.WORD) < 4096
+    assert abi.OUTPUT_COUNTS_OFFSET + 2 * abi.OUTPUT_COUNTS * abi.WORD == abi.REQUESTS_OFFSET
+    assert 0 <= abi.SIZE - (abi.REQUESTS_OFFSET + abi.REQUESTS_SIZE) < 4096
 
 
-def test_the_file_is_as_large_as_before_it_held_counts_of_outputs() -> None:
-    """Libraries of before compare the size, and write nothing where the counts are."""
+def test_the_file_is_as_large_as_before_it_held_counts_of_outputs_and_requests() -> None:
+    """Libraries of before compare the size, and write nothing where these are."""
     assert abi.SIZE == 0x25B000
 
 
@@ -52,13 +53,15 @@ def test_a_cold_block_holds_its_histograms_and_its_ring() -> None:
     assert abi.RING_OFFSET + ring_size <= abi.COLD_STRIDE
 
 
-def test_both_kinds_of_claimer_have_lanes() -> None:
+def test_both_kinds_of_claimer_have_lanes_and_requests() -> None:
     locked = sum(map(abi.is_locked, range(abi.LANES)))
     assert (abi.LANES - locked, locked) == (256, 64)
+    locked = sum(map(abi.is_locked, range(abi.REQUESTS)))
+    assert (abi.REQUESTS - locked, locked) == (160, 40)
 
 
 def test_codes_fit_their_bits() -> None:
-    assert max(len(abi.OPERATIONS), abi.STAGES, len(abi.STATES)) <= abi.CODE_MASK + 1
+    assert max(len(abi.OPERATIONS), abi.STAGES, len(abi.STATES), len(abi.REQUEST_STATES)) <= abi.CODE_MASK + 1
     assert len(abi.WELL_KNOWN_STAGES) <= abi.FIRST_DYNAMIC_STAGE
     assert len(abi.OUTPUTS) <= abi.OUTPUT_COUNTS
     assert abi.MOST_IN_A_ROW << abi.RUN_LENGTH_SHIFT | abi.CODE_MASK == abi.ERROR_MASK

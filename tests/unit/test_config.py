@@ -199,6 +199,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "probe", '["sh", "-c", "true"]', "probe", ("sh", "-c", "true")),
     ("workers.NAME", "probe", '"cuda"', "probe", (sys.executable, "-I", "-m", "watchdogd.worker.probe")),
     ("workers.NAME", "probe_deadline", '"3s"', "probe_deadline_ns", 3 * SECOND),
+    ("workers.NAME", "redeliver", "true", "redeliver", True),
     ("workers.NAME", "required", "false", "required", False),
     ("workers.NAME", "observe_only", "true", "observe_only", True),
     ("workers.NAME", "autostart", "false", "autostart", False),

@@ -41,6 +41,8 @@ DOCUMENTED = {
     "watchdogd_detection_lateness_seconds": ("histogram", set()),
     "watchdogd_recovery_duration_seconds": ("histogram", {"worker"}),
     "watchdogd_steps_total": ("counter", {"worker"}),
+    "watchdogd_steps_dropped_total": ("counter", {"worker"}),
+    "watchdogd_steps_redelivered_total": ("counter", {"worker"}),
     "watchdogd_last_step_timestamp_seconds": ("gauge", {"worker"}),
     "watchdogd_worker_start_time_seconds": ("gauge", {"worker"}),
     "watchdogd_worker_resident_memory_bytes": ("gauge", {"worker"}),

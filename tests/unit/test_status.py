@@ -125,6 +125,8 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "call": {"operation": None, "age_seconds": None, "deadline_seconds": None},
                 "sync_seconds": {"p50": None, "p99": None, "count": None},
                 "steps": None,
+                "steps_dropped": None,
+                "steps_redelivered": None,
                 "outputs": dict.fromkeys(abi.OUTPUTS),
                 "bad_outputs_in_a_row": None,
                 "last_step_age_seconds": None,
@@ -588,10 +590,11 @@ def ended(runtime: FakeRuntime) -> FakeRuntime:
     (runtime.directory / "state/log").mkdir(parents=True)
     record = b""
     endings = [("i-1", "exited with status 3"), (INCIDENT["id"], "killed by signal 9"), (None, "exited with status 0")]
+    begun = {"in_flight": 3, "requests": [17, 18], "to_redeliver": 2, "dropped": 1}
     for seq, (incident, ending) in enumerate(endings):
         record += events.encode(
             events.EventKind.GONE, boot_id=7, seq=seq, wall_ns=8, monotonic_ns=9, worker="lane_dla", incarnation=3,
-            incident=incident, pid=11, exit=ending,
+            incident=incident, pid=11, exit=ending, **(begun if incident == INCIDENT["id"] else {}),
         )  # fmt: skip
     (runtime.directory / "state" / events.FILE_NAME).write_bytes(record)
     runtime.worker("lane_dla", last_incident=INCIDENT)
@@ -603,7 +606,7 @@ def test_one_worker_is_told_how_its_last_incident_ended_and_where_its_output_is(
     log = ended.directory / "state/log/lane_dla.log"
     log.touch()
     lines = detailed(ended).splitlines()
-    assert "  its process: killed by signal 9" in lines
+    assert "  its process: killed by signal 9, 3 steps in flight (requests 17, 18)" in lines
     assert f"  its output: {log}" in lines
     assert f"  its story: `watchdogd events --incident {INCIDENT['id']}`" in lines
 
@@ -829,6 +832,23 @@ def test_the_age_of_the_last_step_is_told_by_name_and_in_json(runtime: FakeRunti
     detailed = table(view(runtime, "model_h"), 200, colour=False, detail=status_detail.Detail())
     assert "  last step ended 3" in detailed
     assert "last step" not in table(view(runtime), 200, colour=False)
+
+
+@pytest.mark.parametrize("counts", [(13, 14), (0, 0), None])
+def test_steps_in_flight_at_ends_are_told_by_name_and_in_json(
+    runtime: FakeRuntime, counts: tuple[int, int] | None
+) -> None:
+    runtime.incarnation("model_h", 3)
+    body = runtime.workers["model_h"]
+    dropped, back = body.pop("steps_dropped"), body.pop("steps_redelivered")
+    assert dropped != back
+    if counts:  # else the supervisor is one of before
+        body |= {"steps_dropped": counts[0], "steps_redelivered": counts[1]}
+    runtime.publish()
+    assert (one(runtime)["steps_dropped"], one(runtime)["steps_redelivered"]) == (counts or (0, 0))
+    shown = table(view(runtime, "model_h"), 200, colour=False, detail=status_detail.Detail())
+    assert ("  steps in flight at its ends: 13 dropped, 14 given back" in shown) == (counts == (13, 14))
+    assert "at its ends" not in table(view(runtime), 200, colour=False)
 
 
 @pytest.mark.parametrize("ago_seconds", [70, -60, None], ids=["before it was spawned", "to come", "not said"])

@@ -50,6 +50,19 @@ def test_a_successor_that_hangs_too_recovers_from_its_own_hang() -> None:
     assert tally.recovered(10 * SECOND) == 2 * SECOND
 
 
+def test_steps_in_flight_at_ends_are_counted_on_by_the_next_supervisor() -> None:
+    tally, successor, later = Tally(), Tally(), Tally()
+    tally.dropped(3)
+    tally.redelivered(2)
+    told = tally.describe()
+    successor.recall(told)
+    successor.dropped(4)
+    counted = successor.describe()
+    assert (counted["steps_dropped"], counted["steps_redelivered"]) == (7, 2)
+    later.recall({key: value for key, value in told.items() if not key.startswith("steps_")})  # one of before
+    assert later.describe()["steps_dropped"] == 0
+
+
 def test_a_recovery_is_counted_once() -> None:
     tally = hung()
     tally.recovered(7 * SECOND)

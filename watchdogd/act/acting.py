@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from watchdogd.act import birth, launching, scope
+from watchdogd.act import birth, launching, legacy, scope
 from watchdogd.act.fleet import Fleet
 from watchdogd.act.runtime import CANNOT_BE_WRITTEN, CannotStart, Runtime
 from watchdogd.act.spawning import launch
@@ -182,6 +182,7 @@ class Actor:
         watched.note = ""
         if incarnation > 1:
             watched.tally.restart(watched.state.reason)
+        watched.left = watched.left or legacy.for_successor(self._runtime, settings, incarnation)
         output = None
         try:
             # The last one's heartbeat stays for those who read its final counts; the one before that goes.
@@ -191,7 +192,10 @@ class Actor:
             watched.reader = create(
                 self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
                 spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()), bisect=order.bisect,
+                given=watched.left.given,
             )  # fmt: skip
+            watched.tally.redelivered(watched.left.back)
+            watched.left = None  # it is in the file, whatever becomes of this incarnation
             try:
                 output = launching.open_output(settings, self._runtime.logs)
             except OSError as error:
@@ -282,10 +286,13 @@ class Actor:
 
     def _cleared(self, watched: Watched, descendants: int, now_ns: int) -> None:
         watched.gone_ns = now_ns
+        left = None if watched.reader is None else legacy.left_by(watched.reader, redeliver=watched.settings.redeliver)
+        if left is not None:
+            watched.tally.dropped(left.dropped)
         self._journal.emit(
             EventKind.GONE, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
             incident=watched.state.incident, pid=watched.process.pid if watched.process else None,
-            exit=str(watched.exit), descendants_killed=descendants,
+            exit=str(watched.exit), descendants_killed=descendants, **({} if left is None else left.told()),
         )  # fmt: skip
         watched.forget_incarnation()
         self._happenings.append(Happening(watched, Trigger.CLEARED))

@@ -20,6 +20,7 @@ from watchdogd.decide import bisecting, budget, liveness, memory, outputs
 from watchdogd.decide.facts import fact, stands
 from watchdogd.decide.liveness import Pending, Threads
 from watchdogd.decide.orders import ALIVE, HANGS, CloseIncident, OpenIncident, WorkerState
+from watchdogd.decide.requests import Left
 from watchdogd.decide.suspicion import Stuck
 from watchdogd.model import MILLISECOND, Exit, Finding, Phase, Verdict, WorkerSettings
 from watchdogd.observe import inflight, owners, procfs
@@ -51,6 +52,7 @@ class Watched:
         self.tally = Tally()
         self.launched = ""  # fingerprint of the settings that its process was started with
         self.is_retired = False  # no longer in the configuration: to be forgotten once it has ended
+        self.left: Left | None = None  # for its next incarnation, while there is no file to write it to
         self.gone_ns: int | None = None  # when its last incarnation was gone because of a verdict
         # what is told about it
         self.heartbeat_error: str | None = None

@@ -229,6 +229,11 @@ _WORKER = [
                 "what finds out, after a kill or a crash, if its accelerator is usable; `[]`: nothing",
             ),
             ("probe_deadline", _DURATION, "longest such probe; later it is not usable"),
+            (
+                "redeliver",
+                values.BOOLEAN,
+                "give requests in flight at its end back to its successor, once each; false: count them as dropped",
+            ),
             ("required", values.BOOLEAN, "whether `/readyz` needs it"),
             ("observe_only", values.BOOLEAN, "reach and record its verdicts, never signal it"),
             ("autostart", values.BOOLEAN, "start it with the supervisor"),

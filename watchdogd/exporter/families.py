@@ -149,11 +149,17 @@ def _growth(worker: Worker, resource: str, key: str) -> float | None:
     return value
 
 
+def _in_flight_at_an_end(then: str) -> _Value:
+    return lambda worker: worker.body.get(f"steps_{then}", 0)  # a supervisor of before tells none
+
+
 _SIMPLE: tuple[tuple[str, str, str, _Value], ...] = (
     ("near_misses", "counter", "Overdue calls that returned before the kill.", lambda w: w.body["near_misses"]),
     ("soft_exceeded", "counter", "Deadlines of which the soft part was used up.", lambda w: w.body["soft_exceeded"]),
     ("would_have_killed", "counter", "Verdicts on an observed worker.", lambda w: w.body["would_have_killed"]),
     ("steps", "counter", "Steps done, over all incarnations.", lambda w: w.totals.steps),
+    ("steps_dropped", "counter", "Steps in flight at an end, not given back.", _in_flight_at_an_end("dropped")),
+    ("steps_redelivered", "counter", "Steps in flight at an end, given back.", _in_flight_at_an_end("redelivered")),
     ("laneless_threads", "counter", "Threads that found no lane: not watched.", lambda w: w.totals.laneless),
     ("last_step_timestamp_seconds", "gauge", "When its last step ended (Unix time).", lambda w: w.last_step_at),
     ("worker_start_time_seconds", "gauge", "When its process was spawned (Unix time).", lambda w: w.started_at),

@@ -31,6 +31,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     uint64_t token;
+    uint64_t request;
+    int has_request;
 } StepGuard;
 
 static PyObject *enter_call(PyObject *self, PyObject *Py_UNUSED(none))
@@ -60,7 +62,8 @@ static PyObject *leave_stage(PyObject *self, PyObject *const *Py_UNUSED(exceptio
 
 static PyObject *enter_step(PyObject *self, PyObject *Py_UNUSED(none))
 {
-    ((StepGuard *)self)->token = watchdogd_step_begin();
+    StepGuard *step = (StepGuard *)self;
+    step->token = step->has_request ? watchdogd_step_begin_request(step->request) : watchdogd_step_begin();
     Py_RETURN_NONE;
 }
 
@@ -166,17 +169,53 @@ static PyObject *module_stage(PyObject *Py_UNUSED(module), PyObject *name)
     return (PyObject *)stage;
 }
 
-static PyObject *module_step(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+/* The arguments of a step: nothing, or request=NUMBER. 1 if there is one, -1 with an error set. */
+static int request_of(PyObject *const *arguments, Py_ssize_t count, PyObject *names, uint64_t *request)
 {
-    StepGuard *step = PyObject_New(StepGuard, (PyTypeObject *)step_type);
-    if (step)
+    Py_ssize_t named = names ? PyTuple_Size(names) : 0;
+    if (count == 0 && named == 0)
+        return 0;
+    if (count != 0 || named != 1 || PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "request") != 0) {
+        PyErr_SetString(PyExc_TypeError, "a step takes one argument at most: request=NUMBER");
+        return -1;
+    }
+    if (arguments[0] == Py_None)
+        return 0;
+    PyObject *number = PyNumber_Index(arguments[0]);
+    *request = number ? PyLong_AsUnsignedLongLong(number) : 0;
+    Py_XDECREF(number);
+    return PyErr_Occurred() ? -1 : 1;
+}
+
+static PyObject *module_step(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count, PyObject *names)
+{
+    uint64_t request = 0;
+    int has_request = request_of(arguments, count, names, &request);
+    StepGuard *step = has_request < 0 ? NULL : PyObject_New(StepGuard, (PyTypeObject *)step_type);
+    if (step) {
         step->token = UINT64_MAX; /* in flight nowhere */
+        step->request = request;
+        step->has_request = has_request;
+    }
     return (PyObject *)step;
 }
 
-static PyObject *module_begin_step(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+static PyObject *module_begin_step(
+    PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count, PyObject *names)
 {
-    return PyLong_FromUnsignedLongLong(watchdogd_step_begin());
+    uint64_t request = 0;
+    int has_request = request_of(arguments, count, names, &request);
+    if (has_request < 0)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(has_request ? watchdogd_step_begin_request(request) : watchdogd_step_begin());
+}
+
+static PyObject *module_redelivered(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    uint64_t request;
+    if (!watchdogd_redelivered(&request))
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(request);
 }
 
 static PyObject *module_end_step(PyObject *Py_UNUSED(module), PyObject *token)
@@ -222,8 +261,9 @@ static PyMethodDef methods[] = {
     {"error", module_error, METH_O, "Record a CUresult other than success."},
     {"call", module_call, METH_O, "The guard around a blocking call of this operation."},
     {"stage", module_stage, METH_O, "A guard around a named stage of a step."},
-    {"step", module_step, METH_NOARGS, "A guard around one step."},
-    {"begin_step", module_begin_step, METH_NOARGS, "Begin a step; the token that ends it."},
+    {"step", FAST(module_step), METH_FASTCALL | METH_KEYWORDS, "A guard around one step, of request=NUMBER."},
+    {"begin_step", FAST(module_begin_step), METH_FASTCALL | METH_KEYWORDS, "Begin a step; the token that ends it."},
+    {"redelivered", module_redelivered, METH_NOARGS, "The next request to work on again, None if there is none."},
     {"end_step", module_end_step, METH_O, "End a step, from any thread."},
     {"first_step", module_first_step, METH_NOARGS, "Steps in flight, and those begun until one is done, are first ones."},
     {"output", FAST(watchdogd_output_looked_at), METH_FASTCALL, "Stamp and count an output's kind; the word of its run."},

@@ -10,6 +10,9 @@
  *     watchdogd_error(result);
  *     watchdogd_step_end(frame);
  *
+ * With watchdogd_step_begin_request(17) the supervisor knows which work was in flight when the worker was killed, and its
+ * successor may get it back once: watchdogd_redelivered().
+ *
  * C11 or C++11 with the GCC/Clang __atomic builtins; needs libc and pthread only. The layout is documented in
  * watchdogd/abi.py, from which the block of constants below is generated.
  *
@@ -77,6 +80,10 @@
 #define WATCHDOGD_ERROR_MASK UINT64_C(0xffff)
 #define WATCHDOGD_OUTPUT_COUNTS_OFFSET UINT64_C(0x25a100)
 #define WATCHDOGD_OUTPUT_COUNTS UINT64_C(0x10)
+#define WATCHDOGD_REQUESTS_OFFSET UINT64_C(0x25a200)
+#define WATCHDOGD_REQUEST_TABLE_OFFSET UINT64_C(0x25a220)
+#define WATCHDOGD_REQUESTS UINT64_C(0xc8)
+#define WATCHDOGD_REQUEST_WORDS UINT64_C(0x2)
 #define WATCHDOGD_RUN_LENGTH_SHIFT UINT64_C(0x8)
 #define WATCHDOGD_MOST_IN_A_ROW UINT64_C(0xff)
 #define WATCHDOGD_BLOCK UINT64_C(0x100)
@@ -146,6 +153,16 @@
 #define WATCHDOGD_OUTPUT_STALE UINT64_C(0x4)
 #define WATCHDOGD_OUTPUT_BOUNDS UINT64_C(0x5)
 #define WATCHDOGD_OUTPUT_CANARY UINT64_C(0x6)
+#define WATCHDOGD_REQUESTS_GIVEN UINT64_C(0x0)
+#define WATCHDOGD_REQUESTS_ASKED_NS UINT64_C(0x1)
+#define WATCHDOGD_REQUESTS_UNKEPT_CAS UINT64_C(0x2)
+#define WATCHDOGD_REQUESTS_UNKEPT_LOCKED UINT64_C(0x3)
+#define WATCHDOGD_REQUEST_FREE UINT64_C(0x0)
+#define WATCHDOGD_REQUEST_CLAIMED UINT64_C(0x1)
+#define WATCHDOGD_REQUEST_BEGUN UINT64_C(0x2)
+#define WATCHDOGD_REQUEST_GIVEN UINT64_C(0x3)
+#define WATCHDOGD_REQUEST_TAKEN UINT64_C(0x4)
+#define WATCHDOGD_REQUEST_AGAIN UINT64_C(0x5)
 #define WATCHDOGD_STAGE_NONE UINT64_C(0x0)
 #define WATCHDOGD_STAGE_PREPROCESS UINT64_C(0x1)
 #define WATCHDOGD_STAGE_COPY_IN UINT64_C(0x2)
@@ -179,6 +196,7 @@ struct watchdogd_flight { /* one step in flight; a list from the oldest to the n
     uint64_t token;
     uint64_t begun_ns;
     uint64_t word; /* its stamp */
+    uint64_t *request; /* its entry; NULL: none */
     uint32_t older;
     uint32_t newer;
 };
@@ -197,6 +215,7 @@ struct watchdogd_process {
     int has_done_a_step;
     uint64_t sequence;
     uint32_t oldest, newest, freed, used;
+    uint32_t next_request; /* the entry to try first */
     struct watchdogd_flight flights[WATCHDOGD_STEPS + 1];
 };
 
@@ -482,8 +501,48 @@ static inline int watchdogd_claim_process_(struct watchdogd_process *process)
     return !process->laneless;
 }
 
-/* The token that ends it, from any thread; 0 if it could only be counted. */
-static inline uint64_t watchdogd_step_begin(void)
+/* A state of an entry becomes another one; 0 if somebody else was faster. The time stays, or is `now_ns` if that is not 0. */
+static inline int watchdogd_turn_(uint64_t *entry, uint64_t from, uint64_t to, uint64_t now_ns)
+{
+    uint64_t before = watchdogd_load_(entry);
+    return (before & WATCHDOGD_CODE_MASK) == from &&
+           watchdogd_swap_(entry, before, watchdogd_stamp_(now_ns ? now_ns : before, to));
+}
+
+static inline void watchdogd_unkept_(struct watchdogd_process *process)
+{
+    uint64_t *header = process->words + WATCHDOGD_REQUESTS_OFFSET / sizeof *header;
+    __atomic_fetch_add(header + WATCHDOGD_REQUESTS_UNKEPT_CAS, 1, __ATOMIC_RELAXED);
+}
+
+/* The entry of a request that a step begins now: the one it was handed back with, or a free one; NULL if there is none. */
+static inline uint64_t *watchdogd_claim_request_(struct watchdogd_process *process, uint64_t request, uint64_t now_ns)
+{
+    uint64_t *header = process->words + WATCHDOGD_REQUESTS_OFFSET / sizeof *header;
+    uint64_t *table = process->words + WATCHDOGD_REQUEST_TABLE_OFFSET / sizeof *table;
+    int may_be_back = watchdogd_load_(header + WATCHDOGD_REQUESTS_GIVEN) != 0;
+    for (unsigned number = 0; may_be_back && number < WATCHDOGD_REQUESTS; number++) {
+        uint64_t *entry = table + number * WATCHDOGD_REQUEST_WORDS;
+        if (!watchdogd_is_locked_(number) && watchdogd_load_(entry + 1) == request &&
+            watchdogd_turn_(entry, WATCHDOGD_REQUEST_TAKEN, WATCHDOGD_REQUEST_AGAIN, now_ns))
+            return entry;
+    }
+    for (unsigned tried = 0; tried < WATCHDOGD_REQUESTS; tried++) {
+        unsigned number = process->next_request;
+        uint64_t *entry = table + number * WATCHDOGD_REQUEST_WORDS;
+        process->next_request = number + 1 < WATCHDOGD_REQUESTS ? number + 1 : 0;
+        if (!watchdogd_is_locked_(number) &&
+            watchdogd_turn_(entry, WATCHDOGD_REQUEST_FREE, WATCHDOGD_REQUEST_CLAIMED, now_ns)) {
+            watchdogd_store_(entry + 1, request);
+            watchdogd_store_(entry, watchdogd_stamp_(now_ns, WATCHDOGD_REQUEST_BEGUN));
+            return entry;
+        }
+    }
+    watchdogd_unkept_(process);
+    return NULL;
+}
+
+static inline uint64_t watchdogd_begin_(const uint64_t *request)
 {
     struct watchdogd_process *process = &watchdogd_process_;
     uint64_t token = 0;
@@ -501,6 +560,7 @@ static inline uint64_t watchdogd_step_begin(void)
             flight->word = watchdogd_stamp_(
                 flight->begun_ns, process->has_done_a_step ? WATCHDOGD_STEP_LATER : WATCHDOGD_STEP_FIRST);
             flight->token = token = ++process->sequence << 16 | slot;
+            flight->request = request ? watchdogd_claim_request_(process, *request, flight->begun_ns) : NULL;
             flight->older = process->newest;
             flight->newer = 0;
             if (flight->older)
@@ -510,12 +570,54 @@ static inline uint64_t watchdogd_step_begin(void)
             process->newest = slot;
             if (!process->oldest)
                 process->oldest = slot;
+        } else if (request) {
+            watchdogd_unkept_(process);
         }
         watchdogd_add_(process->hot + WATCHDOGD_LANE_STEPS_BEGUN, 1);
     }
     pthread_mutex_unlock(&watchdogd_mutex_);
     errno = saved_errno;
     return token;
+}
+
+/* The token that ends it, from any thread; 0 if it could only be counted. */
+static inline uint64_t watchdogd_step_begin(void) { return watchdogd_begin_(NULL); }
+
+/*
+ * As watchdogd_step_begin(), for work that has a number of the worker's own (of a frame, an offset in a queue): it is told
+ * with the worker's end if it was in flight then. 160 such steps may be in flight; more are as those without a number.
+ */
+static inline uint64_t watchdogd_step_begin_request(uint64_t request) { return watchdogd_begin_(&request); }
+
+/*
+ * The oldest request that the incarnation before this one had in flight at its end, and that nobody was handed yet; 0 if
+ * there is none (any more). It is handed out once. Begin a step for it before asking for the next one: what was handed out
+ * is not given back a second time.
+ */
+static inline int watchdogd_redelivered(uint64_t *request)
+{
+    uint64_t *words = __atomic_load_n(&watchdogd_process_.words, __ATOMIC_ACQUIRE);
+    if (!words)
+        return 0;
+    uint64_t *header = words + WATCHDOGD_REQUESTS_OFFSET / sizeof *words;
+    watchdogd_store_(header + WATCHDOGD_REQUESTS_ASKED_NS, watchdogd_now_ns());
+    while (watchdogd_load_(header + WATCHDOGD_REQUESTS_GIVEN)) {
+        uint64_t *oldest = NULL, earliest = UINT64_MAX;
+        for (unsigned number = 0; number < WATCHDOGD_REQUESTS; number++) {
+            uint64_t *entry = words + WATCHDOGD_REQUEST_TABLE_OFFSET / sizeof *words + number * WATCHDOGD_REQUEST_WORDS;
+            uint64_t state = watchdogd_load_(entry);
+            if (!watchdogd_is_locked_(number) && (state & WATCHDOGD_CODE_MASK) == WATCHDOGD_REQUEST_GIVEN && state < earliest) {
+                oldest = entry;
+                earliest = state;
+            }
+        }
+        if (!oldest)
+            break;
+        *request = watchdogd_load_(oldest + 1);
+        if (watchdogd_turn_(oldest, WATCHDOGD_REQUEST_GIVEN, WATCHDOGD_REQUEST_TAKEN, 0))
+            return 1;
+    }
+    return 0;
 }
 
 /* A token that is not in flight (ended before, or the parent's) is ignored. */
@@ -526,6 +628,9 @@ static inline void watchdogd_step_end(uint64_t token)
     pthread_mutex_lock(&watchdogd_mutex_);
     struct watchdogd_flight *flight = &process->flights[slot <= process->used ? slot : 0];
     if (process->hot && flight->token == token) { /* slot 0 holds token 0, that of the untracked */
+        if (flight->request) /* first: what is done must not be given back */
+            watchdogd_store_(flight->request, 0);
+        flight->request = NULL;
         watchdogd_add_(process->hot + WATCHDOGD_LANE_STEPS_DONE, 1);
         process->has_done_a_step = 1;
         uint64_t now_ns = watchdogd_now_ns();

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import struct
 import sys
+from collections.abc import Sequence
 from enum import Enum
 
 from watchdogd import abi
+from watchdogd.decide.requests import Entry, Requests
 from watchdogd.histogram import Histogram
 from watchdogd.pulse import Pulse, word_at
 
@@ -40,23 +42,20 @@ class HeartbeatError(Exception):
 
 
 def create(
-    path: str,
-    *,
-    boot_id: int,
-    incarnation: int,
-    spawned_ns: int,
-    owner: tuple[int, int] | None = None,
-    bisect: bool = False,
-) -> HeartbeatReader:
+    path: str, *, boot_id: int, incarnation: int, spawned_ns: int, owner: tuple[int, int] | None = None,
+    bisect: bool = False, given: Sequence[Entry] = (),
+) -> HeartbeatReader:  # fmt: skip
     """Make the heartbeat of a new incarnation: a new inode, its space reserved, readable by the owner's group.
 
     ``owner`` is (uid, gid) of the worker where it differs from ours; ``bisect``: whether it is to synchronize after
-    each stage. Raises OSError (no space, no permission, exists).
+    each stage; ``given``: requests for it to work on again. Raises OSError (no space, no permission, exists).
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
         # Reserved now, so that a full tmpfs fails our start and not the worker's store (SIGBUS).
         os.posix_fallocate(descriptor, 0, abi.SIZE)
+        if given:  # before the header: a file with one is whole
+            os.pwrite(descriptor, _table_of(given), abi.REQUESTS_OFFSET)
         words = [0] * len(abi.HEADER)
         for name, value in abi.CONSTANT_HEADER.items():
             words[abi.H[name]] = value
@@ -134,6 +133,18 @@ class HeartbeatReader:
         counts = struct.unpack(f"={words}Q", raw)
         return {kind: counts[code] + counts[abi.OUTPUT_COUNTS + code] for kind, code in abi.OUTPUT.items()}
 
+    def requests(self) -> Requests:
+        """What became of the requests of its steps. Raises HeartbeatError."""
+        raw = os.pread(self._descriptor, abi.REQUESTS_SIZE, abi.REQUESTS_OFFSET)
+        if len(raw) < abi.REQUESTS_SIZE:
+            raise HeartbeatError(Unreadable.TRUNCATED, self.path)
+        words = memoryview(raw).cast("Q").tolist()
+        header = dict(zip(abi.REQUESTS_HEADER, words, strict=False))
+        table = words[len(abi.REQUESTS_HEADER) :]
+        pairs = zip(table[:: abi.REQUEST_WORDS], table[1 :: abi.REQUEST_WORDS], strict=True)
+        entries = tuple(Entry(word, request, place) for place, (word, request) in enumerate(pairs) if word)
+        return Requests(entries, header["asked_ns"] != 0, header["unkept_cas"] + header["unkept_locked"])
+
     def stage_name(self, code: int) -> str:
         """The name of a stage code (``stage 17`` where it was claimed but not yet named)."""
         if code < len(abi.WELL_KNOWN_STAGES):
@@ -165,6 +176,15 @@ _BLOCK_MASK = (1 << 8 * abi.RING_OFFSET) - 1  # counts of a worker that writes n
 # version, lanes_used_cas and, right after that, lanes_used_locked
 _VARIABLE = struct.Struct(f"=Q{(abi.H['lanes_used_cas'] - abi.H['version'] - 1) * abi.WORD}xQQ")
 _VARIABLE_OFFSET = abi.H["version"] * abi.WORD
+
+
+def _table_of(given: Sequence[Entry]) -> bytes:
+    words = [0] * (abi.REQUESTS_SIZE // abi.WORD)
+    words[abi.REQUESTS_HEADER.index("given")] = len(given)
+    for entry in given:
+        first = len(abi.REQUESTS_HEADER) + entry.place * abi.REQUEST_WORDS
+        words[first : first + abi.REQUEST_WORDS] = entry.word, entry.request
+    return struct.pack(f"={len(words)}Q", *words)
 
 
 def _why(raw: bytes) -> Unreadable:

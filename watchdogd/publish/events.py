@@ -14,7 +14,8 @@ verdict     ``verdict``, ``operation``, ``entered_ns``, ``armed_ns`` (the deadli
             ``kernel`` (what the kernel said meanwhile of the worker or its accelerator), ``blocked``
             (its threads in D state, and where in the kernel)
 signal      ``signal``, ``pid``, ``reason``
-gone        ``pid``, ``exit``
+gone        ``pid``, ``exit``; ``in_flight`` (steps begun and not ended), ``requests`` (the oldest of them),
+            ``to_redeliver`` (how many its successor starts with), ``dropped``, ``unkept`` (too many at a time)
 ready       ``pid``
 near_miss   ``operation`` (``outputs``: a verdict stood on a run of bad ones), ``reason``
 refrained   ``reason``: what is not done to a worker that is only observed, besides a kill
@@ -283,8 +284,8 @@ def _text(value: object) -> str:
         return ",".join(_text(item["worker"]) for item in value)
     if isinstance(value, list) and all(isinstance(item, dict) and "operation" in item for item in value):
         return ",".join(_text(item["operation"]) for item in value)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value)
+    if isinstance(value, list) and all(isinstance(item, (str, int)) for item in value):
+        return ",".join(map(str, value))
     if isinstance(value, dict) and all(isinstance(item, int) for item in value.values()):
         return ",".join(f"{key}:{item}" for key, item in value.items())
     return str(value) if isinstance(value, (str, int, float)) else "..."  # a nested value may be too deep to print

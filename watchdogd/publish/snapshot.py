@@ -29,6 +29,7 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "hangs": {OPERATION: count}, "would_have_killed", "near_misses", "soft_exceeded",
                   "uninstrumented": bool, "heartbeat_error": text or null, "last_error": CUresult or null,
                   "held": text or null,   (a verdict stands, its kill waits; why)
+                  "steps_dropped", "steps_redelivered" (in flight at an end, and given back to a successor or not),
                   "recovery": {"counts": [per RECOVERY_BOUNDS_NS, then the rest], "total_ns"},
                   "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339,
                                     "stage" or null and "bisected": true, where it synchronizes after each stage,

@@ -18,6 +18,7 @@ class Tally:
         self._hangs = dict.fromkeys(snapshot.HANG_KEYS, 0)
         self._would_have_killed = 0
         self._near_misses = 0
+        self._dropped = self._redelivered = 0
         self._recovery = [0] * (len(snapshot.RECOVERY_BOUNDS_NS) + 1)
         self._recovery_total_ns = 0
         self._stuck_since_ns: int | None = None  # entry of the call that the current recovery is from
@@ -31,6 +32,7 @@ class Tally:
             recovery = [int(count) for count in told["recovery"]["counts"]]
             recovery_total_ns = int(told["recovery"]["total_ns"])
             would_have_killed, near_misses = int(told["would_have_killed"]), int(told["near_misses"])
+            dropped, redelivered = int(told.get("steps_dropped", 0)), int(told.get("steps_redelivered", 0))
             stuck_since_ns = None if told["stuck_since_ns"] is None else int(told["stuck_since_ns"])
             last_incident = None if told["last_incident"] is None else dict(told["last_incident"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -39,6 +41,7 @@ class Tally:
             raise ValueError("not the counts of a worker: other bounds")
         self._hangs, self._restarts, self._recovery = hangs, restarts, recovery
         self._recovery_total_ns, self._stuck_since_ns = recovery_total_ns, stuck_since_ns
+        self._dropped, self._redelivered = dropped, redelivered
         self._would_have_killed, self._near_misses, self._last_incident = would_have_killed, near_misses, last_incident
 
     def restart(self, reason: str) -> None:
@@ -46,6 +49,14 @@ class Tally:
 
     def near_miss(self) -> None:
         self._near_misses += 1
+
+    def dropped(self, steps: int) -> None:
+        """So many that were in flight at an end are given back to nobody."""
+        self._dropped += steps
+
+    def redelivered(self, steps: int) -> None:
+        """A successor starts with so many that its predecessor had in flight."""
+        self._redelivered += steps
 
     def opened(self, opening: OpenIncident, time: str, also_in_flight: Sequence[str] = ()) -> None:
         """``time``: for people. ``also_in_flight``: the operations of the calls that it was in besides."""
@@ -89,6 +100,8 @@ class Tally:
             "hangs": self._hangs,
             "would_have_killed": self._would_have_killed,
             "near_misses": self._near_misses,
+            "steps_dropped": self._dropped,
+            "steps_redelivered": self._redelivered,
             "recovery": {"counts": self._recovery, "total_ns": self._recovery_total_ns},
             "last_incident": self._last_incident,
             "stuck_since_ns": self._stuck_since_ns,

@@ -119,6 +119,8 @@ class Adoption:
         )
         if trigger is Trigger.EXITED:
             watched.exit = exited or Exit()
+        if born is None and watched.settings.redeliver:  # what it was to be given is in its file, or still in the last
+            self.kept |= {heartbeat, self._runtime.heartbeat(name, incarnation - 1)}
         if watched.process is not None:  # with its heartbeat or without: what cannot be read condemns nobody
             self.kept.add(heartbeat)
         if is_alive:

@@ -326,6 +326,8 @@ def _worker_json(worker: WorkerView, view: StatusView) -> dict[str, Any]:
             "count": worker.sync.count,
         },
         "steps": worker.steps,
+        "steps_dropped": worker.body.get("steps_dropped", 0),  # a supervisor of before tells none
+        "steps_redelivered": worker.body.get("steps_redelivered", 0),
         "outputs": worker.looked_at,
         "bad_outputs_in_a_row": 0 if worker.bad is None else worker.bad.length,
         "last_step_age_seconds": seconds(age(view.as_of_ns, worker.last_step_ns)),

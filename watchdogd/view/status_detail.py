@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from watchdogd.publish import events
 from watchdogd.view.status import StatusView, WorkerView
@@ -31,6 +32,14 @@ def collect(view: StatusView, worker: WorkerView) -> Detail:
     return Detail(ending, output if found else None)
 
 
+def _begun(end: dict[str, Any]) -> str:
+    """What it had begun then."""
+    if not end.get("in_flight"):
+        return ""
+    numbers = ", ".join(map(str, end.get("requests") or ()))
+    return f", {end['in_flight']} steps in flight" + (f" (requests {numbers})" if numbers else "")
+
+
 def _is_there(path: str) -> bool:
     """Raises OSError where that may not be known."""
     try:
@@ -44,5 +53,5 @@ def _ending(record: str, incident: str) -> str | None:
     for tail in events.tails(record):
         for event in reversed(tail):
             if event["kind"] == events.EventKind.GONE and event.get("incident") == incident:
-                return str(event.get("exit"))
+                return f"{event.get('exit')}{_begun(event)}"
     return None

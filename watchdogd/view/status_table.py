@@ -124,6 +124,9 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
             if worker.last_step_ns is not None:
                 yield f"  last step ended {span(age(view.as_of_ns, worker.last_step_ns))} ago", _PLAIN
             yield from ((f"  {text}", _PLAIN) for text in _held(worker))
+            dropped, back = (worker.body.get(f"steps_{then}", 0) for then in ("dropped", "redelivered"))
+            if dropped or back:
+                yield f"  steps in flight at its ends: {dropped} dropped, {back} given back to a successor", _PLAIN
             yield from ((f"  {text}", _PLAIN) for text in _detailed(detail, incident))
 
 

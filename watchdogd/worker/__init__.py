@@ -4,7 +4,8 @@
 
     worker = wd.attach()               # supervised: maps the heartbeat; started by hand: same calls, nobody watches
     worker.ready()                     # the startup deadline ends here
-    with worker.step():                # one frame; or begin_step() and end_step(token), from any thread or task
+    with worker.step():                # one frame; or begin_step() and end_step(token), from any thread or task;
+                                       # step(request=17): told, or given back, if it is in flight at the worker's end
         with worker.stage("preprocess"):
             ...
         with worker.call("sync"):      # sync event alloc free copy launch other: any blocking call, of any library
@@ -23,6 +24,8 @@ from watchdogd.abi import ENVIRONMENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing alone would double the import's time
+    from collections.abc import Iterator
+
     from watchdogd import _native
 
     IMPLEMENTATION, _implementation = "", _native
@@ -59,9 +62,11 @@ class Worker:
         self.call = _implementation.call
         """``with call(operation):`` around a blocking call. LIFO per thread; ValueError for an unknown operation."""
         self.step = _implementation.step
-        """``with step():`` around one frame."""
+        """``with step():`` around one frame. ``step(request=NUMBER)``, 0 to 2**64 - 1, for work with a number of your
+        own: told if it is in flight at this worker's end."""
         self.begin_step = _implementation.begin_step
-        """Begins a frame; returns the token for ``end_step``. Any number may be in flight (1024 are tracked)."""
+        """Begins a frame; returns the token for ``end_step``. Any number may be in flight (1024 are tracked).
+        ``request``: as of ``step``."""
         self.end_step = _implementation.end_step
         """Ends that frame, from any thread or task of this process. A token that is not in flight is ignored."""
         self.first_step = _implementation.first_step
@@ -75,6 +80,14 @@ class Worker:
         """``with stage(name):`` names what the thread is doing; kept to 31 bytes, about 190 names per incarnation."""
         self.error = _implementation.error
         """Records a CUresult that is not success as the last CUDA error."""
+
+    def redelivered(self) -> Iterator[int]:
+        """Requests that the incarnation before this one had in flight at its end, oldest first (``redeliver = true``).
+
+        Each is handed out once, to whichever thread or process of the worker asks for the next one, and only then.
+        Begin its step (``step(request=...)``) before asking again: what was handed out is not given back once more.
+        """
+        return iter(_implementation.redelivered, None)
 
     @property
     def is_bisecting(self) -> bool:

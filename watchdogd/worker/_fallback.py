@@ -14,19 +14,20 @@ from itertools import count
 from time import monotonic_ns
 
 from watchdogd import abi
-from watchdogd.worker._memory import Heartbeat, Lane
+from watchdogd.worker import _requests
+from watchdogd.worker._memory import DEPTH as _DEPTH
+from watchdogd.worker._memory import Heartbeat, Lane, ThreadLane
 from watchdogd.worker._scan import deviation, digest, extremes, uniform
 
 __all__ = [
     "attach", "begin_step", "bisect", "call", "deviation", "digest", "end_step", "error", "extremes", "first_step",
-    "lane", "output", "ready", "stage", "step", "uniform",
+    "lane", "output", "ready", "redelivered", "stage", "step", "uniform",
 ]  # fmt: skip
 
-_DEPTH = 8  # as in watchdogd.h: the time of deeper guards is not kept
 _STEPS = 1024
 _CODE = abi.CODE_MASK
 _TIME = ~abi.CODE_MASK
-_INNER, _STEP, _STAGE, _CALLS, _OWNER = (abi.L[name] for name in ("inner", "step", "stage", "calls", "owner"))
+_INNER, _STEP, _STAGE, _CALLS = (abi.L[name] for name in ("inner", "step", "stage", "calls"))
 _BEGUN, _DONE = abi.L["steps_begun"], abi.L["steps_done"]
 _FIRST_OCTAVE, _LAST_OCTAVE = abi.HISTOGRAM_FIRST_OCTAVE, abi.HISTOGRAM_LAST_OCTAVE
 _SUB_BITS = abi.HISTOGRAM_SUB_BITS
@@ -40,30 +41,6 @@ _local = threading.local()
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-class _ThreadLane(Lane):
-    __slots__ = ("calls", "counts", "depth", "pid", "stage", "stamps", "started_ns")
-
-    def __init__(self, heartbeat: Heartbeat) -> None:
-        super().__init__(heartbeat, threading.get_native_id())
-        self.depth = 0
-        # What only this thread writes is read from here: an index into a memoryview costs twice one into a list.
-        self.calls: int = self.hot[_CALLS]
-        self.counts: list[int] = self.cold[:_RING].tolist()
-        self.stage = 0
-        self.started_ns = [0] * _DEPTH
-        self.stamps = [0] * _DEPTH
-        self.pid = os.getpid()
-
-    def __del__(self, getpid: Callable[[], int] = os.getpid, words: range = range(_OWNER + 1)) -> None:
-        """At thread exit, when ``threading.local`` drops it. A forked child drops its parent's: those stay as they are.
-
-        Defaults, because at interpreter exit the globals may be gone.
-        """
-        if self.pid == getpid():
-            for word in words:  # the owner last
-                self.hot[word] = 0
 
 
 class _Process:
@@ -83,7 +60,7 @@ class _Process:
         self.lock = threading.RLock()  # reentrant: a signal handler may run where it is held
         self.attached = False
         self.lane: Lane | None = None
-        self.in_flight: dict[int, tuple[int, int]] = {}  # token -> begin time and word, oldest first
+        self.in_flight: dict[int, tuple[int, int, int | None]] = {}  # token -> begin time, word, entry; oldest first
         self.has_done_a_step = False
 
     def steps(self) -> Lane:
@@ -103,9 +80,9 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _claim() -> _ThreadLane:
+def _claim() -> ThreadLane:
     with _process.lock:
-        lane = _local.lane = _ThreadLane(_process.heartbeat)
+        lane = _local.lane = ThreadLane(_process.heartbeat)
         return lane
 
 
@@ -118,7 +95,7 @@ class _CallGuard:
 
     def __enter__(self) -> None:
         try:
-            lane: _ThreadLane = _local.lane
+            lane: ThreadLane = _local.lane
         except AttributeError:
             lane = _claim()
         depth = lane.depth
@@ -131,7 +108,7 @@ class _CallGuard:
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         try:
-            lane: _ThreadLane = _local.lane
+            lane: ThreadLane = _local.lane
         except AttributeError:  # entered before the fork
             return
         depth = lane.depth - 1
@@ -169,26 +146,27 @@ class _StageGuard:
         self._previous = 0
 
     def __enter__(self) -> None:
-        lane: _ThreadLane = getattr(_local, "lane", None) or _claim()
+        lane: ThreadLane = getattr(_local, "lane", None) or _claim()
         self._previous = lane.hot[_STAGE]
         lane.hot[_STAGE] = monotonic_ns() & _TIME | self._code
         lane.stage = self._code
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
-        lane: _ThreadLane | None = getattr(_local, "lane", None)
+        lane: ThreadLane | None = getattr(_local, "lane", None)
         if lane is not None:
             lane.hot[_STAGE] = self._previous
             lane.stage = self._previous & _CODE
 
 
 class _StepGuard:
-    __slots__ = ("_token",)
+    __slots__ = ("_request", "_token")
 
-    def __init__(self) -> None:
+    def __init__(self, *, request: int | None = None) -> None:
+        self._request = None if request is None else _requests.number(request)
         self._token = -1  # in flight nowhere
 
     def __enter__(self) -> None:
-        self._token = begin_step()
+        self._token = begin_step(request=self._request)
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         end_step(self._token)
@@ -213,7 +191,7 @@ def stage(name: str) -> _StageGuard:
     return _StageGuard(code)
 
 
-def begin_step() -> int:
+def begin_step(*, request: int | None = None) -> int:
     process = _process
     with process.lock:
         hot = process.steps().hot
@@ -222,9 +200,10 @@ def begin_step() -> int:
             token = next(process.tokens)
             now_ns = monotonic_ns()
             word = now_ns & _TIME | (abi.STEP_LATER if process.has_done_a_step else abi.STEP_FIRST)
+            entry = None if request is None else _requests.begin(process.heartbeat, request, now_ns)
             if not process.in_flight:
                 hot[_STEP] = word
-            process.in_flight[token] = now_ns, word
+            process.in_flight[token] = now_ns, word, entry
         hot[_BEGUN] += 1
         return token
 
@@ -235,12 +214,14 @@ def end_step(token: int) -> None:
         ended = process.in_flight.pop(token, None)
         if ended is None and token != 0:
             return
+        if ended is not None and ended[2] is not None:
+            process.heartbeat.words[ended[2]] = 0  # first: what is done must not be given back
         lane = process.steps()
         process.has_done_a_step = True
         now_ns = monotonic_ns()
         process.heartbeat.words[abi.H["last_step_ns"]] = now_ns
         if ended is not None:
-            lane.hot[_STEP] = next(iter(process.in_flight.values()), (0, 0))[1]
+            lane.hot[_STEP] = next(iter(process.in_flight.values()), (0, 0, None))[1]
             duration_ns = now_ns - ended[0]
             lane.cold[0] += duration_ns
             lane.cold[1 + abi.bucket_of(duration_ns)] += 1
@@ -251,10 +232,15 @@ def first_step() -> None:
     process = _process
     with process.lock:
         process.has_done_a_step = False
-        for token, (begun_ns, word) in process.in_flight.items():
-            process.in_flight[token] = begun_ns, word & _TIME | abi.STEP_FIRST
+        for token, (begun_ns, word, entry) in process.in_flight.items():
+            process.in_flight[token] = begun_ns, word & _TIME | abi.STEP_FIRST, entry
         if process.in_flight:
             process.steps().hot[_STEP] = next(iter(process.in_flight.values()))[1]
+
+
+def redelivered() -> int | None:
+    with _process.lock:
+        return _requests.redelivered(_process.heartbeat)
 
 
 def attach(path: str | None) -> bool:
@@ -295,5 +281,5 @@ def bisect(done: bool) -> bool:
 
 
 def lane() -> int | None:
-    claimed: _ThreadLane | None = getattr(_local, "lane", None)
+    claimed: ThreadLane | None = getattr(_local, "lane", None)
     return None if claimed is None else claimed.number

@@ -11,11 +11,17 @@ import mmap
 import os
 import stat
 import struct
+import threading
 import time
 from contextlib import suppress
 
 from watchdogd import abi
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEPTH = 8  # as in watchdogd.h: the time of deeper guards is not kept
 _LOCK_PATIENCE_NS = 10_000_000  # holders need microseconds: longer is a stopped one
 _LOCK_RETRY_SECONDS = 0.0005
 _LOCKED_LANES = tuple(filter(abi.is_locked, range(abi.LANES)))
@@ -136,7 +142,7 @@ class Heartbeat:
     def claim(self, tid: int) -> int | None:
         """A lane for this thread (0: for the process as a whole); None, and counted, if there is none."""
         words = self.words
-        if self._lock():
+        if self.lock():
             try:
                 lane = self._free_lane()
                 if lane is not None:
@@ -149,7 +155,7 @@ class Heartbeat:
                     words[abi.H["lanes_used_locked"]] = max(words[abi.H["lanes_used_locked"]], lane + 1)
                     return lane
             finally:
-                self._unlock()
+                self.unlock()
         words[abi.H["laneless_locked"]] += 1
         return None
 
@@ -161,11 +167,11 @@ class Heartbeat:
         text = name.partition("\0")[0].encode("utf-8", "replace")[: abi.STAGE_NAME_SIZE - 1].decode("utf-8", "ignore")
         wanted = struct.unpack(f"={_STAGE_WORDS}Q", text.encode().ljust(abi.STAGE_NAME_SIZE, b"\0"))
         code = self._stage_named(wanted)
-        if code == 0 and text and self._lock():
+        if code == 0 and text and self.lock():
             try:
                 code = self._stage_named(wanted) or self._claim_stage(wanted)
             finally:
-                self._unlock()
+                self.unlock()
         return code
 
     def looked_at(self, run: int, kind: int) -> int:
@@ -178,11 +184,11 @@ class Heartbeat:
         shown = words[abi.H["bad_outputs"]]
         if shown == run or shown & longest < now & longest:
             words[abi.H["bad_outputs"]] = now
-        if self._lock():
+        if self.lock():
             try:
                 words[abi.OUTPUT_COUNTS_OFFSET // abi.WORD + abi.OUTPUT_COUNTS + kind] += 1
             finally:
-                self._unlock()
+                self.unlock()
         return now
 
     def _free_lanes_of_old_image(self) -> None:
@@ -227,7 +233,8 @@ class Heartbeat:
                 return code
         return 0
 
-    def _lock(self) -> bool:
+    def lock(self) -> bool:
+        """Of the file, among processes; False if it could not be had in time."""
         if self._descriptor is None:
             return True
         give_up_ns = time.monotonic_ns() + _LOCK_PATIENCE_NS
@@ -240,7 +247,7 @@ class Heartbeat:
                     return False
                 time.sleep(_LOCK_RETRY_SECONDS)
 
-    def _unlock(self) -> None:
+    def unlock(self) -> None:
         if self._descriptor is not None:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, 0)
 
@@ -269,3 +276,27 @@ class Lane:
             hot, cold = hot_word(self.number), cold_word(self.number)
             self.hot = heartbeat.words[hot : hot + abi.LANE_WORDS]
             self.cold = heartbeat.words[cold : cold + abi.COLD_STRIDE // abi.WORD]
+
+
+class ThreadLane(Lane):
+    __slots__ = ("calls", "counts", "depth", "pid", "stage", "stamps", "started_ns")
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        super().__init__(heartbeat, threading.get_native_id())
+        self.depth = 0
+        # What only this thread writes is read from here: an index into a memoryview costs twice one into a list.
+        self.calls: int = self.hot[abi.L["calls"]]
+        self.counts: list[int] = self.cold[: abi.RING_OFFSET // abi.WORD].tolist()
+        self.stage = 0
+        self.started_ns = [0] * DEPTH
+        self.stamps = [0] * DEPTH
+        self.pid = os.getpid()
+
+    def __del__(self, getpid: Callable[[], int] = os.getpid, words: range = range(abi.L["owner"] + 1)) -> None:
+        """At thread exit, when ``threading.local`` drops it. A forked child drops its parent's: those stay as they are.
+
+        Defaults, because at interpreter exit the globals may be gone.
+        """
+        if self.pid == getpid():
+            for word in words:  # the owner last
+                self.hot[word] = 0
