@@ -103,7 +103,8 @@ class CudaThread(Executor):
     def submit(self, function: Callable[..., T], /, *arguments: Any, **keywords: Any) -> Future[T]:
         """Queues a task. Its exception is that of the future.
 
-        ContextLost is, too, if the task has left another context current, which is put right before the next one.
+        ContextLost is, too, if the task has left another context current, which is put right before the next one; and
+        ValueError if it has closed this one. A task that waits for one that was queued after it waits for ever.
         """
         future: Future[T] = Future()
         with self._lock:
@@ -149,6 +150,8 @@ class CudaThread(Executor):
                 break
             if task is None or not task.future.cancel():
                 kept.append(task)
+            else:
+                task.future.set_running_or_notify_cancel()  # or concurrent.futures.wait would not hear of it
         for task in kept:
             self._tasks.put(task)
 
@@ -208,6 +211,6 @@ class CudaThread(Executor):
             with suppress(CudaError):  # it was destroyed: the next task will hear of it
                 self.context.rebind()
             return ContextLost(f"after {task.name}", lost.expected, lost.found, lost.owner, lost.caller)
-        except CudaError as error:
+        except (CudaError, ValueError) as error:  # ValueError: it was closed, and can be renewed
             return error
         return None
