@@ -62,7 +62,15 @@ class ContextLost(Exception):
     def __str__(self) -> str:
         owner = "" if self.owner is None else f" of {self.owner}"
         found = f"context {self.found:#x}" if self.found else "no context"
-        return f"{self.call}: expected context {self.expected:#x}{owner}, found {found} in {self.caller}"
+        return f"{self.call}: expected context {self.expected:#x}{owner}, found {found} in {self.caller}; {self.remedy}"
+
+    @property
+    def remedy(self) -> str:
+        if self.owner is None:
+            return "make it current: with context.current()"
+        if self.owner == self.caller:
+            return "put it back with context.rebind(), or make on_misuse='rebind' do so"
+        return "hand the call to its thread: CudaThread.submit"
 
 
 class HostFunctionError(RuntimeError):
