@@ -23,24 +23,26 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from watchdogd.worker import attach
 from watchdogd.worker.cuda import Context, CudaError
-from watchdogd.worker.cuda_buffers import HostBuffer
+from watchdogd.worker.cuda_place import Owner
 from watchdogd.worker.tensorrt_api import ICudaEngine, Runtime
 from watchdogd.worker.tensorrt_dla import KeepAlive, described, placement
-from watchdogd.worker.tensorrt_execution import EnqueueError, Execution
+from watchdogd.worker.tensorrt_execution import EngineBusyError, EnqueueError, Execution
 from watchdogd.worker.tensorrt_module import Module, TensorRTUnavailableError, find
 from watchdogd.worker.tensorrt_plan import Plan, PlanError, PluginError, choose_dla, load, load_plugins, read
 from watchdogd.worker.tensorrt_tensors import Tensor
 
 __all__ = [
     "Engine",
+    "EngineBusyError",
     "EnqueueError",
     "KeepAlive",
     "PlanError",
@@ -50,14 +52,16 @@ __all__ = [
     "handover",
 ]
 
+
 Preprocess = Callable[["Engine", Any], "Mapping[str, Any] | None"]
 
 
 class Engine:
-    """A plan that is loaded, has its memory, and has run. Its calls must not overlap.
+    """A plan that is loaded, has its memory, and has run. EngineBusyError for a call while another thread's is inside.
 
     ``plan``: a file, or its bytes. ``accelerator``: ``gpu0`` and so on, or ``dla0`` and ``dla1``, which need a GPU too.
-    ``context``: one to share; by default it has its own. ``warm_up``: how often each profile is run at the start.
+    ``context``: one to share; by default it has its own. ``owner="thread"``: as of Context, only for this thread.
+    ``warm_up``: how often each profile is run at the start.
 
     ``preprocess(engine, frame)`` queues what it does in ``engine.stream``, into ``engine.input(...).buffer``, and
     returns the inputs that are to be copied in, if any; without it, a frame is those inputs.
@@ -67,7 +71,7 @@ class Engine:
 
     def __init__(
         self, plan: str | os.PathLike[str] | bytes, accelerator: str = "gpu0", *,
-        plugins: Iterable[str | os.PathLike[str]] = (), context: Context | None = None,
+        plugins: Iterable[str | os.PathLike[str]] = (), context: Context | None = None, owner: str | None = None,
         preprocess: Preprocess | None = None, warm_up: int = 1,
     ) -> None:  # fmt: skip
         kind, number = accelerator[:3], accelerator[3:]
@@ -80,14 +84,17 @@ class Engine:
         self._worker = attach()
         self._preprocess = preprocess
         self._is_first = True
+        self._is_settled = True  # nothing is in flight
+        self._inside = threading.RLock()  # a preprocess hook may set shapes
+        self._user = Owner.calling()
         read_plan = read(plan)
         self.name = read_plan.name
         self.module: Module = find(read_plan.modules)
         """Which module it is run by: its ``name`` and ``version``."""
         device = 0 if self.is_dla else int(number)
         self._owned = context is None
-        self.context = Context(device) if context is None else context
-        self.stream = self.context.stream()
+        self.context = Context(device, owner=owner) if context is None else context
+        self.stream = self.context.stream(owner)
         self._runtime: Runtime | None = None
         self._engine: ICudaEngine | None = None
         self._execution: Execution | None = None
@@ -138,14 +145,14 @@ class Engine:
         The step in flight, or else the next one, counts as a first step: TensorRT has to prepare anew. Raises
         ValueError, and nothing has changed.
         """
-        self._is_first = True
-        self._worker.first_step()
-        with self._worker.stage("profile"), self.context.current():
+        with self._entered(), self._worker.stage("profile"):
+            self._is_first = True
+            self._worker.first_step()
             self._live.use_profile(index, shapes or {})
 
     def set_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Of inputs, from now on, within the profile. Raises ValueError, and nothing has changed."""
-        with self.context.current():
+        with self._entered():
             self._live.set_shapes(shapes)
 
     @property
@@ -162,25 +169,51 @@ class Engine:
 
         Raises ValueError for an input that does not fit, EnqueueError, and CudaError.
         """
-        if self._is_first:
-            self._worker.first_step()
-        with self.context.current():
+        with self._entered():
+            if self._is_first:
+                self._worker.first_step()
+            self._settle()
             given: Mapping[str, Any] | None = frame
             if self._preprocess is not None:
-                with self._worker.stage("preprocess"):
+                with self._worker.stage("preprocess"), self.context.expected:
                     given = self._preprocess(self, frame)
             return self._run(given or {})
 
     def again(self) -> dict[str, memoryview]:
         """Runs what is on the device once more, without the preprocess hook."""
-        with self.context.current():
+        with self._entered():
+            self._settle()
             return self._run({})
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """With no other thread inside."""
+        if not self._inside.acquire(blocking=False):
+            remedy = "give each thread an engine, or all calls to one CudaThread"
+            raise EngineBusyError(f"{self} is called by {Owner.calling()}, and still busy for {self._user}: {remedy}")
+        try:
+            self._user = Owner.calling()
+            yield
+        finally:
+            self._inside.release()
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        with self._alone(), self.context.current():
+            yield
+
+    def _settle(self) -> None:
+        """The next frame must find nothing in flight, which what failed may have left."""
+        if not self._is_settled:
+            with self._worker.stage("sync"):
+                self.stream.synchronize()
+        self._is_settled = False
 
     def _run(self, given: Mapping[str, Any]) -> dict[str, memoryview]:
         stage, stream, execution = self._worker.stage, self.stream, self._live
         with stage("copy_in"):
-            filled = [self._filled(self.input(name), content) for name, content in given.items()]
-            for tensor, host in filled:  # not before all fit: the next frame must find nothing in flight
+            filled = [(tensor := self.input(name), tensor.accept(content)) for name, content in given.items()]
+            for tensor, host in filled:  # not before all fit
                 stream.copy_in(tensor.buffer, host, tensor.nbytes)
         reads = [tensor.buffer for tensor in self.inputs.values()]
         writes = [tensor.buffer for tensor in self.outputs.values()]
@@ -192,18 +225,8 @@ class Engine:
         with stage("sync"):
             stream.synchronize()
         self.last_run_ns = time.monotonic_ns()
-        self._is_first = False
+        self._is_first, self._is_settled = False, True
         return {name: tensor.view for name, tensor in self.outputs.items()}
-
-    @staticmethod
-    def _filled(tensor: Tensor, content: Any) -> tuple[Tensor, HostBuffer]:
-        if isinstance(content, HostBuffer):
-            return tensor, content
-        with memoryview(content) as view:
-            if view.nbytes != tensor.nbytes:
-                raise ValueError(f"{view.nbytes} bytes are no {tensor}, which takes {tensor.nbytes}")
-            tensor.view[:] = view.cast("B")
-        return tensor, tensor.host
 
     def input(self, name: str) -> Tensor:
         """ValueError where there is none."""
@@ -228,19 +251,19 @@ class Engine:
 
     def close(self) -> None:
         """Frees what it has, which may wait for the device. Closed already: does nothing."""
-        if self._runtime is not None:
-            with self.context.current(), self._worker.call("other"):
-                execution, self._execution = self._execution, None
-                tensors = [] if execution is None else list(execution.tensors.values())
-                del execution  # in this order: each needs the next one
-                self._engine = None
-                self._runtime = None
-            for tensor in tensors:
-                tensor.buffer.free()
-                tensor.host.free()
-        self.stream.close()
-        if self._owned:
-            self.context.close()
+        with self._alone(), ExitStack() as then:  # last first, and all of it: where the context failed, each raises
+            if self._owned:
+                then.callback(self.context.close)
+            then.callback(self.stream.close)
+            if self._runtime is not None:
+                with self.context.current(), self._worker.call("other"):
+                    execution, self._execution = self._execution, None
+                    for tensor in () if execution is None else execution.tensors.values():
+                        then.callback(tensor.buffer.free)
+                        then.callback(tensor.host.free)
+                    execution = None  # in this order: each needs the next one
+                    self._engine = None
+                    self._runtime = None
 
     def __enter__(self) -> Engine:
         return self

@@ -22,6 +22,10 @@ class EnqueueError(Exception):
     """TensorRT would not queue an inference, and the context is sound: with TensorRT's own words."""
 
 
+class EngineBusyError(RuntimeError):
+    """A call of an engine while another thread's is inside, whose frame it would overwrite. Nothing was done."""
+
+
 class Execution:
     """``owner``: whose stream and messages it uses."""
 
@@ -62,16 +66,25 @@ class Execution:
         """Of inputs that are not to have their best shapes. ValueError for what there is not."""
         if not 0 <= index < len(self.profiles):
             raise ValueError(f"{self._owner} has {len(self.profiles)} profiles, and none numbered {index}")
-        wanted = self._checked(index, {**self.profiles[index].best, **shapes})
-        if index != self.profile:
-            self._select(index)
-        self._set_inputs(wanted)
-        self._bind()
+        self._change(index, self._checked(index, {**self.profiles[index].best, **shapes}))
 
     def set_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """ValueError for what is not within the profile."""
-        self._set_inputs(self._checked(self.profile, shapes))
-        self._bind()
+        self._change(self.profile, self._checked(self.profile, shapes))
+
+    def _change(self, index: int, wanted: Mapping[str, Shape]) -> None:
+        before, shapes = self.profile, dict(self._shapes)
+        try:
+            if index != before:
+                self._select(index)
+            self._set_inputs(wanted)
+        except ValueError:
+            if index != before:
+                self._select(before)
+            self._set_inputs(shapes)
+            raise
+        finally:
+            self._bind()
 
     def _checked(self, index: int, shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
         least, _, most = self.profiles[index]
