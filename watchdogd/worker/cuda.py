@@ -267,6 +267,8 @@ class Context:
             except CudaError as error:
                 problem = problem or error
         context, self._context = self._context, None
+        if context is None:  # another thread was faster
+            return
         _open.discard(self)
         self._place.close()
         self._look()

@@ -64,15 +64,15 @@ class Line:
 
     def _order(self, reads: Collection[Memory], writes: Collection[Memory]) -> None:
         for memory in reads:
-            self._alone(memory, memory._uses.writing)
             uses = memory._uses
+            if uses.writing:
+                self._refuse_others(memory, uses.writing)
             if uses.writer is not self and uses.writer is not None:
                 self._behind(memory, uses.writer, uses.number, "written")
         for memory in writes:
             uses = memory._uses
-            self._alone(memory, uses.writing)
-            if uses.reading:
-                self._alone(memory, uses.reading)
+            if len(uses.writing) > 1 or uses.reading:  # one is this
+                self._refuse_others(memory, [*uses.writing, *uses.reading])
             if uses.writer is not self and uses.writer is not None:
                 self._behind(memory, uses.writer, uses.number, "written")
             if uses.readers:
@@ -91,7 +91,7 @@ class Line:
             if uses.readers:
                 uses.readers = {}
 
-    def _alone(self, memory: Memory, lines: list[Line]) -> None:
+    def _refuse_others(self, memory: Memory, lines: list[Line]) -> None:
         for line in lines:
             if line is not self:  # what is not queued yet cannot be waited for
                 what = f"{type(memory).__name__} {memory.address:#x}"

@@ -13,6 +13,7 @@ NaN in every floating-point format, and none that a GPU computes; for integers, 
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, Protocol
 
 from watchdogd.worker.cuda import Buffer, HostBuffer, Stream
@@ -81,15 +82,9 @@ class Poison:
 
 def unwritten(view: memoryview, itemsize: int, byte: int = 0xFF) -> list[range]:
     """The ranges of elements that hold nothing but the byte."""
-    data, poison = bytes(view), bytes((byte,)) * itemsize
     ranges: list[range] = []
-    at = data.find(poison)
-    while at >= 0:
-        first = -(-at // itemsize)
-        last = first
-        while data[last * itemsize : (last + 1) * itemsize] == poison:
-            last += 1
+    for run in re.finditer(re.escape(bytes((byte,))) + b"{%d,}" % itemsize, view):
+        first, last = -(-run.start() // itemsize), run.end() // itemsize
         if last > first:
             ranges.append(range(first, last))
-        at = data.find(poison, max(last * itemsize, at + 1))
     return ranges

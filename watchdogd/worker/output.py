@@ -33,7 +33,8 @@ What a network may do rightly, leave out: a mask with nothing in it is all zero,
 frames. An output of no elements says nothing. Invariant: what is read is not written, and nothing is kept of it but
 digests.
 
-Mere bytes, as of ``HostBuffer.view`` and ``Engine.infer``, are taken for integers, of which none is NaN: say ``dtype=``.
+Mere bytes, as of ``HostBuffer.view`` and ``Engine.infer``, are taken for integers, of which none is NaN: say
+``dtype=``.
 """
 
 from __future__ import annotations

@@ -23,19 +23,17 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from watchdogd.worker import attach
 from watchdogd.worker.cuda import Context, CudaError
-from watchdogd.worker.cuda_place import Owner
 from watchdogd.worker.tensorrt_api import ICudaEngine, Runtime
 from watchdogd.worker.tensorrt_dla import KeepAlive, described, placement
-from watchdogd.worker.tensorrt_execution import EngineBusyError, EnqueueError, Execution
+from watchdogd.worker.tensorrt_execution import Alone, EngineBusyError, EnqueueError, Execution
 from watchdogd.worker.tensorrt_module import Module, TensorRTUnavailableError, find
 from watchdogd.worker.tensorrt_plan import Plan, PlanError, PluginError, choose_dla, load, load_plugins, read
 from watchdogd.worker.tensorrt_tensors import Tensor
@@ -85,8 +83,7 @@ class Engine:
         self._preprocess = preprocess
         self._is_first = True
         self._is_settled = True  # nothing is in flight
-        self._inside = threading.RLock()  # a preprocess hook may set shapes
-        self._user = Owner.calling()
+        self._alone = Alone(self)
         read_plan = read(plan)
         self.name = read_plan.name
         self.module: Module = find(read_plan.modules)
@@ -145,14 +142,14 @@ class Engine:
         The step in flight, or else the next one, counts as a first step: TensorRT has to prepare anew. Raises
         ValueError, and nothing has changed.
         """
-        with self._entered(), self._worker.stage("profile"):
+        with self._alone, self.context.current(), self._worker.stage("profile"):
             self._is_first = True
             self._worker.first_step()
             self._live.use_profile(index, shapes or {})
 
     def set_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Of inputs, from now on, within the profile. Raises ValueError, and nothing has changed."""
-        with self._entered():
+        with self._alone, self.context.current():
             self._live.set_shapes(shapes)
 
     @property
@@ -169,7 +166,7 @@ class Engine:
 
         Raises ValueError for an input that does not fit, EnqueueError, and CudaError.
         """
-        with self._entered():
+        with self._alone, self.context.current():
             if self._is_first:
                 self._worker.first_step()
             self._settle()
@@ -181,26 +178,9 @@ class Engine:
 
     def again(self) -> dict[str, memoryview]:
         """Runs what is on the device once more, without the preprocess hook."""
-        with self._entered():
+        with self._alone, self.context.current():
             self._settle()
             return self._run({})
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """With no other thread inside."""
-        if not self._inside.acquire(blocking=False):
-            remedy = "give each thread an engine, or all calls to one CudaThread"
-            raise EngineBusyError(f"{self} is called by {Owner.calling()}, and still busy for {self._user}: {remedy}")
-        try:
-            self._user = Owner.calling()
-            yield
-        finally:
-            self._inside.release()
-
-    @contextmanager
-    def _entered(self) -> Iterator[None]:
-        with self._alone(), self.context.current():
-            yield
 
     def _settle(self) -> None:
         """The next frame must find nothing in flight, which what failed may have left."""
@@ -251,7 +231,7 @@ class Engine:
 
     def close(self) -> None:
         """Frees what it has, which may wait for the device. Closed already: does nothing."""
-        with self._alone(), ExitStack() as then:  # last first, and all of it: where the context failed, each raises
+        with self._alone, ExitStack() as then:  # last first, and all of it: where the context failed, each raises
             if self._owned:
                 then.callback(self.context.close)
             then.callback(self.stream.close)

@@ -7,6 +7,7 @@ engine's CUDA context current.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import RLock, Thread, current_thread
 from typing import TYPE_CHECKING
 
 from watchdogd.worker import attach
@@ -24,6 +25,32 @@ class EnqueueError(Exception):
 
 class EngineBusyError(RuntimeError):
     """A call of an engine while another thread's is inside, whose frame it would overwrite. Nothing was done."""
+
+
+class Alone:
+    """``with alone:`` no other thread is inside; this one may be, as a preprocess hook that sets shapes is."""
+
+    __slots__ = ("_inside", "_name", "_user")
+
+    def __init__(self, name: object) -> None:
+        self._inside = RLock()
+        self._name = name
+        self._user: Thread | None = None
+
+    def __enter__(self) -> None:
+        if not self._inside.acquire(blocking=False):
+            remedy = "give each thread an engine, or all calls to one CudaThread"
+            raise EngineBusyError(
+                f"{self._name} is called by {_told(current_thread())}, and still busy for {_told(self._user)}: {remedy}"
+            )
+        self._user = current_thread()
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        self._inside.release()
+
+
+def _told(thread: Thread | None) -> str:
+    return "another" if thread is None else f"thread {thread.name!r} (tid {thread.native_id})"
 
 
 class Execution:
