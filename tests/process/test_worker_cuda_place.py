@@ -222,3 +222,13 @@ def test_a_stream_of_one_thread_is_no_others_in_a_context_of_all(start: Start, c
     worker = start("ctx = cuda.Context(); owned, buffer = ctx.stream(owner='thread'), ctx.alloc(64)")
     assert worker.run(f"in_thread(lambda: caught(lambda: {call}))")[0] == "ContextLost"
     worker.run(f"{call}")
+
+
+def test_a_thread_that_got_the_number_of_one_that_ended_is_not_its_heir(start: Start) -> None:
+    worker = start("ctx = cuda.Context()\nowned = in_thread(lambda: ctx.stream(owner='thread'))")
+    assert worker.run(
+        "in_thread(lambda: [threading.get_ident() == owned._owner.ident, caught(owned.synchronize)[0]])"
+    ) == [
+        True,
+        "ContextLost",
+    ]

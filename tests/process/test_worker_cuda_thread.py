@@ -280,3 +280,10 @@ def test_a_build_that_failed_is_tried_again_by_the_next_request(start: Start) ->
     )
     assert worker.run("caught(lambda: model.run(use))")[1] == "CUDA_ERROR_OUT_OF_MEMORY"
     assert worker.run("[model.run(use), model.rebuilds, closed]") == [3, 1, [1]]
+
+
+def test_a_forked_child_does_not_wait_for_the_thread_that_it_does_not_have(start: Start) -> None:
+    worker = start(SETUP)
+    worker.run("child = os.fork()\nif child == 0: os._exit(caught(lambda: gpu.shutdown(timeout=30)) is not None)")
+    assert worker.run("os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])") == 0
+    assert worker.run("do(work) == gpu.thread.native_id")

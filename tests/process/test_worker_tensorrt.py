@@ -691,3 +691,9 @@ def test_a_preprocess_hook_that_leaves_another_context_current_is_told(start: St
     kind, text = worker.run("caught(lambda: infer(1))")
     assert (kind, text.startswith("after the block, which has changed the current context")) == ("ContextLost", True)
     worker.run("infer(None)")
+
+
+def test_an_engine_may_be_closed_after_a_context_that_it_shared(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path, arguments="context=cuda.Context()")
+    worker.run("engine.context.close(); engine.close(); engine.close()")
+    assert worker.run("engine._runtime is None")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from threading import get_ident
 from typing import NamedTuple
 
 from watchdogd.worker.cuda import Buffer, Context, CudaError, Event, Stream
@@ -64,9 +63,9 @@ class DeferredFree:
         if not streams or any(item._context is not self.context for item in (buffer, *streams)):
             raise ValueError("free needs a buffer of its own context, and the streams of it that use it")
         for stream in streams:
-            if stream._owner is not None and stream._owner.ident != self.owner.ident:
+            if stream._owner not in (None, self.owner):
                 raise ValueError(f"{self.owner} frees it, and may record no event in the stream of {stream._owner}")
-        is_owner = get_ident() == self.owner.ident and not in_host_function()
+        is_owner = self.owner.is_calling() and not in_host_function()
         if is_owner:
             self.collect()
         if self.waiting >= self._backlog:
@@ -109,7 +108,7 @@ class DeferredFree:
             self._events.pop().close()
 
     def _require_owner(self, call: str) -> None:
-        if get_ident() != self.owner.ident or in_host_function():
+        if not self.owner.is_calling() or in_host_function():
             raise lost(f"{type(self).__name__}.{call}", self.context.handle, self.owner)
 
     def _admit(self) -> None:
@@ -133,7 +132,7 @@ class DeferredFree:
         self._gated.append(_Gated(buffer, recorded, tuple(events)))
 
     def _may_record(self, stream: Stream) -> bool:
-        return stream._object is not None and (stream._owner is None or stream._owner.ident == self.owner.ident)
+        return stream._object is not None and stream._owner in (None, self.owner)
 
     def _wait_for_oldest(self) -> None:
         self._admit()

@@ -12,7 +12,7 @@ queued by us, or told by ``Stream.ordered``, is known.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from threading import Lock, get_ident
+from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Line:
     def may_mark(self) -> bool:
         """Whether the calling thread may record an event in this stream."""
         owner = self.stream._owner or self.stream._context.owner
-        return owner is None or owner.ident == get_ident() or self.stream._object is None
+        return owner is None or owner.is_calling() or self.stream._object is None
 
     def mark(self) -> Event:
         """An event behind all that is queued here."""

@@ -41,6 +41,10 @@ class Owner(NamedTuple):
     def calling(cls) -> Owner:
         return cls(threading.get_ident(), threading.current_thread().name, threading.get_native_id())
 
+    def is_calling(self) -> bool:
+        """By both numbers: the interpreter gives that of a thread that has ended to the next one."""
+        return self.ident == threading.get_ident() and self.tid == threading.get_native_id()
+
     def __str__(self) -> str:
         return f"thread {self.name!r} (tid {self.tid})"
 
@@ -135,7 +139,7 @@ class Place:
         """For a call that needs the pinned thread, if there is one, but not the context. Raises, or counts."""
         if in_host_function():
             raise HostFunctionError(call)
-        if self.owner is not None and self.owner.ident != threading.get_ident():
+        if self.owner is not None and not self.owner.is_calling():
             self.misused(call)
 
     def rebind(self) -> None:

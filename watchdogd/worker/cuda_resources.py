@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from watchdogd.worker.cuda_buffers import Buffer, HostBuffer, Memory, Resource, fits
@@ -38,7 +37,7 @@ class Stream(Resource):
         self._context._run(guard, function, *arguments)
 
     def _check_owner(self, call: str) -> None:
-        if self._owner is not None and self._owner.ident != get_ident():
+        if self._owner is not None and not self._owner.is_calling():
             self._context._place.misused(call, self._owner)
 
     def _queue(

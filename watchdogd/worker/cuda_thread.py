@@ -129,6 +129,9 @@ class CudaThread(Executor):
             self._cancel()
         if not wait or threading.get_ident() == self.thread.ident:
             return
+        if not self.thread.is_alive() and not self._ended.done():  # in a forked child
+            self._cancel()
+            return
         try:
             self._ended.result(timeout)
         except FutureTimeoutError:

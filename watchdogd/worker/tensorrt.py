@@ -26,7 +26,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Any
 
 from watchdogd.worker import attach
@@ -236,7 +236,8 @@ class Engine:
                 then.callback(self.context.close)
             then.callback(self.stream.close)
             if self._runtime is not None:
-                with self.context.current(), self._worker.call("other"):
+                is_there = self.context._context is not None  # or a shared one was closed first
+                with self.context.current() if is_there else nullcontext(), self._worker.call("other"):
                     execution, self._execution = self._execution, None
                     for tensor in () if execution is None else execution.tensors.values():
                         then.callback(tensor.buffer.free)
