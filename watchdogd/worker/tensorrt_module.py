@@ -84,7 +84,7 @@ def find(names: tuple[str, ...] = NAMES) -> Module:
     for name in names:
         try:
             return _load(name)
-        except ImportError as error:
+        except (ImportError, AttributeError, OSError) as error:  # also a mere folder of that name, or libraries amiss
             problems.append(f"{name}: {error}")
     raise TensorRTUnavailableError(
         f"no module of TensorRT's for this plan ({'; '.join(problems)}): on Jetson it is the system Python's (JetPack;"
