@@ -232,3 +232,18 @@ def test_a_thread_that_got_the_number_of_one_that_ended_is_not_its_heir(start: S
         True,
         "ContextLost",
     ]
+
+
+def test_a_misuse_of_a_streams_and_a_contexts_thread_is_one(start: Start) -> None:
+    worker = start(PINNED.replace('owner="thread"', 'owner="thread", on_misuse="rebind"'))
+    worker.run("owned = ctx.stream(owner='thread')")
+    for count, call in enumerate(("owned.fill(buffer, 1)", "owned.ordered().__enter__()", "owned.close()"), 1):
+        worker.run(f"owned.synchronize(); in_thread(lambda: {call})")  # idle, or a close records an event, too
+        assert worker.run("ctx.rebound") == count
+
+
+def test_a_streams_handle_is_not_lent_to_another_thread_than_its_contexts(start: Start) -> None:
+    worker = start(PINNED)
+    kind, text = worker.run("in_thread(lambda: caught(stream.ordered().__enter__))")
+    assert (kind, text.startswith("Stream.ordered: expected context")) == ("ContextLost", True)
+    worker.run("stream.ordered().__enter__()")

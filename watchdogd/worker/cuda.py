@@ -183,7 +183,8 @@ class Context:
         """A new stream, independent of the legacy default stream. ``owner="thread"``: only for the calling thread."""
         _one_of("owner", owner, (None, "thread"))
         handle = self._run(self._other, driver.cuStreamCreate, _NON_BLOCKING)
-        return Stream(self, handle, None if owner is None else Owner.calling())
+        pinned = None if owner is None else Owner.calling()
+        return Stream(self, handle, None if pinned == self.owner else pinned)  # or a misuse would count twice
 
     def event(self) -> Event:
         return Event(self, self._run(self._other, driver.cuEventCreate, self._event_flags))

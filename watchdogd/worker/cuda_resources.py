@@ -70,6 +70,7 @@ class Stream(Resource):
         Before the block it is ordered behind other streams' uses, and theirs are behind it afterwards.
         """
         reads, writes = tuple(reads), tuple(writes)
+        self._context._place.require_owner("Stream.ordered")
         self._check_owner("Stream.ordered")
         line, handle = self._line, self.handle
         if line is not None:
