@@ -697,3 +697,27 @@ def test_an_engine_may_be_closed_after_a_context_that_it_shared(start: Start, tm
     worker = engine(start, tmp_path, arguments="context=cuda.Context()")
     worker.run("engine.context.close(); engine.close(); engine.close()")
     assert worker.run("engine._runtime is None")
+
+
+def test_an_output_is_handed_over_to_an_engine_of_another_thread_by_that(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path)
+    worker.run(
+        "from watchdogd.worker.cuda_thread import CudaThread\n"
+        "threads = [CudaThread(name=name) for name in 'ha']\n"
+        "h, a = (gpu.submit(wt.Engine, path, context=gpu.context).result(10) for gpu in threads)\n"
+        f"threads[0].submit(h.infer, {{'x': {NUMBERS}}}).result(10)\n"
+        "def hands_over(gpu): return gpu.submit(wt.handover, h.output('y'), a.input('x')).result(10)\n"
+    )
+    assert worker.run("caught(lambda: hands_over(threads[0]))")[0] == "ContextLost"
+    worker.run("hands_over(threads[1])")
+    assert worker.run("threads[1].submit(a.again).result(10)['y'].cast('f').tolist()[:3]") == [0.0, 4.0, 8.0]
+
+
+def test_an_output_that_is_not_there_yet_is_waited_for_before_it_is_handed_over(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path)
+    worker.run(
+        f"a = wt.Engine(path); engine.infer({{'x': {NUMBERS}}})\n"
+        "engine.stream.launch(engine.context.module(b'').kernel('sim_sleep_us_50000'), 1, 1)\n"
+        "begun = time.monotonic(); wt.handover(engine.output('y'), a.input('x')); took = time.monotonic() - begun"
+    )
+    assert worker.run("took") > 0.04

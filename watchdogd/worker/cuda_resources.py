@@ -88,6 +88,11 @@ class Stream(Resource):
         """The CUstream, for other libraries. ValueError once closed."""
         return int(native(self._live))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was queued is known to be done; that is never known with ``order="off"``."""
+        return self._line is not None and not self._line.is_busy()
+
     def synchronize(self) -> None:
         """Waits until all that was queued is done."""
         line = self._line

@@ -259,7 +259,8 @@ class Engine:
 
 def handover(source: Tensor, target: Tensor) -> None:
     """From an output of one engine to an input of another, whatever contexts they have: waits for the one, copies on
-    the device in the other's stream, and waits for that. So no work of one context ever waits for the other's.
+    the device in the other's stream, and waits for that. So no work of one context ever waits for the other's. Where
+    each has a thread of its own, for the other's thread.
 
     Raises ValueError where they are not alike, and CudaError.
     """
@@ -267,6 +268,7 @@ def handover(source: Tensor, target: Tensor) -> None:
         described = [f"{tensor} ({tensor.nbytes} bytes of {tensor.dtype})" for tensor in (source, target)]
         raise ValueError(f"{' does not go into '.join(described)}")
     with attach().stage("handover"):
-        source.engine.stream.synchronize()
+        if not source.engine.stream.is_idle:  # as after infer; its context may be another thread's
+            source.engine.stream.synchronize()
         target.engine.stream.copy(target.buffer, source.buffer, source.nbytes)
         target.engine.stream.synchronize()
