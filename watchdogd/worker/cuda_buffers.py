@@ -121,6 +121,7 @@ class HostBuffer(Memory):
         self.unlock()
 
     def unlock(self) -> None:
+        """``free``, where that is no matter of the hot loop: as its context is closed."""
         address = self._object
         self._close(self._context._free, driver.cuMemHostUnregister)
         self._context._pinned.pop(address, None)
