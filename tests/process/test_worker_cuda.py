@@ -122,6 +122,17 @@ def test_an_error_of_earlier_work_names_what_was_last_queued(start: Start) -> No
     assert worker.run("caught(lambda: ctx.alloc(4))")[4].endswith("(700); as since cuStreamSynchronize")
 
 
+def test_an_error_of_earlier_work_in_another_context_names_that_too(start: Start) -> None:
+    worker = start("ctx = cuda.Context(); stream, buffer = ctx.stream(), ctx.alloc(64); innocent = cuda.Context()\n")
+    worker.run("kernel = ctx.module(b'').kernel('sim_add_one__50us'); mine = innocent.stream()")
+    worker.run("mine.fill(innocent.alloc(64), 0); mine.synchronize(); stream.launch(kernel, 1, 1, (buffer, 1000))")
+    handles = worker.run("[hex(mine.handle), hex(stream.handle)]")
+    worker.run("answers = []")
+    wait_until(lambda: worker.run("answers.append(caught(mine.synchronize)) or answers[-1]") is not None)
+    text = worker.run("answers[-1][4]")
+    assert text.endswith(f"last queued: fill in CUstream {handles[0]}, sim_add_one__50us in CUstream {handles[1]}")
+
+
 def test_an_error_of_the_call_itself_blames_no_other(start: Start) -> None:
     worker = start()
     worker.run("stream.launch(kernel, 1, 1, (buffer, 1))")
@@ -231,6 +242,21 @@ def test_a_sticky_error_ends_the_process_where_that_was_asked_for(start: Start, 
     assert "in synchronize" in errors
     assert "CUDA_ERROR_ILLEGAL_ADDRESS (700); of earlier asynchronous work" in errors
     assert worker.last_error() == 700
+
+
+@pytest.mark.parametrize("nobody", ["has_closed_it", "reads_it"])
+def test_it_ends_so_although_nobody_takes_its_last_words(start: Start, nobody: str) -> None:
+    worker = start(
+        SETUP + "cuda.exit_on_sticky(); reader, writer = os.pipe(); os.set_blocking(writer, False)\n"
+        "def has_closed_it(): os.close(reader)\n"
+        "def reads_it():\n"
+        "    try:\n"
+        "        while True: os.write(writer, bytes(4096))\n"
+        "    except BlockingIOError: os.set_blocking(writer, True)\n"
+    )
+    worker.run("stream.launch(kernel, 1, 1, (buffer, 1000))")
+    worker.send(f"{nobody}(); os.dup2(writer, 1); os.dup2(writer, 2); stream.synchronize()")
+    assert worker.process.wait(TIMEOUT_SECONDS) == STICKY_EXIT
 
 
 def test_other_errors_do_not_end_the_process(start: Start) -> None:

@@ -311,3 +311,67 @@ def test_a_deferred_free_may_be_asked_for_in_a_host_function(start: Start) -> No
     worker.run("stream.host_function(lambda: deferred.free(buffer, stream)); stream.synchronize()")
     worker.run("deferred.drain()")
     assert worker.run("[deferred.waiting, caught(lambda: buffer.address)[0]]") == [0, "ValueError"]
+
+
+# What is handed over in the wrong way, or at the wrong time
+
+
+def test_a_misuse_while_collecting_loses_no_buffer(start: Start) -> None:
+    worker = start(SETUP.replace("cuda.Context()", "cuda.Context(owner='thread')") + "other = cuda.Context()")
+    worker.run("pool.free(ctx.alloc(512), stream); pool.drain(); stream.launch(slow, 1, 1)")
+    worker.run("for _ in range(3): pool.free(ctx.alloc(512), stream)")
+    worker.run("driver.cuCtxPushCurrent(other._context)")
+    for call in ("pool.collect", "pool.drain", "pool.trim", "lambda: pool.alloc(64)"):
+        assert worker.run(f"caught({call})")[0] == "ContextLost"
+    worker.run("driver.cuCtxPopCurrent(); pool.drain()")
+    assert worker.run("[pool.waiting, len(pool._idle[512]), len(pool._events)]") == [0, 4, 3]
+
+
+@pytest.mark.parametrize("where", ["before it is handed over", "before it is taken"])
+def test_a_stream_that_was_closed_is_waited_for(start: Start, where: str) -> None:
+    worker = start(SETUP + "buffer = pool.alloc(64); stream.launch(slow, 1, 1, (buffer,))")
+    if where == "before it is taken":
+        worker.run("in_thread(lambda: pool.free(buffer, stream)); stream.close(); begun = time.monotonic()")
+    else:
+        worker.run("stream.close(); begun = time.monotonic(); pool.free(buffer, stream)")
+    assert worker.run("[pool.collect(), pool.waiting, time.monotonic() - begun > 0.03]") == [1, 0, True]
+
+
+def test_a_stream_that_was_not_named_but_is_known_to_use_it_is_waited_for(start: Start) -> None:
+    worker = start(SETUP + "first = pool.alloc(64); address = first.address; second.launch(slow, 1, 1, (first,))")
+    worker.run("pool.free(first, stream); stream.synchronize(); again = pool.alloc(64)")
+    assert worker.run("again.address == address") is False
+    worker.run("second.synchronize(); stream.synchronize()")
+    assert worker.run("pool.alloc(64).address == address") is True
+
+
+def test_streams_in_which_it_may_record_no_event_are_refused_at_once(start: Start) -> None:
+    worker = start(SETUP + "def theirs(): pool.free(buffer, ctx.stream(owner='thread'))\nbuffer = ctx.alloc(64)")
+    kind, text = worker.run("in_thread(lambda: caught(theirs))")
+    assert (kind, text.startswith("thread 'MainThread'")) == ("ValueError", True)
+    assert worker.run("caught(lambda: pool.free(buffer, cuda.Context().stream()))")[0] == "ValueError"
+    assert worker.run("[pool.waiting, buffer.address != 0]") == [0, True]
+
+
+def test_a_full_backlog_of_one_stream_costs_one_question(start: Start) -> None:
+    worker = start(SETUP + "spin = ctx.module(b'').kernel('sim_spin'); stream.launch(spin, 1, 1)")
+    worker.run("for _ in range(50): pool.free(ctx.alloc(64), stream)")
+    worker.run("asked, query = [], driver.cuEventQuery")
+    worker.run("driver.cuEventQuery = lambda *given: (asked.append(1), query(*given))[1]")
+    assert worker.run("[pool.collect(), len(asked)]") == [0, 1]
+
+
+def test_a_free_in_a_host_function_is_refused_and_not_lost(start: Start) -> None:
+    worker = start(SETUP + WARNED + "buffer = ctx.alloc(64)")
+    steps(worker, "stream.host_function(buffer.free)")
+    kind, text = worker.run("caught(stream.synchronize)")
+    assert (kind, text.startswith("cuMemFree: ")) == ("HostFunctionError", True)
+    assert worker.run("[ctx.hot_calls, buffer.address != 0]") == [0, True]
+
+
+def test_what_does_nothing_is_no_free_in_the_hot_loop(start: Start) -> None:
+    worker = start(SETUP + WARNED + "buffer = ctx.alloc(64); buffer.free()")
+    steps(worker, "buffer.free()")
+    worker.run("host = ctx.alloc_host(64)")
+    steps(worker, "ctx.close()")
+    assert worker.run("[ctx.hot_calls, told]") == [0, []]

@@ -207,3 +207,40 @@ def test_an_output_that_is_not_copied_out_is_named_whole(start: Start) -> None:
     worker = of(start, "insert", POISON)
     worker.run("run(16); poison.fill(first); first.synchronize()")
     assert worker.run("caught(poison.check)")[1] == "boxes: elements 0 to 15 of 16 were never written"
+
+
+BETWEEN = """
+class Between:  # what another thread does while this one is inside a call, or just out of it
+    def __init__(self, name, other):
+        self.name, self.guard, self.other = name, getattr(ctx, name), other
+        setattr(ctx, name, self)
+    def __enter__(self): return self.guard.__enter__()
+    def __exit__(self, *given):
+        left = self.guard.__exit__(*given)
+        setattr(ctx, self.name, self.guard)
+        answers.append(in_thread(lambda: caught(self.other)))
+        return left
+answers = []
+"""
+
+
+def test_what_another_thread_queues_while_an_event_is_recorded_is_not_behind_it(start: Start) -> None:
+    worker = of(start, "strict", BETWEEN + "Between('_launch', lambda: first.fill(buffer, 1))")
+    worker.run("event.record(first); second.wait(event)")
+    assert worker.run("answers") == [None]
+    assert worker.run("caught(lambda: second.fill(buffer, 2))")[0] == "OrderError"
+
+
+@pytest.mark.parametrize("order", ["insert", "strict"])
+def test_two_threads_that_queue_uses_of_one_buffer_at_once_are_told(start: Start, order: str) -> None:
+    worker = of(start, order, BETWEEN + "Between('_launch', lambda: second.fill(buffer, 1))")
+    worker.run("first.fill(buffer, 2)")
+    kind, text = worker.run("answers[0]")
+    assert (kind, "in CUstream" in text, "at once" in text) == ("OrderError", True, True)
+    worker.run("first.synchronize(); second.fill(buffer, 3)")
+
+
+def test_two_threads_may_queue_reads_of_one_buffer_at_once(start: Start) -> None:
+    worker = of(start, "strict", BETWEEN + "copies = ctx.alloc(64), ctx.alloc(64)")
+    worker.run("Between('_copy', lambda: second.copy(copies[0], buffer)); first.copy(copies[1], buffer)")
+    assert worker.run("answers") == [None]

@@ -37,7 +37,8 @@ def test_a_call_by_another_thread_names_both_contexts_and_both_threads(start: St
     assert kind == "ContextLost"
     assert text == (
         f"cuStreamSynchronize: expected context {worker.run('ctx.handle'):#x} of thread 'MainThread'"
-        f" (tid {worker.pid}), found no context in thread 'reader' (tid {tid})"
+        f" (tid {worker.pid}), found no context in thread 'reader' (tid {tid});"
+        " hand the call to its thread: CudaThread.submit"
     )
     assert worker.operations() == []
 
@@ -65,6 +66,7 @@ def test_a_context_lost_to_another_library_is_caught_at_the_next_call(start: Sta
     assert kind == "ContextLost"
     assert text.startswith(f"cuMemcpyHtoDAsync: expected context {worker.run('ctx.handle'):#x} of ")
     assert f"found context {worker.run('foreign'):#x} in " in text
+    assert text.endswith("; put it back with context.rebind(), or make on_misuse='rebind' do so")
     worker.run("ctx.rebind(); stream.copy_in(buffer, host); stream.synchronize()")
 
 
@@ -95,9 +97,8 @@ def test_a_context_of_no_thread_is_expected_wherever_it_is_current(start: Start)
     worker = start("ctx = cuda.Context()\ndef guarded():\n    with ctx.current(), ctx.expected: return current()")
     assert worker.run("in_thread(guarded) == ctx.handle")
     text = worker.run("caught(ctx.check)")[1]
-    assert re.fullmatch(
-        rf"check: expected context 0x\w+, found no context in thread 'MainThread' \(tid {worker.pid}\)", text
-    )
+    found = rf"found no context in thread 'MainThread' \(tid {worker.pid}\)"
+    assert re.fullmatch(rf"check: expected context 0x\w+, {found}; make it current: with context.current\(\)", text)
 
 
 @both
@@ -205,3 +206,44 @@ def test_in_a_host_function_the_driver_is_not_asked(implementation: Any) -> None
         current_elsewhere = implementation.place(address, 8, 0, missed.append)
         current_elsewhere.check()
     assert missed == ["now", "now"]
+
+
+@pytest.mark.parametrize("made", ["ctx.alloc(64)", "ctx.alloc_host(64)", "ctx.stream()", "ctx.event()"])
+def test_what_a_wrong_thread_could_not_close_is_still_there_for_its_owner(start: Start, made: str) -> None:
+    worker = start(PINNED + f"made = {made}\nclose = getattr(made, 'free', None) or made.close")
+    assert worker.run("in_thread(lambda: caught(close))")[0] == "ContextLost"
+    assert worker.run("made._object is not None")
+    worker.run("close()")
+    assert worker.run("made._object is None")
+
+
+@pytest.mark.parametrize("call", ["owned.ordered().__enter__()", "owned.close()", "owned.fill(buffer, 1)"])
+def test_a_stream_of_one_thread_is_no_others_in_a_context_of_all(start: Start, call: str) -> None:
+    worker = start("ctx = cuda.Context(); owned, buffer = ctx.stream(owner='thread'), ctx.alloc(64)")
+    assert worker.run(f"in_thread(lambda: caught(lambda: {call}))")[0] == "ContextLost"
+    worker.run(f"{call}")
+
+
+def test_a_thread_that_got_the_number_of_one_that_ended_is_not_its_heir(start: Start) -> None:
+    worker = start("ctx = cuda.Context()\nowned = in_thread(lambda: ctx.stream(owner='thread'))")
+    assert worker.run(
+        "in_thread(lambda: [threading.get_ident() == owned._owner.ident, caught(owned.synchronize)[0]])"
+    ) == [
+        True,
+        "ContextLost",
+    ]
+
+
+def test_a_misuse_of_a_streams_and_a_contexts_thread_is_one(start: Start) -> None:
+    worker = start(PINNED.replace('owner="thread"', 'owner="thread", on_misuse="rebind"'))
+    worker.run("owned = ctx.stream(owner='thread')")
+    for count, call in enumerate(("owned.fill(buffer, 1)", "owned.ordered().__enter__()", "owned.close()"), 1):
+        worker.run(f"owned.synchronize(); in_thread(lambda: {call})")  # idle, or a close records an event, too
+        assert worker.run("ctx.rebound") == count
+
+
+def test_a_streams_handle_is_not_lent_to_another_thread_than_its_contexts(start: Start) -> None:
+    worker = start(PINNED)
+    kind, text = worker.run("in_thread(lambda: caught(stream.ordered().__enter__))")
+    assert (kind, text.startswith("Stream.ordered: expected context")) == ("ContextLost", True)
+    worker.run("stream.ordered().__enter__()")

@@ -239,3 +239,51 @@ def test_a_request_that_takes_too_long_is_given_up(device: SimulatedDevice, star
         assert (kind, text) == ("TimeoutError", "the request has not ended after 0.05 s")
     else:
         assert worker.run("caught(lambda: retried(gpu, raises, timeout=5))") == ["TimeoutError", "its own"]
+
+
+# Tasks that break it
+
+
+def test_a_task_that_closes_the_context_fails_and_a_later_one_can_renew_it(start: Start) -> None:
+    worker = start(SETUP)
+    assert worker.run("caught(lambda: do(gpu.context.close))") == ["ValueError", "the Context is closed"]
+    assert worker.run("do(lambda: gpu.renew() is gpu.context)")
+    assert worker.run("do(current) == gpu.context.handle")
+
+
+def test_a_context_that_cannot_be_renewed_is_the_tasks_error_and_may_be_tried_again(start: Start) -> None:
+    worker = start(SETUP + "make_one, gpu._make = gpu._make, lambda: 1 / 0")
+    assert worker.run("caught(lambda: do(gpu.renew))")[0] == "ZeroDivisionError"
+    worker.run("gpu._make = make_one; do(gpu.renew)")
+    assert worker.run("do(current) == gpu.context.handle")
+
+
+def test_those_who_wait_for_a_dropped_task_hear_of_it(start: Start) -> None:
+    worker = start(SETUP + "from concurrent.futures import wait; gate = threading.Event()")
+    worker.run("first = gpu.submit(gate.wait, 10); dropped = gpu.submit(work)")
+    wait_until(lambda: worker.run("gpu.running is not None"))
+    worker.run("gpu.shutdown(wait=False, cancel_futures=True); ended = wait([dropped], 5); gate.set()")
+    assert worker.run("[len(ended.done), len(ended.not_done)]") == [1, 0]
+
+
+def test_a_build_that_failed_is_tried_again_by_the_next_request(start: Start) -> None:
+    worker = start(
+        SETUP + "closed, builds = [], iter([1, None, 3])\n"
+        "def build():\n"
+        "    made = next(builds)\n"
+        "    if made is None: raise cuda.CudaError('CUDA_ERROR_OUT_OF_MEMORY', 2, 'cuCtxCreate')\n"
+        "    return made\n"
+        "model = Rebuilt(build, closed.append)\n"
+        "def use(made):\n"
+        "    if made == 1: raise cuda.ContextFailedError('CUDA_ERROR_ASSERT', 710, 'cuMemFree')\n"
+        "    return made\n"
+    )
+    assert worker.run("caught(lambda: model.run(use))")[1] == "CUDA_ERROR_OUT_OF_MEMORY"
+    assert worker.run("[model.run(use), model.rebuilds, closed]") == [3, 1, [1]]
+
+
+def test_a_forked_child_does_not_wait_for_the_thread_that_it_does_not_have(start: Start) -> None:
+    worker = start(SETUP)
+    worker.run("child = os.fork()\nif child == 0: os._exit(caught(lambda: gpu.shutdown(timeout=30)) is not None)")
+    assert worker.run("os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])") == 0
+    assert worker.run("do(work) == gpu.thread.native_id")

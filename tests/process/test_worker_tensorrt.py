@@ -558,3 +558,166 @@ def test_engines_may_share_a_context_and_one_that_is_closed_frees_what_it_had(st
     assert worker.run("shared.handle") and worker.run("len(shared._pinned)") == 2  # the other one's
     worker.run("engine.close()")
     assert worker.run("caught(lambda: engine.context.handle)") == ["ValueError", "the Context is closed"]
+
+
+# Misuse, and what follows a failure
+
+
+BOTH = plan({"x": {"shape": [4, 4]}, "z": {"shape": [4, 4]}}, {"y": output()})
+CLOSE = "caught(engine.close)"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_engine_of_a_failed_context_is_closed_all_the_same(
+    device: SimulatedDevice, start: Start, tmp_path: Path, shared: bool
+) -> None:
+    worker = engine(start, tmp_path, arguments="context=cuda.Context()" if shared else "")
+    device.fault("error", code=710, times=1)
+    assert worker.run(f"caught(lambda: infer({{'x': {NUMBERS}}}))")[:2] == ["ContextFailedError", "CUDA_ERROR_ASSERT"]
+    assert worker.run(CLOSE)[:2] == ["ContextFailedError", "CUDA_ERROR_ASSERT"]
+    assert worker.run(f"[engine.stream._object is None, len(cuda._open), {CLOSE}]") == [True, int(shared), None]
+
+
+def test_a_second_thread_is_told_who_is_inside(device: SimulatedDevice, start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path)
+    fault = device.fault("hang", scope="stream")
+    worker.run("first = threading.Thread(target=infer, name='first', daemon=True); first.start()")
+    wait_until(lambda: fault.fired > 0)
+    for call in ("infer", "engine.again", "engine.close", "lambda: engine.set_shapes({})"):
+        kind, text = worker.run(f"caught({call})")
+        assert (kind, "thread 'MainThread'" in text, "busy for thread 'first'" in text) == (
+            "EngineBusyError",
+            True,
+            True,
+        )
+    fault.clear()
+    assert worker.run("first.join(10); infer()") is None
+
+
+def test_an_engine_of_one_thread_is_no_others(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path, arguments="owner='thread'")
+    for call in ("infer", "engine.close"):
+        kind, text = worker.run(f"in_thread(lambda: caught({call}))")
+        assert (kind, "of thread 'MainThread'" in text) == ("ContextLost", True)
+    worker.run("infer(); engine.close()")
+    assert worker.run("len(cuda._open)") == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", ["array.array('d', range(8))", "memoryview(X).cast('f', (2, 8))", "array.array('i', X)"]
+)
+def test_an_input_of_the_right_size_and_another_meaning_is_refused(start: Start, tmp_path: Path, wrong: str) -> None:
+    worker = engine(start, tmp_path)
+    worker.run(f"import array; X = {NUMBERS}")
+    kind, text = worker.run(f"caught(lambda: infer({{'x': {wrong}}}))")
+    assert (kind, "input x (4, 4) of h.plan on gpu0" in text) == ("ValueError", True)
+
+
+RIGHT = (
+    "X", "array.array('f', X)", "(ctypes.c_float * 16)(*range(16))", "memoryview(X).cast('f', (1, 4, 4))",
+    "memoryview(array.array('f', (number // 2 for number in range(32))))[::2]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("right", RIGHT)
+def test_an_input_may_be_any_buffer_of_its_elements(start: Start, tmp_path: Path, right: str) -> None:
+    worker = engine(start, tmp_path)
+    worker.run(f"import array; X = {NUMBERS}")
+    assert worker.run(f"engine.infer({{'x': {right}}})['y'].cast('f').tolist()") == [2.0 * n for n in range(16)]
+
+
+def test_an_input_that_does_not_fit_leaves_none_in_flight(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path, BOTH)
+    worker.run("small = engine.context.alloc_host(4)")
+    kind, text = worker.run(f"caught(lambda: infer({{'x': {NUMBERS}, 'z': small}}))")
+    assert (kind, "4 bytes are no input z" in text) == ("ValueError", True)
+    assert worker.run("engine.stream._line.is_busy()") is False
+
+
+def test_the_frame_after_one_that_failed_waits_for_what_that_left_in_flight(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path, arguments="preprocess=lambda engine, frame: hook(frame)")
+    worker.run(
+        "slow = engine.context.module(b'').kernel('sim_sleep_us_50000'); busy = []\n"
+        "def hook(frame):\n"
+        "    busy.append(engine.stream._line.is_busy())\n"
+        "    engine.stream.launch(slow, 1, 1)\n"
+        "    if frame == 'bad': raise KeyError(frame)\n"
+    )
+    assert worker.run("caught(lambda: infer('bad'))")[0] == "KeyError"
+    worker.run("infer('good')")
+    assert worker.run("busy") == [False, False]
+
+
+def test_a_profile_that_tensorrt_refuses_has_changed_nothing(start: Start, tmp_path: Path) -> None:
+    shapes = dynamic((1, 2, 4), (5, 6, 8))
+    worker = engine(start, tmp_path, plan({"x": shapes}, {"y": output(shape=(-1, 4))}, profiles=2))
+    worker.run(
+        "class Refuses:\n"
+        "    def __init__(self, made): self.made = made\n"
+        "    def __getattr__(self, name): return getattr(self.made, name)\n"
+        "    def set_input_shape(self, name, shape): return shape[0] < 5 and self.made.set_input_shape(name, shape)\n"
+        "engine._execution._made = Refuses(engine._execution._made)\n"
+    )
+    assert worker.run("caught(lambda: engine.use_profile(1))")[0] == "ValueError"
+    assert worker.run("[engine.profile, engine.input('x').shape, len(engine.infer({'x': bytes(32)})['y'])]") == [
+        0,
+        [2, 4],
+        32,
+    ]
+
+
+def test_poison_looks_at_what_the_shape_of_the_moment_takes(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path, plan({"x": dynamic((1, 2, 4))}, {"y": output(shape=(-1, 4))}))
+    worker.run(
+        "from watchdogd.worker.cuda_poison import Poison; poison = Poison(y=engine.output('y'))\n"
+        "engine.set_shapes({'x': (1, 4)}); poison.fill(engine.stream); engine.infer({'x': bytes(16)}); poison.check()"
+    )
+    worker.run("poison.fill(engine.stream); engine.stream.synchronize()")
+    assert worker.run("caught(poison.check)") == ["UnwrittenError", "y: elements 0 to 3 of 4 were never written"]
+
+
+def test_the_logger_raises_nothing_into_tensorrt(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path)
+    worker.run("reader, writer = os.pipe(); os.close(reader); kept = os.dup(2); os.dup2(writer, 2)")
+    severity = "engine.module.trt.ILogger.Severity.ERROR"
+    assert worker.run(f"caught(lambda: engine.module.logger.log({severity}, 'no use'))") is None
+    worker.run("os.dup2(kept, 2)")
+    assert worker.run("engine.module.messages.errors()") == "no use"
+
+
+def test_a_preprocess_hook_that_leaves_another_context_current_is_told(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path, arguments="preprocess=lambda engine, frame: frame and push()")
+    worker.run("other = cuda.Context()\ndef push(): driver.cuCtxPushCurrent(other._context)")
+    kind, text = worker.run("caught(lambda: infer(1))")
+    assert (kind, text.startswith("after the block, which has changed the current context")) == ("ContextLost", True)
+    worker.run("infer(None)")
+
+
+def test_an_engine_may_be_closed_after_a_context_that_it_shared(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path, arguments="context=cuda.Context()")
+    worker.run("engine.context.close(); engine.close(); engine.close()")
+    assert worker.run("engine._runtime is None")
+
+
+def test_an_output_is_handed_over_to_an_engine_of_another_thread_by_that(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path)
+    worker.run(
+        "from watchdogd.worker.cuda_thread import CudaThread\n"
+        "threads = [CudaThread(name=name) for name in 'ha']\n"
+        "h, a = (gpu.submit(wt.Engine, path, context=gpu.context).result(10) for gpu in threads)\n"
+        f"threads[0].submit(h.infer, {{'x': {NUMBERS}}}).result(10)\n"
+        "def hands_over(gpu): return gpu.submit(wt.handover, h.output('y'), a.input('x')).result(10)\n"
+    )
+    assert worker.run("caught(lambda: hands_over(threads[0]))")[0] == "ContextLost"
+    worker.run("hands_over(threads[1])")
+    assert worker.run("threads[1].submit(a.again).result(10)['y'].cast('f').tolist()[:3]") == [0.0, 4.0, 8.0]
+
+
+def test_an_output_that_is_not_there_yet_is_waited_for_before_it_is_handed_over(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path)
+    worker.run(
+        f"a = wt.Engine(path); engine.infer({{'x': {NUMBERS}}})\n"
+        "engine.stream.launch(engine.context.module(b'').kernel('sim_sleep_us_50000'), 1, 1)\n"
+        "begun = time.monotonic(); wt.handover(engine.output('y'), a.input('x')); took = time.monotonic() - begun"
+    )
+    assert worker.run("took") > 0.04

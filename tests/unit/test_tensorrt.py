@@ -21,7 +21,7 @@ pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
 
 from watchdogd.worker import tensorrt_api
 from watchdogd.worker.tensorrt_dla import Placement, described, placement
-from watchdogd.worker.tensorrt_module import Messages, Module
+from watchdogd.worker.tensorrt_module import Messages, Module, TensorRTUnavailableError, find
 from watchdogd.worker.tensorrt_plan import read
 from watchdogd.worker.tensorrt_tensors import _TYPES, Layout, capacities, profiles
 
@@ -218,3 +218,10 @@ def test_a_module_without_an_inspector_tells_no_layers(double: Any) -> None:
 
     lean: Any = Lean()
     assert placement(lean, double) is None
+
+
+def test_a_folder_that_has_the_modules_name_is_not_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hollow_tensorrt").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TensorRTUnavailableError, match=r"hollow_tensorrt: .*has no attribute 'ILogger'"):
+        find(("hollow_tensorrt",))

@@ -31,6 +31,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
+from watchdogd.cuda_results import STICKY_ERRORS
 from watchdogd.worker import attach
 from watchdogd.worker.cuda_buffers import Buffer, HostBuffer, HotLoopWarning, notice
 from watchdogd.worker.cuda_driver import (
@@ -163,7 +164,7 @@ class Context:
         if answer[0] is not SUCCESS:
             if answer[0] is NOT_READY:
                 return NOT_READY
-            raise failure(answer[0], function.__name__, self._last_queued())
+            raise failure(answer[0], function.__name__, self._last_queued(int(answer[0])))
         return answer[1] if len(answer) > 1 else None
 
     def _new_line(self, stream: Stream) -> Line | None:
@@ -177,14 +178,18 @@ class Context:
         if self._raised:
             raise self._raised.popleft()
 
-    def _last_queued(self) -> str:
-        return "" if self._queued is None else f"{self._queued[0]} in CUstream {int(native(self._queued[1])):#x}"
+    def _last_queued(self, code: int) -> str:
+        """Here, and after a sticky error, which is the process's, in each other context, too."""
+        others = _open - {self} if code in STICKY_ERRORS else ()
+        queued = [context._queued for context in (self, *others)]
+        return ", ".join(f"{last[0]} in CUstream {int(native(last[1])):#x}" for last in queued if last is not None)
 
     def stream(self, owner: str | None = None) -> Stream:
         """A new stream, independent of the legacy default stream. ``owner="thread"``: only for the calling thread."""
         _one_of("owner", owner, (None, "thread"))
         handle = self._run(self._other, driver.cuStreamCreate, _NON_BLOCKING)
-        return self._stream(self, handle, None if owner is None else Owner.calling())
+        pinned = None if owner is None else Owner.calling()
+        return self._stream(self, handle, None if pinned == self.owner else pinned)  # or a misuse would count twice
 
     def event(self) -> Event:
         return Event(self, self._run(self._other, driver.cuEventCreate, self._event_flags))
@@ -264,10 +269,12 @@ class Context:
         problem: CudaError | None = None
         for host in tuple(self._pinned.values()):  # the driver destroys the rest with the context
             try:
-                host.free()
+                host.unlock()
             except CudaError as error:
                 problem = problem or error
         context, self._context = self._context, None
+        if context is None:  # another thread was faster
+            return
         _open.discard(self)
         self._place.close()
         self._look()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from watchdogd.worker import in_step
 from watchdogd.worker.cuda_driver import driver
 from watchdogd.worker.cuda_order import Uses
+from watchdogd.worker.cuda_place import ContextLost, HostFunctionError, in_host_function
 
 if TYPE_CHECKING:
     from watchdogd.worker.cuda import Context
@@ -26,12 +27,12 @@ class HotLoopWarning(RuntimeWarning):
 
 def notice(context: Context, operation: str) -> None:
     """Counts an alloc or a free in the hot loop; each line of code that asks for one there is warned of once."""
-    if not in_step():
+    if not in_step() or in_host_function():  # there the call will be refused
         return
     context.hot_calls += 1
-    level = 1
-    while sys._getframe(level).f_globals["__name__"].startswith("watchdogd.worker."):
-        level += 1
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("watchdogd.worker."):
+        level, frame = level + 1, frame.f_back
     text = f"{operation} inside a step: it may wait for the device; see Pool"
     warnings.warn(text, HotLoopWarning, level + 1)
 
@@ -53,8 +54,13 @@ class Resource:
 
     def _close(self, guard: Any, function: Callable[..., Any]) -> None:
         released, self._object = self._object, None
-        if released is not None and self._context._context is not None:
+        if released is None or self._context._context is None:
+            return
+        try:
             self._context._run(guard, function, released)
+        except (ContextLost, HostFunctionError):  # nothing was called: who may close it still can
+            self._object = released
+            raise
 
 
 class Memory(Resource):
@@ -88,7 +94,8 @@ class Buffer(Memory):
 
     def free(self) -> None:
         """Gives it back, which may wait for the device."""
-        notice(self._context, "free")
+        if self._object is not None:
+            notice(self._context, "free")
         self._close(self._context._free, driver.cuMemFree)
 
 
@@ -109,7 +116,12 @@ class HostBuffer(Memory):
 
     def free(self) -> None:
         """Unlocks it, which may wait for the device."""
-        notice(self._context, "free")
+        if self._object is not None:
+            notice(self._context, "free")
+        self.unlock()
+
+    def unlock(self) -> None:
+        """``free``, where that is no matter of the hot loop: as its context is closed."""
         address = self._object
         self._close(self._context._free, driver.cuMemHostUnregister)
         self._context._pinned.pop(address, None)

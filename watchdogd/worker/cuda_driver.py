@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -85,6 +86,8 @@ class BacklogFullError(RuntimeError):
     """More waits than was allowed: what was to be added was not, and is still the caller's."""
 
 
+LAST_WORDS_SECONDS = 1.0
+
 _sticky: tuple[int, str] | None = None  # the first of this process, and the call that brought it
 _exits = False
 
@@ -92,8 +95,9 @@ _exits = False
 def exit_on_sticky() -> None:
     """From now on, the first sticky error ends this process at once with status 76, whoever would catch it.
 
-    What it was is on standard error, with the stack, and in the heartbeat, so the supervisor names it. Nothing is
-    tidied up (no ``finally``, no ``atexit``): after a sticky error, each CUDA call of that fails, or hangs.
+    What it was is on standard error, with the stack, unless nobody takes that within ``LAST_WORDS_SECONDS``, and in the
+    heartbeat, so the supervisor names it. Nothing is tidied up (no ``finally``, no ``atexit``): after a sticky error,
+    each CUDA call of that fails, or hangs.
     """
     global _exits  # noqa: PLW0603 (one process)
     _exits = True
@@ -128,14 +132,23 @@ def _origin(code: int, first: tuple[int, str] | None, queued: str) -> str:
 
 
 def _exit(error: CudaError) -> None:
-    traceback.print_stack(sys._getframe(2))
-    print(f"watchdogd: {error}: this process ends with status {STICKY_EXIT}", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
+    stack = "".join(traceback.format_stack(sys._getframe(2)))
+    try:  # in a thread: a pipe may be full, and its lock be held by one who waits for that
+        words = f"{stack}watchdogd: {error}: this process ends with status {STICKY_EXIT}\n"
+        speaker = threading.Thread(target=_speak, args=(words,), daemon=True)
+        speaker.start()
+        speaker.join(LAST_WORDS_SECONDS)
+    finally:
+        os._exit(STICKY_EXIT)
+
+
+def _speak(words: str) -> None:
+    for stream, text in ((sys.stderr, words), (sys.stdout, "")):
         try:
+            stream.write(text)
             stream.flush()
-        except (OSError, ValueError):  # nobody reads it any more: no reason to stay
+        except (AttributeError, OSError, ValueError):  # there is none, or no reader: no reason to stay
             continue
-    os._exit(STICKY_EXIT)
 
 
 def check(function: Callable[..., Any], *arguments: Any) -> Any:

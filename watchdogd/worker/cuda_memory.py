@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from threading import get_ident
 from typing import NamedTuple
 
 from watchdogd.worker.cuda import Buffer, Context, CudaError, Event, Stream
@@ -30,6 +29,7 @@ _OUT_OF_MEMORY = 2
 
 class _Gated(NamedTuple):
     buffer: Buffer
+    streams: tuple[Stream, ...]
     events: tuple[Event, ...]
 
 
@@ -56,37 +56,40 @@ class DeferredFree:
         return len(self._arrived) + len(self._gated)
 
     def free(self, buffer: Buffer, *streams: Stream) -> None:
-        """Frees it after what is queued in these streams by now. It cannot be used any more."""
-        if not streams or buffer._context is not self.context:
-            raise ValueError("free needs a buffer of its own context, and the streams that use it")
-        is_owner = get_ident() == self.owner.ident and not in_host_function()
+        """Frees it after what is queued in these streams by now. It cannot be used any more.
+
+        Other streams that are known to use it (see ``order`` of Context) are waited for, too.
+        """
+        if not streams or any(item._context is not self.context for item in (buffer, *streams)):
+            raise ValueError("free needs a buffer of its own context, and the streams of it that use it")
+        for stream in streams:
+            if stream._owner not in (None, self.owner):
+                raise ValueError(f"{self.owner} frees it, and may record no event in the stream of {stream._owner}")
+        is_owner = self.owner.is_calling() and not in_host_function()
         if is_owner:
             self.collect()
         if self.waiting >= self._backlog:
             if not (is_owner and self._waits):
                 raise BacklogFullError(f"{self._backlog} buffers wait to be freed by {self.owner}")
             self._wait_for_oldest()
-        taken = Buffer(self.context, buffer._take(), buffer.capacity)
+        users = _users(buffer, streams)
+        self._arrived.append((Buffer(self.context, buffer._take(), buffer.capacity), users))
         if is_owner:
-            self._gate(taken, streams)
-        else:
-            self._arrived.append((taken, streams))
+            self._admit()
 
     def collect(self) -> int:
         """Frees what can be without waiting; how many were. For the owner, e.g. after each step."""
         self._require_owner("collect")
         self._admit()
+        busy: set[Stream] = set()
+        over: list[_Gated] = []
         kept: deque[_Gated] = deque()
-        freed = 0
-        while self._gated:
-            gated = self._gated.popleft()
-            if all(event.done() for event in gated.events):
-                self._let_go(gated)
-                freed += 1
-            else:
-                kept.append(gated)
-        self._gated = kept
-        return freed
+        for gated in self._gated:
+            (over if _is_over(gated, busy) else kept).append(gated)
+        self._gated = kept  # not before all were asked: where that raises, nothing is lost
+        for gated in over:
+            self._let_go(gated)
+        return len(over)
 
     def drain(self) -> None:
         """Waits for all that is to be freed, in stamped calls, and frees it. For the owner."""
@@ -105,25 +108,38 @@ class DeferredFree:
             self._events.pop().close()
 
     def _require_owner(self, call: str) -> None:
-        if get_ident() != self.owner.ident or in_host_function():
+        if not self.owner.is_calling() or in_host_function():
             raise lost(f"{type(self).__name__}.{call}", self.context.handle, self.owner)
 
     def _admit(self) -> None:
         """Recorded now, an event is reached later than when ``free`` was called, never sooner."""
         while self._arrived:
-            self._gate(*self._arrived.popleft())
+            self._gate(*self._arrived[0])
+            self._arrived.popleft()
 
     def _gate(self, buffer: Buffer, streams: Sequence[Stream]) -> None:
-        events = tuple(self._events.pop() if self._events else self.context.event() for _ in streams)
-        for event, stream in zip(events, streams, strict=True):
-            event.record(stream)
-        self._gated.append(_Gated(buffer, events))
+        recorded = tuple(stream for stream in streams if self._may_record(stream))
+        if len(recorded) < len(streams):  # closed since, e.g.: there is nothing else to wait for
+            self.context.synchronize()
+        events: list[Event] = []
+        try:
+            for stream in recorded:
+                events.append(self._events.pop() if self._events else self.context.event())
+                events[-1].record(stream)
+        except BaseException:
+            self._events += events
+            raise
+        self._gated.append(_Gated(buffer, recorded, tuple(events)))
+
+    def _may_record(self, stream: Stream) -> bool:
+        return stream._object is not None and stream._owner in (None, self.owner)
 
     def _wait_for_oldest(self) -> None:
         self._admit()
-        gated = self._gated.popleft()
+        gated = self._gated[0]
         for event in gated.events:
             event.synchronize()
+        self._gated.popleft()
         self._let_go(gated)
 
     def _let_go(self, gated: _Gated) -> None:
@@ -132,6 +148,22 @@ class DeferredFree:
 
     def _give_back(self, buffer: Buffer) -> None:
         buffer.free()
+
+
+def _users(buffer: Buffer, streams: Sequence[Stream]) -> tuple[Stream, ...]:
+    """These, and the others of its context that may still use it."""
+    known = dict.fromkeys(streams)
+    known.update((line.stream, None) for line in buffer._uses.unfinished() if line.stream._context is buffer._context)
+    return tuple(known)
+
+
+def _is_over(gated: _Gated, busy: set[Stream]) -> bool:
+    """``busy``: streams with an event that is not reached, so that none recorded there later is."""
+    for stream, event in zip(gated.streams, gated.events, strict=True):
+        if stream in busy or not event.done():
+            busy.add(stream)
+            return False
+    return True
 
 
 class Pool(DeferredFree):
@@ -164,7 +196,7 @@ class Pool(DeferredFree):
         try:
             return self.context.alloc(size)
         except CudaError as error:
-            if error.code != _OUT_OF_MEMORY or not (self._idle or self._gated):
+            if error.code != _OUT_OF_MEMORY or not (any(self._idle.values()) or self._gated):
                 raise
         self.drain()
         self.trim()
@@ -173,9 +205,10 @@ class Pool(DeferredFree):
     def trim(self) -> None:
         """Gives what is not in use back to the driver. For the owner."""
         self._require_owner("trim")
-        while self._idle:
-            for buffer in self._idle.popitem()[1]:
-                buffer.free()
+        for idle in self._idle.values():
+            while idle:
+                idle[-1].free()
+                idle.pop()
 
     def close(self) -> None:
         super().close()

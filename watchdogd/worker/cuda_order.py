@@ -5,14 +5,14 @@ clock), from the events that were waited for. A host that has synchronized is be
 
 Invariant: no two uses of one piece of memory, at least one of them a write, are queued without an order between them:
 in mode ``insert`` the later one waits for an event recorded behind the earlier one; in ``strict``, or where that stream
-is another thread's alone, it raises OrderError and queues nothing. Only what is queued by us, or told by
-``Stream.ordered``, is known.
+is another thread's alone, or both are being queued at once, it raises OrderError and queues nothing. Only what is
+queued by us, or told by ``Stream.ordered``, is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from threading import Lock, get_ident
+from collections.abc import Collection, Mapping
+from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,14 +41,38 @@ class Line:
 
     # --- uses of memory ---
 
-    def before(self, reads: Iterable[Memory], writes: Iterable[Memory]) -> None:
-        """Orders what is about to be queued here behind what others did with that memory."""
+    def begin(self, reads: Collection[Memory], writes: Collection[Memory]) -> None:
+        """Orders what is about to be queued here behind what others did with that memory. ``end`` must follow.
+
+        Said before it is looked whether others say so: of two threads that begin at once, one at least sees the other.
+        """
+        for memory in reads:
+            memory._uses.reading.append(self)
+        for memory in writes:
+            memory._uses.writing.append(self)
+        try:
+            self._order(reads, writes)
+        except BaseException:
+            self.end(reads, writes)
+            raise
+
+    def end(self, reads: Collection[Memory], writes: Collection[Memory]) -> None:
+        for memory in reads:
+            memory._uses.reading.remove(self)
+        for memory in writes:
+            memory._uses.writing.remove(self)
+
+    def _order(self, reads: Collection[Memory], writes: Collection[Memory]) -> None:
         for memory in reads:
             uses = memory._uses
+            if uses.writing:
+                self._refuse_others(memory, uses.writing)
             if uses.writer is not self and uses.writer is not None:
                 self._behind(memory, uses.writer, uses.number, "written")
         for memory in writes:
             uses = memory._uses
+            if len(uses.writing) > 1 or uses.reading:  # one is this
+                self._refuse_others(memory, [*uses.writing, *uses.reading])
             if uses.writer is not self and uses.writer is not None:
                 self._behind(memory, uses.writer, uses.number, "written")
             if uses.readers:
@@ -56,7 +80,7 @@ class Line:
                     if line is not self:
                         self._behind(memory, line, number, "read")
 
-    def after(self, reads: Iterable[Memory], writes: Iterable[Memory]) -> None:
+    def queue(self, reads: Collection[Memory], writes: Collection[Memory]) -> None:
         """It was queued."""
         self.queued += 1
         for memory in reads:
@@ -66,6 +90,12 @@ class Line:
             uses.writer, uses.number = self, self.queued
             if uses.readers:
                 uses.readers = {}
+
+    def _refuse_others(self, memory: Memory, lines: list[Line]) -> None:
+        for line in lines:
+            if line is not self:  # what is not queued yet cannot be waited for
+                what = f"{type(memory).__name__} {memory.address:#x}"
+                raise OrderError(f"{what} is being used in {line} and in {self} at once: let one call follow the other")
 
     def _behind(self, memory: Memory, line: Line, number: int, how: str) -> None:
         if line.is_over(number) or self.seen.get(line, 0) >= number:
@@ -83,7 +113,7 @@ class Line:
     def may_mark(self) -> bool:
         """Whether the calling thread may record an event in this stream."""
         owner = self.stream._owner or self.stream._context.owner
-        return owner is None or owner.ident == get_ident() or self.stream._object is None
+        return owner is None or owner.is_calling() or self.stream._object is None
 
     def mark(self) -> Event:
         """An event behind all that is queued here."""
@@ -125,12 +155,21 @@ class Line:
 class Uses:
     """Of one piece of memory: the last write, the ``number``-th of its line, and what has read it since."""
 
-    __slots__ = ("number", "readers", "writer")
+    __slots__ = ("number", "readers", "reading", "writer", "writing")
 
     def __init__(self) -> None:
+        self.reading: list[Line] = []  # what is being queued now
+        self.writing: list[Line] = []
         self.writer: Line | None = None
         self.number = 0
         self.readers: dict[Line, int] = {}
+
+    def unfinished(self) -> list[Line]:
+        """Whose use is not known to have run."""
+        users = [*self.readers.items()]
+        if self.writer is not None:
+            users.append((self.writer, self.number))
+        return [line for line, number in users if not line.is_over(number)]
 
     def read(self, line: Line, number: int) -> None:
         if len(self.readers) >= MANY:  # of streams that came and went, perhaps

@@ -41,6 +41,10 @@ class Owner(NamedTuple):
     def calling(cls) -> Owner:
         return cls(threading.get_ident(), threading.current_thread().name, threading.get_native_id())
 
+    def is_calling(self) -> bool:
+        """By both numbers: the interpreter gives that of a thread that has ended to the next one."""
+        return self.ident == threading.get_ident() and self.tid == threading.get_native_id()
+
     def __str__(self) -> str:
         return f"thread {self.name!r} (tid {self.tid})"
 
@@ -62,7 +66,15 @@ class ContextLost(Exception):
     def __str__(self) -> str:
         owner = "" if self.owner is None else f" of {self.owner}"
         found = f"context {self.found:#x}" if self.found else "no context"
-        return f"{self.call}: expected context {self.expected:#x}{owner}, found {found} in {self.caller}"
+        return f"{self.call}: expected context {self.expected:#x}{owner}, found {found} in {self.caller}; {self.remedy}"
+
+    @property
+    def remedy(self) -> str:
+        if self.owner is None:
+            return "make it current: with context.current()"
+        if self.owner == self.caller:
+            return "put it back with context.rebind(), or make on_misuse='rebind' do so"
+        return "hand the call to its thread: CudaThread.submit"
 
 
 class HostFunctionError(RuntimeError):
@@ -127,7 +139,7 @@ class Place:
         """For a call that needs the pinned thread, if there is one, but not the context. Raises, or counts."""
         if in_host_function():
             raise HostFunctionError(call)
-        if self.owner is not None and self.owner.ident != threading.get_ident():
+        if self.owner is not None and not self.owner.is_calling():
             self.misused(call)
 
     def rebind(self) -> None:

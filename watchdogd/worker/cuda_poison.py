@@ -1,6 +1,6 @@
 """Poisoned outputs: what a run has not written is named, instead of being taken for what the last run left there.
 
-    poison = Poison(boxes=Output(device_boxes, host_boxes, itemsize=4), scores=Output(device_scores, host_scores, 2))
+    poison = Poison(boxes=Output(device_boxes, host_boxes, itemsize=4), scores=engine.output("scores"))
     poison.fill(stream)                 # before each run
     ...                                 # run, copy_out, synchronize
     poison.check()                      # raises UnwrittenError: boxes: elements 96 to 99 of 100 were never written
@@ -13,7 +13,8 @@ NaN in every floating-point format, and none that a GPU computes; for integers, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from typing import NamedTuple, Protocol
 
 from watchdogd.worker.cuda import Buffer, HostBuffer, Stream
 
@@ -24,6 +25,21 @@ class Output(NamedTuple):
     buffer: Buffer
     host: HostBuffer
     itemsize: int  # bytes of an element
+
+    @property
+    def view(self) -> memoryview:
+        return self.host.view
+
+
+class AnyOutput(Protocol):
+    """An Output, or an engine's, of which only what its shape takes is looked at."""
+
+    @property
+    def buffer(self) -> Buffer: ...
+    @property
+    def view(self) -> memoryview: ...
+    @property
+    def itemsize(self) -> int: ...
 
 
 class UnwrittenError(Exception):
@@ -45,7 +61,7 @@ def _words(found: list[range], count: int) -> str:
 
 
 class Poison:
-    def __init__(self, byte: int = 0xFF, **outputs: Output) -> None:
+    def __init__(self, byte: int = 0xFF, **outputs: AnyOutput) -> None:
         self._byte = byte
         self._outputs = outputs
 
@@ -53,30 +69,22 @@ class Poison:
         """Queues a fill of the device's side, and fills the host's now: nothing may still be copied there."""
         for output in self._outputs.values():
             stream.fill(output.buffer, self._byte)
-            output.host.view[:] = bytes((self._byte,)) * output.host.nbytes
+            output.view[:] = bytes((self._byte,)) * output.view.nbytes
 
     def check(self) -> None:
         """After the copies to the host were synchronized. Raises UnwrittenError."""
-        found = {
-            name: unwritten(output.host.view, output.itemsize, self._byte) for name, output in self._outputs.items()
-        }
+        found = {name: unwritten(output.view, output.itemsize, self._byte) for name, output in self._outputs.items()}
         missing = {name: ranges for name, ranges in found.items() if ranges}
         if missing:
-            counts = {name: self._outputs[name].host.nbytes // self._outputs[name].itemsize for name in missing}
+            counts = {name: self._outputs[name].view.nbytes // self._outputs[name].itemsize for name in missing}
             raise UnwrittenError(missing, counts)
 
 
 def unwritten(view: memoryview, itemsize: int, byte: int = 0xFF) -> list[range]:
     """The ranges of elements that hold nothing but the byte."""
-    data, poison = bytes(view), bytes((byte,)) * itemsize
     ranges: list[range] = []
-    at = data.find(poison)
-    while at >= 0:
-        first = -(-at // itemsize)
-        last = first
-        while data[last * itemsize : (last + 1) * itemsize] == poison:
-            last += 1
+    for run in re.finditer(re.escape(bytes((byte,))) + b"{%d,}" % itemsize, view):
+        first, last = -(-run.start() // itemsize), run.end() // itemsize
         if last > first:
             ranges.append(range(first, last))
-        at = data.find(poison, max(last * itemsize, at + 1))
     return ranges

@@ -42,29 +42,32 @@ class Rebuilt(Generic[T]):
     def __init__(self, build: Callable[[], T], close: Callable[[T], object] | None = None) -> None:
         self._build = build
         self._close = close
-        self._built = build()
+        self._built: tuple[T] | None = (build(),)  # None: closed, and the build after that has failed
         self.rebuilds = 0
         self.seconds = 0.0
 
     def run(self, use: Callable[[T], R]) -> R:
-        """``use`` of it; on a lost context once more, of a new one."""
-        try:
-            return use(self._built)
-        except Exception as error:
-            if not is_lost(error):
-                raise
-        self.rebuild()
-        return use(self._built)
+        """``use`` of it; on a lost context once more, of a new one. A build that failed is tried again by the next."""
+        if self._built is not None:
+            try:
+                return use(self._built[0])
+            except Exception as error:
+                if not is_lost(error):
+                    raise
+        return use(self.rebuild())
 
     def rebuild(self) -> T:
         begun = time.monotonic()
-        if self._close is not None:
+        closing, self._built = self._built, None
+        if self._close is not None and closing is not None:
             with suppress(CudaError, ContextLost):  # it was lost: that is why we are here
-                self._close(self._built)
-        self._built = self._build()
+                self._close(closing[0])
+        del closing  # or there would be memory for two
+        built = self._build()
+        self._built = (built,)
         self.rebuilds += 1
         self.seconds = time.monotonic() - begun
-        return self._built
+        return built
 
 
 def retried(

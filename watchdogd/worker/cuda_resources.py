@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from threading import get_ident
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from watchdogd.worker.cuda_buffers import Buffer, HostBuffer, Memory, Resource, fits
-from watchdogd.worker.cuda_driver import driver, native
+from watchdogd.worker.cuda_driver import ContextFailedError, StickyCudaError, driver, native
 from watchdogd.worker.cuda_host import TRAMPOLINE, forget, queued
 from watchdogd.worker.cuda_order import Line, reached
 from watchdogd.worker.cuda_place import Owner
@@ -34,26 +33,31 @@ class Stream(Resource):
 
     def _run(self, guard: Any, function: Callable[..., Any], *arguments: Any) -> None:
         if self._owner is not None:
-            self._check_owner(function)
+            self._check_owner(function.__name__)
         self._context._run(guard, function, *arguments)
 
-    def _check_owner(self, function: Callable[..., Any]) -> None:
-        if self._owner is not None and self._owner.ident != get_ident():
-            self._context._place.misused(function.__name__, self._owner)
+    def _check_owner(self, call: str) -> None:
+        if self._owner is not None and not self._owner.is_calling():
+            self._context._place.misused(call, self._owner)
 
     def _queue(
-        self, what: str, reads: Iterable[Memory], writes: Iterable[Memory], guard: Any,
+        self, what: str, reads: Collection[Memory], writes: Collection[Memory], guard: Any,
         function: Callable[..., Any], *arguments: Any,
     ) -> None:  # fmt: skip
         line, context = self._line, self._context
-        if line is not None:
-            line.before(reads, writes)
         if self._owner is not None:
-            self._check_owner(function)
-        context._run(guard, function, *arguments)
-        context._queued = what, self._object
-        if line is not None:
-            line.after(reads, writes)
+            self._check_owner(function.__name__)
+        if line is None:
+            context._run(guard, function, *arguments)
+            context._queued = what, self._object
+            return
+        line.begin(reads, writes)
+        try:
+            context._run(guard, function, *arguments)
+            context._queued = what, self._object
+            line.queue(reads, writes)
+        finally:
+            line.end(reads, writes)
 
     @contextmanager
     def ordered(
@@ -66,20 +70,28 @@ class Stream(Resource):
         Before the block it is ordered behind other streams' uses, and theirs are behind it afterwards.
         """
         reads, writes = tuple(reads), tuple(writes)
-        if self._line is not None:
-            self._line.before(reads, writes)
-        handle = self.handle
+        self._context._place.require_owner("Stream.ordered")
+        self._check_owner("Stream.ordered")
+        line, handle = self._line, self.handle
+        if line is not None:
+            line.begin(reads, writes)
         self._context._queued = what, self._object
         try:
             yield handle
         finally:  # what failed may have queued some of it
-            if self._line is not None:
-                self._line.after(reads, writes)
+            if line is not None:
+                line.queue(reads, writes)
+                line.end(reads, writes)
 
     @property
     def handle(self) -> int:
         """The CUstream, for other libraries. ValueError once closed."""
         return int(native(self._live))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was queued is known to be done; that is never known with ``order="off"``."""
+        return self._line is not None and not self._line.is_busy()
 
     def synchronize(self) -> None:
         """Waits until all that was queued is done."""
@@ -95,9 +107,10 @@ class Stream(Resource):
 
     def wait(self, event: Event) -> None:
         """What is queued from now on runs after the event; nothing waits here."""
+        clock = event._clock  # as it is now: one that another thread records meanwhile may be waited for, or not
         self._run(self._context._launch, driver.cuStreamWaitEvent, self._live, event._live, 0)
         if self._line is not None:
-            self._line.join(event._clock)
+            self._line.join(clock)
 
     def copy_in(self, buffer: Buffer, host: HostBuffer, nbytes: int | None = None) -> None:
         """Queues a copy of the host buffer, or of its first bytes, to the device."""
@@ -164,8 +177,11 @@ class Stream(Resource):
 
     def close(self) -> None:
         """Destroys it; what is queued still runs."""
+        if self._object is not None:
+            self._check_owner("cuStreamDestroy")
         if self._line is not None and self._line.is_busy():
-            self._line.mark()  # for those who will have to wait for it
+            with suppress(ContextFailedError, StickyCudaError):  # there, nobody waits for anything any more
+                self._line.mark()  # for those who will have to wait for it
         self._close(self._context._other, driver.cuStreamDestroy)
 
 
@@ -185,9 +201,11 @@ class Event(Resource):
 
     def record(self, stream: Stream) -> None:
         """It is reached when all that is queued in the stream so far is done."""
+        # From before the call: what another thread queues meanwhile may be behind it, or not.
+        clock = None if stream._line is None else stream._line.clock()
         stream._run(self._context._launch, driver.cuEventRecord, self._live, stream._live)
-        if stream._line is not None:
-            self._clock = stream._line.clock()
+        if clock is not None:
+            self._clock = clock
 
     def synchronize(self) -> None:
         """Waits until it is reached; at once if it was never recorded."""

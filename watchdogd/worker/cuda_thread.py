@@ -103,7 +103,8 @@ class CudaThread(Executor):
     def submit(self, function: Callable[..., T], /, *arguments: Any, **keywords: Any) -> Future[T]:
         """Queues a task. Its exception is that of the future.
 
-        ContextLost is, too, if the task has left another context current, which is put right before the next one.
+        ContextLost is, too, if the task has left another context current, which is put right before the next one; and
+        ValueError if it has closed this one. A task that waits for one that was queued after it waits for ever.
         """
         future: Future[T] = Future()
         with self._lock:
@@ -128,6 +129,9 @@ class CudaThread(Executor):
             self._cancel()
         if not wait or threading.get_ident() == self.thread.ident:
             return
+        if not self.thread.is_alive() and not self._ended.done():  # in a forked child
+            self._cancel()
+            return
         try:
             self._ended.result(timeout)
         except FutureTimeoutError:
@@ -149,6 +153,8 @@ class CudaThread(Executor):
                 break
             if task is None or not task.future.cancel():
                 kept.append(task)
+            else:
+                task.future.set_running_or_notify_cancel()  # or concurrent.futures.wait would not hear of it
         for task in kept:
             self._tasks.put(task)
 
@@ -208,6 +214,6 @@ class CudaThread(Executor):
             with suppress(CudaError):  # it was destroyed: the next task will hear of it
                 self.context.rebind()
             return ContextLost(f"after {task.name}", lost.expected, lost.found, lost.owner, lost.caller)
-        except CudaError as error:
+        except (CudaError, ValueError) as error:  # ValueError: it was closed, and can be renewed
             return error
         return None

@@ -32,6 +32,9 @@ was seen (8 MB, native: 128 blocks, one in 256, about 40 us). What follows from 
 What a network may do rightly, leave out: a mask with nothing in it is all zero, a class label is the same for many
 frames. An output of no elements says nothing. Invariant: what is read is not written, and nothing is kept of it but
 digests.
+
+Mere bytes, as of ``HostBuffer.view`` and ``Engine.infer``, are taken for integers, of which none is NaN: say
+``dtype=``.
 """
 
 from __future__ import annotations

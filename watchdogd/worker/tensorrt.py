@@ -26,21 +26,21 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Any
 
 from watchdogd.worker import attach
 from watchdogd.worker.cuda import Context, CudaError
-from watchdogd.worker.cuda_buffers import HostBuffer
 from watchdogd.worker.tensorrt_api import ICudaEngine, Runtime
 from watchdogd.worker.tensorrt_dla import KeepAlive, described, placement
-from watchdogd.worker.tensorrt_execution import EnqueueError, Execution
+from watchdogd.worker.tensorrt_execution import Alone, EngineBusyError, EnqueueError, Execution
 from watchdogd.worker.tensorrt_module import Module, TensorRTUnavailableError, find
 from watchdogd.worker.tensorrt_plan import Plan, PlanError, PluginError, choose_dla, load, load_plugins, read
 from watchdogd.worker.tensorrt_tensors import Tensor
 
 __all__ = [
     "Engine",
+    "EngineBusyError",
     "EnqueueError",
     "KeepAlive",
     "PlanError",
@@ -50,14 +50,16 @@ __all__ = [
     "handover",
 ]
 
+
 Preprocess = Callable[["Engine", Any], "Mapping[str, Any] | None"]
 
 
 class Engine:
-    """A plan that is loaded, has its memory, and has run. Its calls must not overlap.
+    """A plan that is loaded, has its memory, and has run. EngineBusyError for a call while another thread's is inside.
 
     ``plan``: a file, or its bytes. ``accelerator``: ``gpu0`` and so on, or ``dla0`` and ``dla1``, which need a GPU too.
-    ``context``: one to share; by default it has its own. ``warm_up``: how often each profile is run at the start.
+    ``context``: one to share; by default it has its own. ``owner="thread"``: as of Context, only for this thread.
+    ``warm_up``: how often each profile is run at the start.
 
     ``preprocess(engine, frame)`` queues what it does in ``engine.stream``, into ``engine.input(...).buffer``, and
     returns the inputs that are to be copied in, if any; without it, a frame is those inputs.
@@ -67,7 +69,7 @@ class Engine:
 
     def __init__(
         self, plan: str | os.PathLike[str] | bytes, accelerator: str = "gpu0", *,
-        plugins: Iterable[str | os.PathLike[str]] = (), context: Context | None = None,
+        plugins: Iterable[str | os.PathLike[str]] = (), context: Context | None = None, owner: str | None = None,
         preprocess: Preprocess | None = None, warm_up: int = 1,
     ) -> None:  # fmt: skip
         kind, number = accelerator[:3], accelerator[3:]
@@ -80,14 +82,16 @@ class Engine:
         self._worker = attach()
         self._preprocess = preprocess
         self._is_first = True
+        self._is_settled = True  # nothing is in flight
+        self._alone = Alone(self)
         read_plan = read(plan)
         self.name = read_plan.name
         self.module: Module = find(read_plan.modules)
         """Which module it is run by: its ``name`` and ``version``."""
         device = 0 if self.is_dla else int(number)
         self._owned = context is None
-        self.context = Context(device) if context is None else context
-        self.stream = self.context.stream()
+        self.context = Context(device, owner=owner) if context is None else context
+        self.stream = self.context.stream(owner)
         self._runtime: Runtime | None = None
         self._engine: ICudaEngine | None = None
         self._execution: Execution | None = None
@@ -138,14 +142,14 @@ class Engine:
         The step in flight, or else the next one, counts as a first step: TensorRT has to prepare anew. Raises
         ValueError, and nothing has changed.
         """
-        self._is_first = True
-        self._worker.first_step()
-        with self._worker.stage("profile"), self.context.current():
+        with self._alone, self.context.current(), self._worker.stage("profile"):
+            self._is_first = True
+            self._worker.first_step()
             self._live.use_profile(index, shapes or {})
 
     def set_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Of inputs, from now on, within the profile. Raises ValueError, and nothing has changed."""
-        with self.context.current():
+        with self._alone, self.context.current():
             self._live.set_shapes(shapes)
 
     @property
@@ -162,25 +166,34 @@ class Engine:
 
         Raises ValueError for an input that does not fit, EnqueueError, and CudaError.
         """
-        if self._is_first:
-            self._worker.first_step()
-        with self.context.current():
+        with self._alone, self.context.current():
+            if self._is_first:
+                self._worker.first_step()
+            self._settle()
             given: Mapping[str, Any] | None = frame
             if self._preprocess is not None:
-                with self._worker.stage("preprocess"):
+                with self._worker.stage("preprocess"), self.context.expected:
                     given = self._preprocess(self, frame)
             return self._run(given or {})
 
     def again(self) -> dict[str, memoryview]:
         """Runs what is on the device once more, without the preprocess hook."""
-        with self.context.current():
+        with self._alone, self.context.current():
+            self._settle()
             return self._run({})
+
+    def _settle(self) -> None:
+        """The next frame must find nothing in flight, which what failed may have left."""
+        if not self._is_settled:
+            with self._worker.stage("sync"):
+                self.stream.synchronize()
+        self._is_settled = False
 
     def _run(self, given: Mapping[str, Any]) -> dict[str, memoryview]:
         stage, stream, execution = self._worker.stage, self.stream, self._live
         with stage("copy_in"):
-            filled = [self._filled(self.input(name), content) for name, content in given.items()]
-            for tensor, host in filled:  # not before all fit: the next frame must find nothing in flight
+            filled = [(tensor := self.input(name), tensor.accept(content)) for name, content in given.items()]
+            for tensor, host in filled:  # not before all fit
                 stream.copy_in(tensor.buffer, host, tensor.nbytes)
         reads = [tensor.buffer for tensor in self.inputs.values()]
         writes = [tensor.buffer for tensor in self.outputs.values()]
@@ -192,18 +205,8 @@ class Engine:
         with stage("sync"):
             stream.synchronize()
         self.last_run_ns = time.monotonic_ns()
-        self._is_first = False
+        self._is_first, self._is_settled = False, True
         return {name: tensor.view for name, tensor in self.outputs.items()}
-
-    @staticmethod
-    def _filled(tensor: Tensor, content: Any) -> tuple[Tensor, HostBuffer]:
-        if isinstance(content, HostBuffer):
-            return tensor, content
-        with memoryview(content) as view:
-            if view.nbytes != tensor.nbytes:
-                raise ValueError(f"{view.nbytes} bytes are no {tensor}, which takes {tensor.nbytes}")
-            tensor.view[:] = view.cast("B")
-        return tensor, tensor.host
 
     def input(self, name: str) -> Tensor:
         """ValueError where there is none."""
@@ -228,19 +231,20 @@ class Engine:
 
     def close(self) -> None:
         """Frees what it has, which may wait for the device. Closed already: does nothing."""
-        if self._runtime is not None:
-            with self.context.current(), self._worker.call("other"):
-                execution, self._execution = self._execution, None
-                tensors = [] if execution is None else list(execution.tensors.values())
-                del execution  # in this order: each needs the next one
-                self._engine = None
-                self._runtime = None
-            for tensor in tensors:
-                tensor.buffer.free()
-                tensor.host.free()
-        self.stream.close()
-        if self._owned:
-            self.context.close()
+        with self._alone, ExitStack() as then:  # last first, and all of it: where the context failed, each raises
+            if self._owned:
+                then.callback(self.context.close)
+            then.callback(self.stream.close)
+            if self._runtime is not None:
+                is_there = self.context._context is not None  # or a shared one was closed first
+                with self.context.current() if is_there else nullcontext(), self._worker.call("other"):
+                    execution, self._execution = self._execution, None
+                    for tensor in () if execution is None else execution.tensors.values():
+                        then.callback(tensor.buffer.free)
+                        then.callback(tensor.host.free)
+                    execution = None  # in this order: each needs the next one
+                    self._engine = None
+                    self._runtime = None
 
     def __enter__(self) -> Engine:
         return self
@@ -255,7 +259,8 @@ class Engine:
 
 def handover(source: Tensor, target: Tensor) -> None:
     """From an output of one engine to an input of another, whatever contexts they have: waits for the one, copies on
-    the device in the other's stream, and waits for that. So no work of one context ever waits for the other's.
+    the device in the other's stream, and waits for that. So no work of one context ever waits for the other's. Where
+    each has a thread of its own, for the other's thread.
 
     Raises ValueError where they are not alike, and CudaError.
     """
@@ -263,6 +268,7 @@ def handover(source: Tensor, target: Tensor) -> None:
         described = [f"{tensor} ({tensor.nbytes} bytes of {tensor.dtype})" for tensor in (source, target)]
         raise ValueError(f"{' does not go into '.join(described)}")
     with attach().stage("handover"):
-        source.engine.stream.synchronize()
+        if not source.engine.stream.is_idle:  # as after infer; its context may be another thread's
+            source.engine.stream.synchronize()
         target.engine.stream.copy(target.buffer, source.buffer, source.nbytes)
         target.engine.stream.synchronize()

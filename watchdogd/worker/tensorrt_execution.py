@@ -7,6 +7,7 @@ engine's CUDA context current.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import RLock, Thread, current_thread
 from typing import TYPE_CHECKING
 
 from watchdogd.worker import attach
@@ -20,6 +21,36 @@ if TYPE_CHECKING:
 
 class EnqueueError(Exception):
     """TensorRT would not queue an inference, and the context is sound: with TensorRT's own words."""
+
+
+class EngineBusyError(RuntimeError):
+    """A call of an engine while another thread's is inside, whose frame it would overwrite. Nothing was done."""
+
+
+class Alone:
+    """``with alone:`` no other thread is inside; this one may be, as a preprocess hook that sets shapes is."""
+
+    __slots__ = ("_inside", "_name", "_user")
+
+    def __init__(self, name: object) -> None:
+        self._inside = RLock()
+        self._name = name
+        self._user: Thread | None = None
+
+    def __enter__(self) -> None:
+        if not self._inside.acquire(blocking=False):
+            remedy = "give each thread an engine, or all calls to one CudaThread"
+            raise EngineBusyError(
+                f"{self._name} is called by {_told(current_thread())}, and still busy for {_told(self._user)}: {remedy}"
+            )
+        self._user = current_thread()
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        self._inside.release()
+
+
+def _told(thread: Thread | None) -> str:
+    return "another" if thread is None else f"thread {thread.name!r} (tid {thread.native_id})"
 
 
 class Execution:
@@ -62,16 +93,25 @@ class Execution:
         """Of inputs that are not to have their best shapes. ValueError for what there is not."""
         if not 0 <= index < len(self.profiles):
             raise ValueError(f"{self._owner} has {len(self.profiles)} profiles, and none numbered {index}")
-        wanted = self._checked(index, {**self.profiles[index].best, **shapes})
-        if index != self.profile:
-            self._select(index)
-        self._set_inputs(wanted)
-        self._bind()
+        self._change(index, self._checked(index, {**self.profiles[index].best, **shapes}))
 
     def set_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """ValueError for what is not within the profile."""
-        self._set_inputs(self._checked(self.profile, shapes))
-        self._bind()
+        self._change(self.profile, self._checked(self.profile, shapes))
+
+    def _change(self, index: int, wanted: Mapping[str, Shape]) -> None:
+        before, shapes = self.profile, dict(self._shapes)
+        try:
+            if index != before:
+                self._select(index)
+            self._set_inputs(wanted)
+        except ValueError:
+            if index != before:
+                self._select(before)
+            self._set_inputs(shapes)
+            raise
+        finally:
+            self._bind()
 
     def _checked(self, index: int, shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
         least, _, most = self.profiles[index]

@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import sys
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -41,7 +42,8 @@ class Messages:
             self.count += 1
             self._kept.append((self.count, text))
         if severity in _TOLD:
-            print(f"watchdogd: TensorRT {severity.lower()}: {text}", file=sys.stderr)
+            with suppress(OSError, ValueError):  # nobody reads it: no reason to raise into TensorRT's C++
+                print(f"watchdogd: TensorRT {severity.lower()}: {text}", file=sys.stderr)
 
     def errors(self, since: int = 0) -> str:
         """The errors kept, beyond the first ``since``."""
@@ -82,7 +84,7 @@ def find(names: tuple[str, ...] = NAMES) -> Module:
     for name in names:
         try:
             return _load(name)
-        except ImportError as error:
+        except (ImportError, AttributeError, OSError) as error:  # also a mere folder of that name, or libraries amiss
             problems.append(f"{name}: {error}")
     raise TensorRTUnavailableError(
         f"no module of TensorRT's for this plan ({'; '.join(problems)}): on Jetson it is the system Python's (JetPack;"

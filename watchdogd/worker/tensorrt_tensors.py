@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from watchdogd.worker.cuda_buffers import HostBuffer
 from watchdogd.worker.tensorrt_api import ICudaEngine, IExecutionContext
 from watchdogd.worker.tensorrt_plan import PlanError
 
 if TYPE_CHECKING:
-    from watchdogd.worker.cuda_buffers import Buffer, HostBuffer
+    from watchdogd.worker.cuda_buffers import Buffer
     from watchdogd.worker.tensorrt import Engine
 
 Shape = tuple[int, ...]
@@ -24,6 +25,12 @@ _TYPES: dict[str, tuple[int, str | None]] = {
     "FLOAT": (32, "f"), "HALF": (16, "e"), "BF16": (16, "bf16"), "INT8": (8, "b"), "UINT8": (8, "B"), "BOOL": (8, "?"),
     "INT32": (32, "i"), "INT64": (64, "q"), "FP8": (8, None), "E8M0": (8, None), "INT4": (4, None), "FP4": (4, None),
 }  # fmt: skip
+_ANY_BYTES = "Bbc"  # what says nothing of the elements
+_FAMILIES = {
+    **dict.fromkeys("efd", "float"),
+    **dict.fromkeys("bhilqn", "signed"),
+    **dict.fromkeys("BHILQN", "unsigned"),
+}
 _PADDED = ("DLA_LINEAR", "DLA_HWC4")
 
 
@@ -132,12 +139,50 @@ class Tensor:
         """The bytes on the host, as many as its shape takes."""
         return self.host.view[: self.nbytes]
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element, or 1 where several share one."""
+        return max(self._layout.bits // 8, 1)
+
+    def accept(self, content: Any) -> HostBuffer:
+        """Where to copy it in from: a HostBuffer itself, else ``host``, now with the buffer's elements in it.
+
+        ValueError for what is not as large, of another type, or of another shape.
+        """
+        if not isinstance(content, HostBuffer):
+            with memoryview(content) as view:
+                self._fill(view)
+            return self.host
+        if len(content.view) < self.nbytes:
+            raise ValueError(f"{content.nbytes} bytes are no {self}, which takes {self.nbytes}")
+        return content
+
+    def _fill(self, view: memoryview) -> None:
+        if view.nbytes != self.nbytes:
+            raise ValueError(f"{view.nbytes} bytes are no {self}, which takes {self.nbytes}")
+        letter = view.format.lstrip("@=<")
+        if letter not in _ANY_BYTES and self.dtype not in (None, letter, "bf16"):
+            family = _FAMILIES.get(letter)
+            if family is None or family != _FAMILIES.get(str(self.dtype)) or view.itemsize != self.itemsize:
+                raise ValueError(f"elements of format {letter!r} are no {self}, which holds {self.dtype!r}")
+        is_plain = letter not in _ANY_BYTES and self._layout.vectorized < 0
+        if is_plain and view.ndim > 1 and _beyond_one(view.shape) != _beyond_one(self.shape):
+            raise ValueError(f"the shape {view.shape} is no {self}")
+        try:
+            self.view[:] = view.cast("B")
+        except TypeError:  # strided, or empty
+            self.view[:] = view.tobytes()
+
     def __str__(self) -> str:
         return f"{'input' if self.is_input else 'output'} {self.name} {self.shape} of {self.engine}"
 
     def reshape(self, shape: Shape) -> None:
         """By its engine only: what TensorRT says it is now."""
         self.shape, self.nbytes = shape, self._layout.nbytes(shape)
+
+
+def _beyond_one(shape: Sequence[int] | None) -> list[int]:
+    return [size for size in shape or () if size != 1]
 
 
 def capacities(tensors: Sequence[Layout], shapes: Sequence[Mapping[str, Shape]]) -> dict[str, int]:
