@@ -31,7 +31,7 @@ def test_the_story_is_told_from_the_command_line() -> None:
     assert re.search(r"handler-2: .* after: an earlier request's answer, 2 4 .*, expected 18 20 ", told.stdout)
     lost = (
         r"ContextLost: cuMemcpyHtoDAsync: expected context 0x\w+ of thread 'handler-1' \(tid \d+\),"
-        r" found (?:context 0x\w+|no context) in thread 'handler-(\d)' \(tid \d+\)\n"
+        r" found (?:context 0x\w+|no context) in thread 'handler-(\d)' \(tid \d+\);"
     )
     assert re.findall(lost, told.stdout) == ["2", "3", "4"]
     assert "UnwrittenError: boxes: elements 3 to 7 of 8 were never written\n" in told.stdout

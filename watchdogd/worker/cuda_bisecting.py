@@ -11,7 +11,6 @@ from typing import Any
 
 from watchdogd.worker.bisecting import forget, queued
 from watchdogd.worker.cuda_driver import driver
-from watchdogd.worker.cuda_place import in_host_function
 from watchdogd.worker.cuda_resources import Event, Stream
 
 _NOT_CAPTURING = driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
@@ -43,9 +42,9 @@ class SynchronizedStream(Stream):
         return self._object is not None and self._context._context is not None
 
     def may_be_waited_for(self) -> bool:
-        """Not in a host function, nor by a capture (which that would spoil), nor away from a context that is pinned."""
+        """Not in a capture (which that would spoil), nor away from a context that is pinned."""
         context = self._context
-        if in_host_function() or not (context.owner is None or context._here()):
+        if not (context.owner is None or context._here()):
             return False
         status = context._run(context._other, driver.cuStreamIsCapturing, self._object)
         return bool(status == _NOT_CAPTURING)
