@@ -1,0 +1,153 @@
+"""Compares what happened with what the supervisor recorded, fault by fault. Pure.
+
+Every fault must be followed by what its kind says: a verdict of that kind on that incarnation, and a successor; or none,
+and what is evidence all the same. Every verdict and every end of a worker must be explained by a fault. Invariant:
+nothing explains twice, and what nothing explains is false.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.bench.soak.kinds import MODELS, Fault, deadline_ms
+
+Event = dict[str, Any]
+Lost = Callable[[str, int, int], tuple[int, int]]  # frames of a model due between: not done, all
+NOT_BEGUN, MISSED, WRONG, NOT_RECOVERED = "did not happen", "missed", "wrong", "not recovered"
+
+
+@dataclass(frozen=True)
+class Judged:
+    fault: Fault
+    problem: str | None = None  # one of the words above
+    why: str = ""
+    late_ms: float | None = None  # from its deadline to its verdict
+    back_ms: float | None = None  # from its beginning to a successor that is ready
+
+    @property
+    def is_found(self) -> bool:
+        return self.problem in (None, NOT_RECOVERED)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One fault or two at once, and the frames lost meanwhile."""
+
+    faults: tuple[Fault, ...]
+    own: tuple[int, int]  # lost and due, of the workers that had the fault
+    others: tuple[int, int]
+    victims: tuple[str, ...] = ()  # workers that ended with the culprit
+
+
+@dataclass(frozen=True)
+class Judgement:
+    judged: list[Judged]
+    episodes: list[Episode]
+    false: list[Event] = field(default_factory=list)  # verdicts and ends that nothing explains
+
+    @property
+    def problems(self) -> list[Judged]:
+        return [item for item in self.judged if item.problem is not None]
+
+    @property
+    def is_clean(self) -> bool:
+        return bool(self.judged) and not self.problems and not self.false
+
+
+def judge(faults: Sequence[Fault], events: Iterable[Event], lost: Lost) -> Judgement:
+    """``events``: of the supervisor's record and told by the workers, in any order."""
+    ordered = sorted(events, key=lambda event: int(event["monotonic_ns"]))
+    together: dict[int, list[Fault]] = defaultdict(list)
+    for fault in faults:
+        together[fault.episode].append(fault)
+    explained: set[int] = set()
+    judged = [_one(fault, together[fault.episode], ordered, explained) for fault in faults]
+    false, victims = [], defaultdict[int, list[str]](list)
+    ended = {(f.worker, f.incarnation - before) for f in faults if f.incarnation for before in _ends(f)}
+    for event in ordered:
+        if event["kind"] not in ("verdict", "gone") or id(event) in explained:
+            continue
+        spread = next((f for f in faults if f.of.spreads and f.asked_ns <= event["monotonic_ns"] <= f.until_ns), None)
+        if event["kind"] == "gone":
+            if (event["worker"], event["incarnation"]) in ended:
+                continue
+            if spread is not None and spread.of.others_may_end:
+                victims[spread.episode].append(event["worker"])
+                continue
+        elif spread is not None and event["verdict"] in ("call", "step"):
+            continue
+        false.append(event)
+    episodes = [_episode(tuple(group), tuple(victims[number]), lost) for number, group in sorted(together.items())]
+    return Judgement(judged, episodes, false)
+
+
+def _ends(fault: Fault) -> tuple[int, ...]:
+    """How many incarnations before its own: those whose end it explains."""
+    return (1, 0) if fault.of.successor else (0,) if fault.of.ends else ()
+
+
+def _one(fault: Fault, together: Sequence[Fault], events: Sequence[Event], explained: set[int]) -> Judged:
+    if fault.began_ns is None:
+        return Judged(fault, NOT_BEGUN)
+    if not fault.of.verdicts:
+        told = any(_is_evidence(fault, event) for event in events)
+        return Judged(fault) if told or not fault.of.evidence else Judged(fault, MISSED, f"no {fault.of.evidence}")
+    own = [event for event in events if event.get("worker") == fault.worker]
+    verdict = next((event for event in own if event["kind"] == "verdict" and _is_about(fault, event)), None)
+    if verdict is None:
+        return Judged(fault, MISSED)
+    explained.add(id(verdict))
+    late_ms = (verdict["detected_ns"] - fault.began_ns) / 1e6 - deadline_ms(str(fault.worker), fault.of.deadline)
+    why = _what_is_wrong(fault, verdict, {each.worker for each in together})
+    if why:
+        return Judged(fault, WRONG, why, late_ms)
+    ready = next((event for event in own if event["kind"] == "ready" and _is_after(fault, event, verdict)), None)
+    if ready is None:
+        return Judged(fault, NOT_RECOVERED, late_ms=late_ms)
+    return Judged(fault, late_ms=late_ms, back_ms=(ready["monotonic_ns"] - fault.began_ns) / 1e6)
+
+
+def _is_about(fault: Fault, verdict: Event) -> bool:
+    return bool(verdict["incarnation"] == fault.incarnation and fault.asked_ns <= verdict["monotonic_ns"])
+
+
+def _is_after(fault: Fault, event: Event, verdict: Event) -> bool:
+    return bool(event["incarnation"] > fault.incarnation and event["monotonic_ns"] > verdict["monotonic_ns"])
+
+
+def _is_evidence(fault: Fault, event: Event) -> bool:
+    about = event["kind"] == fault.of.evidence and fault.worker in (None, event["worker"])
+    return bool(about and fault.asked_ns <= event["monotonic_ns"] <= fault.until_ns)
+
+
+def _what_is_wrong(fault: Fault, verdict: Event, culprits: set[str | None]) -> str:
+    kind = fault.of
+    if verdict["verdict"] not in kind.verdicts:
+        return f"verdict {verdict['verdict']}, not {' or '.join(kind.verdicts)}"
+    beside = [each["operation"] for each in verdict["also_in_flight"]]
+    if kind.operations and not (verdict["operation"] in kind.operations and {*kind.operations} <= {verdict["operation"], *beside}):  # fmt: skip
+        return f"in {verdict['operation']} beside {beside}, not {' and '.join(kind.operations)}"
+    if kind.detail not in verdict["detail"]:
+        return f"{verdict['detail']!r}, not {kind.detail}"
+    suspects = [each["worker"] for each in verdict["suspects"]]
+    if suspects and not kind.others_may_end and suspects[0] not in culprits:
+        return f"suspects {suspects[0]}"
+    return ""
+
+
+def _episode(faults: tuple[Fault, ...], victims: tuple[str, ...], lost: Lost) -> Episode:
+    since_ns, until_ns = min(f.asked_ns for f in faults), max(f.until_ns for f in faults)
+    counts = {model: lost(model, since_ns, until_ns) for model in MODELS}
+    own = {fault.worker for fault in faults}
+    return Episode(
+        faults, add(counts[m] for m in MODELS if m in own), add(counts[m] for m in MODELS if m not in own), victims
+    )
+
+
+def add(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Frames lost and due."""
+    pairs = list(counts)
+    return sum(lost for lost, _ in pairs), sum(due for _, due in pairs)
