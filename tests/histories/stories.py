@@ -94,6 +94,24 @@ WRONG_SUSPECT = Story(
     ),
 )
 
+SUSPECT_WITH_TIME = Story(
+    "the machine stalls, so the suspect is given time beyond its deadline: its victim's kill waits as long",
+    (worker("dla", "dla0", sync=200), worker("gpu", sync=50)),
+    (
+        *started("dla", "gpu"),
+        (20, "dla", Past("sync", 9), P.RUNNING, ""),
+        (20, "gpu", Past("sync", 33), P.RUNNING, ""),
+        (1000, "gpu", calls("sync", 1000), P.RUNNING, ""),
+        (1002, "dla", calls("sync", 1002), P.RUNNING, ""),
+        (1050, "gpu", None, P.RUNNING, "gpu open call"),
+        (1350, "gpu", Asleep(140), P.RUNNING, ""),
+        (1400, "gpu", None, P.RUNNING, ""),
+        (1490, "dla", None, P.KILLING, "dla open call, dla KILL"),
+        *dies("dla", 1500, orders="dla spawn 2"),
+        (1510, "gpu", returns(), P.RUNNING, "gpu close returned"),
+    ),
+)
+
 FREEZE_THAT_HEALS = Story(
     "a call past its soft level returns: a near miss, nothing is ordered",
     (H,),

@@ -85,9 +85,16 @@ class Fleet:
         if suspected is None or suspected.suspect.worker == victim.settings.name:
             return None
         suspect = suspected.suspect
-        if suspect.deadline_ns is None or now_ns > suspect.deadline_ns + CULPRIT_MARGIN_NS:
-            return None  # nothing will be done about it, or it should have been done by now
+        if suspect.deadline_ns is None:
+            return None  # nothing will be done about it
+        if now_ns > suspect.deadline_ns + CULPRIT_MARGIN_NS and not self._is_being_judged(suspect.worker, now_ns):
+            return None  # it should have been done by now
         return f"{suspect.worker} probably froze first (confidence {suspected.confidence:.2f})"
+
+    def _is_being_judged(self, name: str, now_ns: int) -> bool:
+        """Its verdict is put off, as it was starved of CPU or the machine stood, or comes in this very tick."""
+        put_off = any(w.settings.name == name and w.examination.waiting_ns is not None for w in self._watched)
+        return put_off or name in self._findings or self._condemned.get(name) == now_ns
 
     def _coupled(self, victim: Watched) -> list[Watched]:
         return [w for w in self._watched if w is not victim and suspicion.coupled(w.settings, victim.settings)]
