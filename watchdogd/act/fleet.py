@@ -85,10 +85,9 @@ class Fleet:
         if suspected is None or suspected.suspect.worker == victim.settings.name:
             return None
         suspect = suspected.suspect
-        if suspect.deadline_ns is None:
-            return None  # nothing will be done about it
-        if now_ns > suspect.deadline_ns + CULPRIT_MARGIN_NS and not self._is_being_judged(suspect.worker, now_ns):
-            return None  # it should have been done by now
+        is_due = suspect.deadline_ns is not None and now_ns <= suspect.deadline_ns + CULPRIT_MARGIN_NS
+        if suspect.deadline_ns is None or not (is_due or self._is_being_judged(suspect.worker, now_ns)):
+            return None  # nothing will be done about it, or it should have been done by now
         return f"{suspect.worker} probably froze first (confidence {suspected.confidence:.2f})"
 
     def _is_being_judged(self, name: str, now_ns: int) -> bool:

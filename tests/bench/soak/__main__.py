@@ -11,27 +11,24 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
 from tests.bench import rig
 from tests.bench.soak import fleet
-from tests.bench.soak.conductor import Conductor, Gone, deck
+from tests.bench.soak.conductor import Conductor, Gone, deck, lines
 from tests.bench.soak.judge import Judgement, add, judge
 from tests.bench.soak.kinds import MODELS, Kind
 from tests.bench.soak.report import Run, page
 from tests.helpers.running import Supervised
 from tests.simulator.control import SimulatedDevice
-from watchdogd.publish.events import decode
 
 QUIET_PART, QUIET_LEAST_SECONDS = 0.05, 5.0
 ROOM_SECONDS = 300.0  # of frames, for what lasts longer than it was to
 
 
-def soak(
-    directory: Path, seconds: float, seed: int, first: Iterator[tuple[Kind, ...]] = iter(())
-) -> tuple[Judgement, Run]:
+def soak(directory: Path, seconds: float, seed: int, first: Iterable[tuple[Kind, ...]] = ()) -> tuple[Judgement, Run]:
     """``first``: what happens before what is drawn."""
     draw = random.Random(seed)
     frames = fleet.lay_out(directory, seconds + ROOM_SECONDS)
@@ -49,12 +46,7 @@ def soak(
             except Gone as gone:
                 ended = str(gone)
             until_ns = time.monotonic_ns()
-            told = directory / "told"
-            events = supervised.events() + [
-                event | {"seq": 0}
-                for line in (told.read_bytes().splitlines() if told.exists() else [])
-                if (event := decode(line[:-1] + b',"seq":0}')) is not None
-            ]
+            events = [*supervised.events(), *lines(directory / "told")]
     quiet, everything = (
         add(frames.lost(model, began_ns, end_ns) for model in MODELS) for end_ns in (quiet_ns, until_ns)
     )

@@ -33,6 +33,11 @@ BUSY_PROCESSES = 6
 KERNEL_LINE = "NVRM: Xid (PCI:0000:01:00): 31, pid={pid}, name=python, Ch 00000030, intr 00000000. MMU Fault"
 
 
+def lines(path: Path) -> list[dict[str, Any]]:
+    """As ``append`` wrote them."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 class Gone(Exception):
     """Things do not get back to normal: the soak ends here."""
 
@@ -127,7 +132,7 @@ class Conductor:
             fault.device.clear()
 
     def faults(self) -> list[Fault]:
-        return joined(json.loads(line) for line in self._truth.read_text().splitlines())
+        return joined(lines(self._truth))
 
     # --- when it is over ---
 

@@ -1,8 +1,8 @@
 """Compares what happened with what the supervisor recorded, fault by fault. Pure.
 
-Every fault must be followed by what its kind says: a verdict of that kind on that incarnation, and a successor; or none,
-and what is evidence all the same. Every verdict and every end of a worker must be explained by a fault. Invariant:
-nothing explains twice, and what nothing explains is false.
+Every fault must be followed by what its kind says: a verdict of that kind on that incarnation, and a successor; or by
+none, and by what is evidence all the same. Every verdict and every end of a worker must be explained by a fault.
+Invariant: no fault explains two verdicts, and what nothing explains is false.
 """
 
 from __future__ import annotations
@@ -64,22 +64,20 @@ def judge(faults: Sequence[Fault], events: Iterable[Event], lost: Lost) -> Judge
     for fault in faults:
         together[fault.episode].append(fault)
     explained: set[int] = set()
-    judged = [_one(fault, together[fault.episode], ordered, explained) for fault in faults]
-    false, victims = [], defaultdict[int, list[str]](list)
+    judged = [_one(fault, ordered, explained) for fault in faults]
     ended = {(f.worker, f.incarnation - before) for f in faults if f.incarnation for before in _ends(f)}
+    false, victims = [], defaultdict[int, list[str]](list)
     for event in ordered:
-        if event["kind"] not in ("verdict", "gone") or id(event) in explained:
+        is_end = event["kind"] == "gone"
+        if id(event) in explained or not (is_end or event["kind"] == "verdict"):
+            continue
+        if is_end and (event["worker"], event["incarnation"]) in ended:
             continue
         spread = next((f for f in faults if f.of.spreads and f.asked_ns <= event["monotonic_ns"] <= f.until_ns), None)
-        if event["kind"] == "gone":
-            if (event["worker"], event["incarnation"]) in ended:
-                continue
-            if spread is not None and spread.of.others_may_end:
-                victims[spread.episode].append(event["worker"])
-                continue
-        elif spread is not None and event["verdict"] in ("call", "step"):
-            continue
-        false.append(event)
+        if spread is not None and is_end and spread.of.others_may_end:
+            victims[spread.episode].append(event["worker"])
+        elif spread is None or is_end or event["verdict"] not in ("call", "step"):
+            false.append(event)
     episodes = [_episode(tuple(group), tuple(victims[number]), lost) for number, group in sorted(together.items())]
     return Judgement(judged, episodes, false)
 
@@ -89,7 +87,7 @@ def _ends(fault: Fault) -> tuple[int, ...]:
     return (1, 0) if fault.of.successor else (0,) if fault.of.ends else ()
 
 
-def _one(fault: Fault, together: Sequence[Fault], events: Sequence[Event], explained: set[int]) -> Judged:
+def _one(fault: Fault, events: Sequence[Event], explained: set[int]) -> Judged:
     if fault.began_ns is None:
         return Judged(fault, NOT_BEGUN)
     if not fault.of.verdicts:
@@ -101,7 +99,7 @@ def _one(fault: Fault, together: Sequence[Fault], events: Sequence[Event], expla
         return Judged(fault, MISSED)
     explained.add(id(verdict))
     late_ms = (verdict["detected_ns"] - fault.began_ns) / 1e6 - deadline_ms(str(fault.worker), fault.of.deadline)
-    why = _what_is_wrong(fault, verdict, {each.worker for each in together})
+    why = _what_is_wrong(fault, verdict)
     if why:
         return Judged(fault, WRONG, why, late_ms)
     ready = next((event for event in own if event["kind"] == "ready" and _is_after(fault, event, verdict)), None)
@@ -123,18 +121,17 @@ def _is_evidence(fault: Fault, event: Event) -> bool:
     return bool(about and fault.asked_ns <= event["monotonic_ns"] <= fault.until_ns)
 
 
-def _what_is_wrong(fault: Fault, verdict: Event, culprits: set[str | None]) -> str:
+def _what_is_wrong(fault: Fault, verdict: Event) -> str:
     kind = fault.of
     if verdict["verdict"] not in kind.verdicts:
         return f"verdict {verdict['verdict']}, not {' or '.join(kind.verdicts)}"
-    beside = [each["operation"] for each in verdict["also_in_flight"]]
-    if kind.operations and not (verdict["operation"] in kind.operations and {*kind.operations} <= {verdict["operation"], *beside}):  # fmt: skip
-        return f"in {verdict['operation']} beside {beside}, not {' and '.join(kind.operations)}"
+    told = [verdict["operation"], *(each["operation"] for each in verdict["also_in_flight"])]
+    if kind.operations and not (told[0] in kind.operations and {*kind.operations} <= {*told}):
+        return f"in {' beside '.join(map(str, told))}, not {' beside '.join(kind.operations)}"
     if kind.detail not in verdict["detail"]:
         return f"{verdict['detail']!r}, not {kind.detail}"
-    suspects = [each["worker"] for each in verdict["suspects"]]
-    if suspects and not kind.others_may_end and suspects[0] not in culprits:
-        return f"suspects {suspects[0]}"
+    if kind.spreads and not kind.others_may_end and verdict["suspects"][0]["worker"] != fault.worker:
+        return f"suspects {verdict['suspects'][0]['worker']}"
     return ""
 
 

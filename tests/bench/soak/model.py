@@ -41,15 +41,16 @@ class Orders:
     def give(self, fault: int, incarnation: int, act: str) -> None:
         self._word[0] = fault << 32 | (incarnation & 0xFF_FFFF) << 8 | ACTS.index(act) + 1
 
-    def take(self, incarnation: int) -> tuple[int, str] | None:
+    def take(self, incarnation: int, starting: bool) -> tuple[int, str] | None:
+        """``starting``: whether what is meant for a start is wanted, or all else."""
         word = self._word[0]
         if word == 0 or word >> 8 & 0xFF_FFFF != incarnation:
             return None
+        act = ACTS[(word & 0xFF) - 1]
+        if (act == "startup") != starting:
+            return None
         self._word[0] = 0
-        return word >> 32, ACTS[(word & 0xFF) - 1]
-
-    def withdraw(self) -> None:
-        self._word[0] = 0
+        return word >> 32, act
 
 
 def append(path: Path, **what: Any) -> None:
@@ -97,13 +98,13 @@ class Model:
         with (directory / f"{name}.frames").open("r+b") as file:
             self._frames = mmap.mmap(file.fileno(), 0)
         self._spoil: str | None = None
-        self.obey()
+        self.obey(starting=True)
         self.network: Rebuilt[Network] = Rebuilt(lambda: Network(name), Network.close)
         self._check = OutputCheck(dtype="f")
 
-    def obey(self) -> None:
+    def obey(self, *, starting: bool = False) -> None:
         """Do what it is told to, if anything."""
-        order = self._orders.take(self.incarnation)
+        order = self._orders.take(self.incarnation, starting)
         if order is None:
             return
         fault, act = order

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from tests.bench.hours import upper_bound as most_expected
 from tests.bench.soak.fleet import CALLS
 from tests.bench.soak.judge import MISSED, NOT_BEGUN, WRONG, Episode, Judged, Judgement, add
-from tests.bench.soak.kinds import KINDS, MODELS
+from tests.bench.soak.kinds import BY_NAME, KINDS, MODELS
 
 HEADS = ("kind", "happened", "found", "missed", "after its deadline, ms", "serves again, ms", "frames lost by it",
          "by the others", "others killed")  # fmt: skip
+NONE_DUE = "none is due"
 PAIRS = "two at once"
 RESTART = "restart by an operator"
 
@@ -48,18 +49,17 @@ def page(judgement: Judgement, run: Run) -> str:
     lines = [_row(kind.name, judgement) for kind in KINDS]
     pairs = [episode for episode in judgement.episodes if len(episode.faults) > 1]
     lines.append((PAIRS, str(len(pairs)), "", "", "", "", *_frames(pairs)))
-    return "\n".join(
-        [_aligned([HEADS, *lines]), "", *_totals(judgement, run), "", *_complaints(judgement, run)]
-    ).rstrip()
+    parts = [_aligned([HEADS, *lines]), "", *_totals(judgement, run), *_complaints(judgement, run)]
+    return "\n".join(parts)
 
 
 def _row(name: str, judgement: Judgement) -> tuple[str, ...]:
     items = [item for item in judgement.judged if item.fault.kind == name]
-    told = bool(items and items[0].fault.of.verdicts)
+    told = bool(BY_NAME[name].verdicts)
     alone = [e for e in judgement.episodes if len(e.faults) == 1 and e.faults[0].kind == name]
     found = sum(item.is_found for item in items)
     return (
-        name, str(len(items)), str(found) if told else "no verdict is due",
+        name, str(len(items)), str(found) if told else NONE_DUE,
         str(sum(item.problem in (MISSED, WRONG, NOT_BEGUN) for item in items)),
         _middle_and_most(item.late_ms for item in items), _middle_and_most(item.back_ms for item in items),
         *_frames(alone),
@@ -74,27 +74,26 @@ def _frames(episodes: Sequence[Episode]) -> tuple[str, str, str]:
 
 def _totals(judgement: Judgement, run: Run) -> list[str]:
     told = [item for item in judgement.judged if item.fault.of.verdicts]
-    others = [item for item in judgement.judged if not item.fault.of.verdicts]
-    missed = sum(not item.is_found for item in told)
+    missed, false = sum(not item.is_found for item in told), len(judgement.false)
     back = sum(item.back_ms is not None for item in told)
-    hours, done = run.seconds * len(MODELS) / 3600, run.all[1] - run.all[0]
-    false = len(judgement.false)
-    local = _lost_by_others(judgement, lambda e: all(f.of.is_local for f in e.faults) and e.faults[0].kind != RESTART)
-    spread = _lost_by_others(judgement, lambda e: any(f.of.spreads for f in e.faults))
-    restarts = _lost_by_others(judgement, lambda e: e.faults[0].kind == RESTART)
+    lost, due = run.all
+    hours, calls = run.seconds * len(MODELS) / 3600, (due - lost) * CALLS / 1e6
+    most = most_expected(false)
+    alone = _lost_by_others(judgement, lambda e: e.faults[0].kind == RESTART)
+    local = _lost_by_others(judgement, lambda e: e.faults[0].kind != RESTART and all(f.of.is_local for f in e.faults))
+    spread = _lost_by_others(judgement, lambda e: e.faults[0].of.spreads)
     return [
-        f"- {run.seconds / 60:.1f} minutes, seed {run.seed}: {len(judgement.judged)} faults; {len(told)} of them need a"
-        f" verdict, after {len(others)} there must be none.",
-        f"- missed, or told as something else: {missed} of {len(told)}; with 95 % fewer than"
-        f" {100 * most_likely_part(missed, len(told)):.2g} % of faults of this mixture." if told else "- nothing to miss.",
-        f"- recovered: {back} of {len(told) - missed} found.",
-        f"- false verdicts and kills: {false} in {hours:.2f} worker-hours and {done * CALLS / 1e6:.2f} million calls; with"
-        f" 95 % fewer than {most_expected(false) / hours:.2g} a worker-hour, {most_expected(false) / (done * CALLS / 1e6):.2g}"
-        f" a million calls, with faults all around as here.",
-        f"- frames: {run.all[1]} due, {done} done. Lost by the others while a fault stayed in its process:"
-        f" {_part(local)}; while an operator restarted one and nothing else happened: {_part(restarts)}; while nothing"
-        f" happened: {_part(run.quiet)}; while the device stood still: {_part(spread)}.",
-    ]  # fmt: skip
+        f"- {run.seconds / 60:.1f} minutes, seed {run.seed}: {len(judgement.judged)} faults."
+        f" After {len(told)} a verdict is due, after {len(judgement.judged) - len(told)} none.",
+        f"- Missed, or told as something else: {missed} of {len(told)};"
+        f" with 95 % fewer than {100 * most_likely_part(missed, len(told)):.2g} %.",
+        f"- Recovered: {back} of {len(told) - missed} found.",
+        f"- False verdicts and kills: {false} in {hours:.2g} worker-hours and {calls:.2g} million calls;"
+        f" with 95 % fewer than {most / hours:.2g} a worker-hour, {most / calls:.2g} a million calls.",
+        f"- Frames: {due} due, {lost} lost. Lost by the others while a fault stayed in its process: {_part(local)};"
+        f" while an operator restarted one: {_part(alone)}; while nothing had happened yet: {_part(run.quiet)};"
+        f" while the device stood still: {_part(spread)}.",
+    ]
 
 
 def _lost_by_others(judgement: Judgement, which: Callable[[Episode], bool]) -> tuple[int, int]:
@@ -113,10 +112,8 @@ def _complaints(judgement: Judgement, run: Run) -> list[str]:
 
 def _complaint(item: Judged) -> str:
     fault = item.fault
-    words = (
-        f"{item.problem}: {fault.kind} of {fault.worker} {fault.incarnation}, number {fault.id}, at {fault.began_ns}"
-    )
-    return f"{words}: {item.why}" if item.why else words
+    whose = f"{fault.kind} of {fault.worker} {fault.incarnation}, number {fault.id}, at {fault.began_ns}"
+    return f"{item.problem}: {whose}" + (f": {item.why}" if item.why else "")
 
 
 def _middle_and_most(values: Iterable[float | None]) -> str:
@@ -131,7 +128,6 @@ def _part(counts: tuple[int, int]) -> str:
 
 def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
+    rows = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    rows.insert(1, " | ".join("-" * width for width in widths))
+    return "\n".join(f"| {row} |" for row in rows)
