@@ -149,7 +149,7 @@ def test_the_restart_before_a_start_that_hangs_is_the_operator_s() -> None:
 
 
 def test_the_truth_is_joined_from_lines_and_only_what_is_over_counts() -> None:
-    asked = {"kind": "SIGSEGV", "worker": "model_a", "asked_ns": 1, "episode": 1, "incarnation": 1}
+    asked: dict[str, Any] = {"kind": "SIGSEGV", "worker": "model_a", "asked_ns": 1, "episode": 1, "incarnation": 1}
     lines = [{"id": 1, **asked}, {"id": 2, **asked}, {"id": 1, "began_ns": 2}, {"id": 1, "until_ns": 3}]
     assert joined(lines) == [Fault(1, "SIGSEGV", "model_a", 1, 3, 1, 1, 2)]
 

@@ -12,24 +12,26 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 
 from tests.bench import rig
 from tests.bench.soak import fleet
-from tests.bench.soak.conductor import Conductor, Gone, deck, lines
+from tests.bench.soak.conductor import Conductor, Gone, deck
 from tests.bench.soak.judge import Judgement, add, judge
 from tests.bench.soak.kinds import MODELS, Kind
+from tests.bench.soak.orders import lines
 from tests.bench.soak.report import Run, page
 from tests.helpers.running import Supervised
 from tests.simulator.control import SimulatedDevice
 
-QUIET_PART, QUIET_LEAST_SECONDS = 0.05, 5.0
+QUIET_SECONDS = 5.0
 ROOM_SECONDS = 300.0  # of frames, for what lasts longer than it was to
 
 
-def soak(directory: Path, seconds: float, seed: int, first: Iterable[tuple[Kind, ...]] = ()) -> tuple[Judgement, Run]:
-    """``first``: what happens before what is drawn."""
+def soak(
+    directory: Path, seconds: float, seed: int, cards: Iterable[tuple[Kind, ...]] | None = None
+) -> tuple[Judgement, Run]:
+    """At most so long. ``cards``: what happens, instead of what is drawn."""
     draw = random.Random(seed)
     frames = fleet.lay_out(directory, seconds + ROOM_SECONDS)
     ended = ""
@@ -39,10 +41,10 @@ def soak(directory: Path, seconds: float, seed: int, first: Iterable[tuple[Kind,
             conductor = Conductor(supervised, device, directory, frames, draw)
             conductor.wait_normal()
             began_ns = time.monotonic_ns()
-            time.sleep(max(QUIET_LEAST_SECONDS, QUIET_PART * seconds))
+            time.sleep(QUIET_SECONDS)
             quiet_ns = time.monotonic_ns()
             try:
-                conductor.run(chain(first, deck(draw)), began_ns / 1e9 + seconds)
+                conductor.run(deck(draw) if cards is None else cards, began_ns / 1e9 + seconds)
             except Gone as gone:
                 ended = str(gone)
             until_ns = time.monotonic_ns()

@@ -6,12 +6,11 @@ one waits until that is so again.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from tests.bench import rig
 from tests.bench.soak.fleet import Frames, orders
 from tests.bench.soak.kinds import FOR_A_PAIR, KINDS, MODELS, PAIR, Fault, Kind, joined
-from tests.bench.soak.model import append
+from tests.bench.soak.orders import append, lines
 from tests.helpers.running import Supervised
 from tests.simulator import control
 from tests.simulator.control import SimulatedDevice
@@ -31,11 +30,6 @@ LONGEST_PAUSE_SECONDS = 0.4
 LOOK_SECONDS = 0.02
 BUSY_PROCESSES = 6
 KERNEL_LINE = "NVRM: Xid (PCI:0000:01:00): 31, pid={pid}, name=python, Ch 00000030, intr 00000000. MMU Fault"
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """As ``append`` wrote them."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 class Gone(Exception):
@@ -77,7 +71,7 @@ class Conductor:
         self._count = 0
         self._episodes = 0
 
-    def run(self, cards: Iterator[tuple[Kind, ...]], until: float) -> None:
+    def run(self, cards: Iterable[tuple[Kind, ...]], until: float) -> None:
         """Until then (CLOCK_MONOTONIC seconds), and until the last fault is over. Raises Gone."""
         for kinds in cards:
             self.wait_normal()

@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.bench.rig import fifo_permitted
 from tests.bench.soak.kinds import BAD_IN_A_ROW, DEADLINES_MS, DLA_MODEL, MODELS, PERIOD_MS, deadline_ms
-from tests.bench.soak.model import CALLS, Orders
+from tests.bench.soak.orders import Orders
 from tests.helpers.running import ROOT
 from tests.simulator.control import SimulatedDevice
 
-__all__ = ["CALLS", "Frames", "configuration", "orders"]
-
+CALLS = 6  # guarded calls of a frame, see model.Network
 MOST_KILLS = 1_000_000  # the soak's own faults are no reason to stop killing
 
 
-def configuration(
-    device: SimulatedDevice, directory: Path, models: Iterable[str] = MODELS, extra: Mapping[str, str] = {}
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The workers' tables and the others. ``extra``: environment of every model."""
+def configuration(device: SimulatedDevice, directory: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The workers' tables, and the others."""
     tegrastats = [sys.executable, str(ROOT / "tests/simulator/tegrastats.py"), "--state", str(device.path)]
     kmsg = directory / "kmsg"
     kmsg.touch()
@@ -38,16 +34,16 @@ def configuration(
             "realtime_priority": int(fifo_permitted()),
         },
     }
-    return {name: _worker(name, device, directory, extra) for name in models}, tables
+    return {name: _worker(name, device, directory) for name in MODELS}, tables
 
 
-def _worker(name: str, device: SimulatedDevice, directory: Path, extra: Mapping[str, str]) -> dict[str, Any]:
+def _worker(name: str, device: SimulatedDevice, directory: Path) -> dict[str, Any]:
     on_dla = name == DLA_MODEL
     return {
         "command": [sys.executable, "-m", "tests.bench.soak.model", name, str(directory)],
         "accelerator": "dla0" if on_dla else "gpu0",
         **({"coupled_with": ["gpu0"]} if on_dla else {}),
-        "environment": {**device.environment(name), **extra},
+        "environment": device.environment(name),
         "cuda_visible_devices": "0",
         "deadlines": {key: f"{deadline_ms(name, key)}ms" for key in DEADLINES_MS},
         "outputs": {"bad_in_a_row": BAD_IN_A_ROW},

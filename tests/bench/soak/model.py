@@ -7,7 +7,6 @@ instant it was due at; one that could not begin before the next was due is lost,
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import signal
@@ -16,10 +15,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import watchdogd.worker as wd
-from tests.bench.soak.kinds import ACTS, DLA_MODEL, KERNEL_US, PERIOD_MS
+from tests.bench.soak.kinds import DLA_MODEL, KERNEL_US, PERIOD_MS
+from tests.bench.soak.orders import Orders, append
 from watchdogd import abi
 from watchdogd.worker import cuda
 from watchdogd.worker.cuda_driver import driver
@@ -27,37 +27,7 @@ from watchdogd.worker.cuda_recovery import Rebuilt
 from watchdogd.worker.output import OutputCheck
 
 COUNT = 1024  # numbers of an output
-CALLS = 6  # guarded calls of a frame
 FOR_EVER = 1e6
-
-
-class Orders:
-    """One word: number of the fault, incarnation that is meant, number of the act + 1; 0 = none."""
-
-    def __init__(self, path: Path) -> None:
-        with path.open("r+b") as file:
-            self._word = memoryview(mmap.mmap(file.fileno(), 8)).cast("Q")
-
-    def give(self, fault: int, incarnation: int, act: str) -> None:
-        self._word[0] = fault << 32 | (incarnation & 0xFF_FFFF) << 8 | ACTS.index(act) + 1
-
-    def take(self, incarnation: int, starting: bool) -> tuple[int, str] | None:
-        """``starting``: whether what is meant for a start is wanted, or all else."""
-        word = self._word[0]
-        if word == 0 or word >> 8 & 0xFF_FFFF != incarnation:
-            return None
-        act = ACTS[(word & 0xFF) - 1]
-        if (act == "startup") != starting:
-            return None
-        self._word[0] = 0
-        return word >> 32, act
-
-
-def append(path: Path, **what: Any) -> None:
-    """One line, in one write."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(file, (json.dumps(what) + "\n").encode())
-    os.close(file)
 
 
 class Network:

@@ -49,7 +49,7 @@ def page(judgement: Judgement, run: Run) -> str:
     lines = [_row(kind.name, judgement) for kind in KINDS]
     pairs = [episode for episode in judgement.episodes if len(episode.faults) > 1]
     lines.append((PAIRS, str(len(pairs)), "", "", "", "", *_frames(pairs)))
-    parts = [_aligned([HEADS, *lines]), "", *_totals(judgement, run), *_complaints(judgement, run)]
+    parts = [aligned([HEADS, *lines]), "", *_totals(judgement, run), *_complaints(judgement, run)]
     return "\n".join(parts)
 
 
@@ -126,7 +126,8 @@ def _part(counts: tuple[int, int]) -> str:
     return f"{lost} of {due}" + (f" ({100 * lost / due:.1f} %)" if lost else "") if due else ""
 
 
-def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
+def aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    """A table that people and Markdown can read; the first line is its head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     rows.insert(1, " | ".join("-" * width for width in widths))
