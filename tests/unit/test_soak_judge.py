@@ -63,10 +63,21 @@ def test_no_faults_at_all_are_not_clean() -> None:
         ([verdict(900), *killed()], MISSED),
         ([verdict(1220, verdict="step"), *killed()], WRONG),
         ([verdict(1220, operation="free"), *killed()], WRONG),
+        ([verdict(1120), *killed()], WRONG),
         ([verdict(1220)], NOT_RECOVERED),
         ([verdict(1220), event("ready", 1700)], NOT_RECOVERED),
     ],
-    ids=["none", "other life", "other worker", "before it", "other kind", "other call", "no ready", "same life"],
+    ids=[
+        "none",
+        "other life",
+        "other worker",
+        "before it",
+        "other kind",
+        "other call",
+        "too early",
+        "no ready",
+        "same life",
+    ],
 )
 def test_what_must_follow_and_does_not_is_told(events: list[dict[str, Any]], problem: str) -> None:
     judgement = judged(HANG, events=events)

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.bench.soak.kinds import MODELS, Fault, deadline_ms
+from tests.bench.soak.kinds import DEADLINES_MS, MODELS, Fault, deadline_ms
 
 Event = dict[str, Any]
 Lost = Callable[[str, int, int], tuple[int, int]]  # frames of a model due between: not done, all
+EXACT = DEADLINES_MS.keys() - {"startup"}  # a start is watched from the spawn on, outputs are counted in frames
+EARLY_MS = 60.0  # the first of two that wait for each other may have come so much before the harm
 NOT_BEGUN, MISSED, WRONG, NOT_RECOVERED = "did not happen", "missed", "wrong", "not recovered"
 
 
@@ -99,7 +101,8 @@ def _one(fault: Fault, events: Sequence[Event], explained: set[int]) -> Judged:
         return Judged(fault, MISSED)
     explained.add(id(verdict))
     late_ms = (verdict["detected_ns"] - fault.began_ns) / 1e6 - deadline_ms(str(fault.worker), fault.of.deadline)
-    why = _what_is_wrong(fault, verdict)
+    is_early = fault.of.deadline in EXACT and late_ms < -EARLY_MS
+    why = f"{-late_ms:.0f} ms before its deadline" if is_early else _what_is_wrong(fault, verdict)
     if why:
         return Judged(fault, WRONG, why, late_ms)
     ready = next((event for event in own if event["kind"] == "ready" and _is_after(fault, event, verdict)), None)
@@ -130,8 +133,9 @@ def _what_is_wrong(fault: Fault, verdict: Event) -> str:
         return f"in {' beside '.join(map(str, told))}, not {' beside '.join(kind.operations)}"
     if kind.detail not in verdict["detail"]:
         return f"{verdict['detail']!r}, not {kind.detail}"
-    if kind.spreads and not kind.others_may_end and verdict["suspects"][0]["worker"] != fault.worker:
-        return f"suspects {verdict['suspects'][0]['worker']}"
+    suspects = [each["worker"] for each in verdict["suspects"]]
+    if kind.spreads and not kind.others_may_end and suspects[:1] != [fault.worker]:
+        return f"suspects {suspects}"
     return ""
 
 
