@@ -105,7 +105,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("SIGKILL by a stranger", does="kill", verdicts=ENDED),
     # nobody may be condemned for these
     Kind("slow, below the deadline", fault="call_hang call=stream_synchronize for_ms=140", evidence="near_miss",
-         seconds=0.5),
+         on=GPU_MODELS, seconds=0.5),
     Kind("restart by an operator", does="restart", evidence="ready", seconds=0.5, weight=4),
     Kind("burst of CPU load", does="burst", on=(), harms=False, seconds=1.5),
     Kind("load source silent", does="silent_source", evidence="source", on=(), harms=False, seconds=1.5, weight=1),
