@@ -87,14 +87,18 @@ class Conductor:
         for kind in kinds:
             free = [name for name in kind.on if name not in workers]
             workers.append(self._draw.choice(free) if free else None)
-        with ExitStack() as while_it_lasts:
-            begun = [self._begin(kind, name, while_it_lasts) for kind, name in zip(kinds, workers, strict=True)]
-            time.sleep(max(kind.seconds for kind in kinds))
+        begun: list[Begun] = []
+        try:
+            with ExitStack() as while_it_lasts:
+                for kind, name in zip(kinds, workers, strict=True):
+                    begun.append(self._begin(kind, name, while_it_lasts))
+                time.sleep(max(kind.seconds for kind in kinds))
+                for fault in begun:
+                    self._see_off(fault)
+            self.wait_normal()
+        finally:
             for fault in begun:
-                self._see_off(fault)
-        self.wait_normal()
-        for fault in begun:
-            append(self._truth, id=fault.id, until_ns=time.monotonic_ns())
+                append(self._truth, id=fault.id, until_ns=time.monotonic_ns())
 
     def _begin(self, kind: Kind, worker: str | None, while_it_lasts: ExitStack) -> Begun:
         self._count += 1
@@ -116,14 +120,14 @@ class Conductor:
         return begun
 
     def _see_off(self, fault: Begun) -> None:
-        if fault.worker is not None and fault.kind.ends:
-            name, incarnation = fault.worker, fault.incarnation
-            self._wait(
-                lambda: self._worker(name)["incarnation"] > incarnation, f"{fault.kind.name}: {name} is replaced"
-            )
-        if fault.device is not None:
-            append(self._truth, id=fault.id, began_ns=fault.device.fired_ns)
-            fault.device.clear()
+        try:
+            if fault.kind.ends:
+                what = f"{fault.kind.name}: {fault.worker} is replaced"
+                self._wait(lambda: self._worker(fault.worker)["incarnation"] > fault.incarnation, what)
+        finally:
+            if fault.device is not None:
+                append(self._truth, id=fault.id, began_ns=fault.device.fired_ns)
+                fault.device.clear()
 
     def faults(self) -> list[Fault]:
         return joined(lines(self._truth))
@@ -139,7 +143,7 @@ class Conductor:
         frames = all(self._frames.are_done(name, NORMAL_FRAMES, now_ns) for name in MODELS)
         return run and frames and all(source["up"] for source in body["sources"])
 
-    def _worker(self, name: str) -> dict[str, Any]:
+    def _worker(self, name: str | None) -> dict[str, Any]:
         return next(worker for worker in self._body()["workers"] if worker["name"] == name)
 
     def _body(self) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def _totals(judgement: Judgement, run: Run) -> list[str]:
     alone = _lost_by_others(judgement, lambda e: e.faults[0].kind == RESTART)
     local = _lost_by_others(judgement, lambda e: e.faults[0].kind != RESTART and all(f.of.is_local for f in e.faults))
     spread = _lost_by_others(judgement, lambda e: e.faults[0].of.spreads)
+    meanwhile = add(count for e in judgement.episodes for count in (e.own, e.others))
+    between = lost - meanwhile[0], due - meanwhile[1]
     return [
         f"- {run.seconds / 60:.1f} minutes, seed {run.seed}: {len(judgement.judged)} faults."
         f" After {len(told)} a verdict is due, after {len(judgement.judged) - len(told)} none.",
@@ -92,7 +94,7 @@ def _totals(judgement: Judgement, run: Run) -> list[str]:
         f" with 95 % fewer than {most / hours:.2g} a worker-hour, {most / calls:.2g} a million calls.",
         f"- Frames: {due} due, {lost} lost. Lost by the others while a fault stayed in its process: {_part(local)};"
         f" while an operator restarted one: {_part(alone)}; while nothing had happened yet: {_part(run.quiet)};"
-        f" while the device stood still: {_part(spread)}.",
+        f" between faults: {_part(between)}; while the device stood still: {_part(spread)}.",
     ]
 
 
