@@ -91,8 +91,9 @@ class Fleet:
         return f"{suspect.worker} probably froze first (confidence {suspected.confidence:.2f})"
 
     def _is_being_judged(self, name: str, now_ns: int) -> bool:
-        """Its verdict is put off, as it was starved of CPU or the machine stood, or comes in this very tick."""
-        put_off = any(w.settings.name == name and w.examination.waiting_ns is not None for w in self._watched)
+        """Its verdict is put off, as it was starved of CPU or the machine stood, or its kill is held, or both are due."""
+        suspect = next(w for w in self._watched if w.settings.name == name)
+        put_off = suspect.examination.waiting_ns is not None or suspect.held is not None
         return put_off or name in self._findings or self._condemned.get(name) == now_ns
 
     def _coupled(self, victim: Watched) -> list[Watched]:
