@@ -91,7 +91,7 @@ class Fleet:
         return f"{suspect.worker} probably froze first (confidence {suspected.confidence:.2f})"
 
     def _is_being_judged(self, name: str, now_ns: int) -> bool:
-        """Its verdict is put off, as it was starved of CPU or the machine stood, or its kill is held, or both are due."""
+        """Its verdict is put off (it was starved of CPU, the machine stood), its kill is held, or they are due now."""
         suspect = next(w for w in self._watched if w.settings.name == name)
         put_off = suspect.examination.waiting_ns is not None or suspect.held is not None
         return put_off or name in self._findings or self._condemned.get(name) == now_ns
