@@ -93,8 +93,13 @@ unit: setup
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench $(BENCH)
 
+# docs/SOAK.md: `make soak MINUTES=15 SEED=1`; `make soak PAIRS=1 SECONDS=10 CONFIG=/etc/gpu-watchdogd/watchdogd.toml`
 soak: $(STAMP)
-	$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),15)
+ifdef PAIRS
+	@$(BIN)/python -m tests.bench.soak.pairs $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CONFIG),--config "$(CONFIG)")
+else
+	@$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),15) $(if $(SEED),--seed $(SEED))
+endif
 
 # docs/FIELD.md
 field: $(STAMP)

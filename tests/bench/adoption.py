@@ -7,6 +7,7 @@ under way at most moments. Invariant: every supervisor but the last dies by SIGK
 from __future__ import annotations
 
 import compileall
+import json
 import random
 import signal
 import statistics
@@ -15,9 +16,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.bench import rig, soak
+from tests.bench import rig
 from tests.bench.report import Row, Scale
 from watchdogd.act import sweep
 from watchdogd.publish import board
@@ -27,7 +30,16 @@ HEALTHY = 4
 LONGEST_LIFE_SECONDS = 0.35
 QUIET_SECONDS = 3.0
 DEADLINES = {"startup": "30s", "first_step": "400ms", "step": "400ms", "sync": "200ms"}
+VERDICTS_OF = {"hang": ("call",), "hang_step": ("step", "first_step"), "crash": ("crashed",), "exit": ("exited",)}
 RESTARTS = {"backoff": "10ms", "backoff_max": "50ms", "budget": 1_000_000}
+
+
+@dataclass(slots=True)
+class Outcome:
+    done: Counter[str] = field(default_factory=Counter)
+    missed: list[dict[str, Any]] = field(default_factory=list)
+    false: list[dict[str, Any]] = field(default_factory=list)
+    unrecovered: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(scale: Scale) -> list[Row]:
@@ -79,7 +91,7 @@ def _judge(running: rig.Rig, first: dict[str, int], counts: list[Path], truth: P
     lost = sum(abs(own[name][0] - steps[name]) > 1 for name in own)
     bad: list[bytes] = []
     events = list(read_file(str(running.state / "events.jsonl"), on_bad=bad.append))
-    found = soak.compare(soak.lines(truth), events)
+    found = compare([json.loads(line) for line in truth.read_text().splitlines()], events)
     healthy = [event for event in events if event["kind"] == EventKind.VERDICT and event["worker"] != "fickle"]
     return [
         Row("adoption", "healthy workers replaced", replaced, "workers", 0),
@@ -114,3 +126,23 @@ def _adoption(running: rig.Rig, started_ns: dict[int, int]) -> list[Row]:
         Row("adoption", "exec to first tick, median", statistics.median(took), "ms", 150, interpreter),
         Row("adoption", "exec to first tick, p99", took[int(0.99 * len(took))], "ms"),
     ]
+
+
+def compare(truth: list[dict[str, Any]], events: list[dict[str, Any]]) -> Outcome:
+    """Each fault against the verdict of the same worker that came next, and the worker's next ready."""
+    outcome = Outcome(Counter(fault["does"] for fault in truth))
+    verdicts = [event for event in events if event["kind"] == EventKind.VERDICT]
+    # The latest ready will do: a successor that crashes within ms of its ready may never be seen ready.
+    ready = {event["worker"]: event["seq"] for event in events if event["kind"] == EventKind.READY}
+    explained = set()
+    for fault in truth:
+        following = (v for v in verdicts if v["worker"] == fault["worker"] and v["monotonic_ns"] >= fault["at_ns"])
+        verdict = next(following, None)
+        if verdict is None or verdict["verdict"] not in VERDICTS_OF[fault["does"]] or verdict["seq"] in explained:
+            outcome.missed.append(fault)
+            continue
+        explained.add(verdict["seq"])
+        if ready[fault["worker"]] < verdict["seq"]:
+            outcome.unrecovered.append(verdict)
+    outcome.false = [verdict for verdict in verdicts if verdict["seq"] not in explained]
+    return outcome

@@ -94,6 +94,47 @@ WRONG_SUSPECT = Story(
     ),
 )
 
+SUSPECT_WITH_TIME = Story(
+    "the machine stalls, so the suspect is given time beyond its deadline: its victim's kill waits as long",
+    (worker("dla", "dla0", sync=200), worker("gpu", sync=50)),
+    (
+        *started("dla", "gpu"),
+        (20, "dla", Past("sync", 9), P.RUNNING, ""),
+        (20, "gpu", Past("sync", 33), P.RUNNING, ""),
+        (1000, "gpu", calls("sync", 1000), P.RUNNING, ""),
+        (1002, "dla", calls("sync", 1002), P.RUNNING, ""),
+        (1050, "gpu", None, P.RUNNING, "gpu open call"),
+        (1350, "gpu", Asleep(140), P.RUNNING, ""),
+        (1400, "gpu", None, P.RUNNING, ""),
+        (1490, "dla", None, P.KILLING, "dla open call, dla KILL"),
+        *dies("dla", 1500, orders="dla spawn 2"),
+        (1510, "gpu", returns(), P.RUNNING, "gpu close returned"),
+    ),
+)
+
+FROZEN_BY_A_GPU_WORKER = Story(
+    "a GPU worker freezes the device: after the DLA worker, who was not it, only the likeliest of the others is killed",
+    (worker("dla", "dla0", sync=200), worker("a", sync=50), worker("b", sync=50)),
+    (
+        *started("dla", "a", "b"),
+        (20, "dla", Past("sync", 9), P.RUNNING, ""),
+        (20, "a", Past("sync", 33), P.RUNNING, ""),
+        (20, "b", Past("sync", 9), P.RUNNING, ""),
+        (1000, "b", calls("sync", 1000), P.RUNNING, ""),
+        (1001, "dla", calls("sync", 1001), P.RUNNING, ""),
+        (1005, "a", calls("sync", 1005), P.RUNNING, ""),
+        (1050, "b", None, P.RUNNING, "b open call"),
+        (1055, "a", None, P.RUNNING, "a open call"),
+        (1201, "dla", None, P.KILLING, "dla open call, dla KILL"),
+        *dies("dla", 1300, orders="dla spawn 2"),
+        (1350, "a", None, P.RUNNING, ""),
+        (1352, "a", None, P.RUNNING, "b KILL"),
+        (1390, "a", None, P.RUNNING, ""),
+        *dies("b", 1400, orders="b spawn 2"),
+        (1410, "a", returns(), P.RUNNING, "a close returned"),
+    ),
+)
+
 FREEZE_THAT_HEALS = Story(
     "a call past its soft level returns: a near miss, nothing is ordered",
     (H,),

@@ -405,6 +405,27 @@ def test_a_fault_for_another_label_does_not_fire(start: Start, device: Simulated
     assert fault.fired == 0
 
 
+def test_a_fault_with_another_label_fires_only_while_that_process_is_there(
+    start: Start, device: SimulatedDevice
+) -> None:
+    driver = start("one")
+    fault = device.fault("hang", label="one", **{"with": "two"}, after=2)
+    driver.run("context(); stream = ok(driver.cuStreamCreate(1))")
+    both = "[code(launch(stream)) for _ in range(5)] + [sync(stream)]"
+    other = start("two")
+    other.kill()
+    assert driver.run(both) == [0] * 6
+    assert fault.fired == 0
+    start("three")
+    assert driver.run(both) == [0] * 6
+    assert fault.fired == 0
+    start("two")
+    driver.send(both)
+    wait_until(lambda: fault.fired == 1)
+    assert not driver.answers(0.1)
+    assert fault.culprit == driver.pid
+
+
 @pytest.mark.parametrize(
     ("scope", "reached"),
     [

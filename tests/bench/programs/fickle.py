@@ -1,4 +1,4 @@
-"""A worker for the soak: ``fickle.py NAME TRUTH UNTIL [TIMES]`` - at random it hangs, crashes, is slow, or goes on.
+"""For the adoption bench: ``fickle.py NAME TRUTH UNTIL [TIMES]`` - at random it hangs, crashes, is slow, or goes on.
 
 What it is about to do is a line of TRUTH first: ``{"worker", "pid", "does", "at_ns"}``. After UNTIL (CLOCK_MONOTONIC
 seconds) it only goes on. Invariant: no sync that it returns from was asked to take longer than SLOW seconds.

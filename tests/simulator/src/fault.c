@@ -25,10 +25,9 @@ static bool in_force(FaultSlot *slot)
 
 static bool meant_for_this_process(const FaultRequest *request)
 {
-    if (request->only != 0) {
-        return request->only == process.self;
-    }
-    return request->label[0] == '\0' || strcmp(request->label, process.label) == 0;
+    bool ours = request->only != 0 ? request->only == process.self
+                                   : request->label[0] == '\0' || strcmp(request->label, process.label) == 0;
+    return ours && (request->with[0] == '\0' || state_has(process.state, request->with));
 }
 
 static bool may_stop(const FaultRequest *request, const Place *place)

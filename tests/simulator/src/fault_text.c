@@ -65,13 +65,19 @@ static bool read_ms(const char *text, uint64_t *duration_ns)
     return true;
 }
 
+static bool copy_label(char label[STATE_LABEL_BYTES], const char *value)
+{
+    return snprintf(label, STATE_LABEL_BYTES, "%s", value) < STATE_LABEL_BYTES;
+}
+
 static bool set_label(FaultRequest *request, const char *value)
 {
-    if (strlen(value) >= sizeof request->label) {
-        return false;
-    }
-    snprintf(request->label, sizeof request->label, "%s", value);
-    return true;
+    return copy_label(request->label, value);
+}
+
+static bool set_with(FaultRequest *request, const char *value)
+{
+    return copy_label(request->with, value);
 }
 
 static bool set_after(FaultRequest *request, const char *value)
@@ -187,6 +193,7 @@ static const struct {
     bool (*set)(FaultRequest *request, const char *value);
 } KEYS[] = {
     {"label", ANY_KIND, 0, set_label},
+    {"with", ANY_KIND, 0, set_with},
     {"after", ANY_KIND, 0, set_after},
     {"times", ANY_KIND, 0, set_times},
     {"scope", KIND_BIT(FAULT_HANG), 0, set_scope},

@@ -3,7 +3,7 @@
  *
  *   KIND [KEY=VALUE ...]          e.g.  hang label=model_h after=100 scope=process spread_ms=5
  *
- * kinds and the keys each takes beside the common label, after, times:
+ * kinds and the keys each takes beside the common label, with, after, times:
  *   hang       scope=stream|context|process|device spread_ms heal_ms permanent=0|1 load=PERCENT at=gpu0..|dla0|dla1
  *              mixed=0|1
  *   call_hang  call=NAME for_ms                    names: calls.def

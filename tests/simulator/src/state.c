@@ -135,6 +135,17 @@ bool owner_alive(Owner owner)
     return letter != 'Z' && letter != 'X' && owner_of(pid, start_ticks) == owner;
 }
 
+bool state_has(State *state, const char *label)
+{
+    for (int index = 0; index < STATE_PROCESSES; index++) {
+        ProcessSlot *slot = &state->processes[index];
+        if (atomic_load(&slot->ready) != 0 && strcmp(slot->label, label) == 0 && owner_alive(atomic_load(&slot->owner))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void clear_slot(State *state, int index)
 {
     ProcessSlot *slot = &state->processes[index];

@@ -16,7 +16,7 @@
 
 #include "calls.h"
 
-#define STATE_MAGIC UINT64_C(0x53494d4355444101) /* "SIMCUDA", layout 1 */
+#define STATE_MAGIC UINT64_C(0x53494d4355444102) /* "SIMCUDA", layout 2 */
 #define STATE_PROCESSES 32 /* one bit each in a busy word, see load.h */
 #define STATE_FAULTS 256
 #define STATE_LABEL_BYTES 64
@@ -72,6 +72,7 @@ typedef struct {
     double factor;
     Owner only;                    /* set by that process's environment and meant for it alone; 0 = by label */
     char label[STATE_LABEL_BYTES]; /* empty = any process */
+    char with[STATE_LABEL_BYTES];  /* acts only while a process of this label uses the device; empty = always */
 } FaultRequest;
 
 typedef struct {
@@ -115,6 +116,8 @@ bool owner_alive(Owner owner);
 
 /* A slot for this process, taken from a dead one if need be; -1 when 32 live processes have them all. */
 int state_join(State *state, const char *label);
+/* Whether a live process of this label uses the device. */
+bool state_has(State *state, const char *label);
 /* Gives back the slots of dead processes, so that they do not count as busy. */
 void state_reap(State *state);
 
