@@ -95,16 +95,16 @@ class Fleet:
         if suspected is None or suspected.suspect.worker == victim.settings.name:
             return None
         suspect = suspected.suspect
-        is_due = suspect.deadline_ns is not None and now_ns <= suspect.deadline_ns + CULPRIT_MARGIN_NS
-        if suspect.deadline_ns is None or not (is_due or self._is_being_judged(suspect.worker, now_ns)):
+        if suspect.deadline_ns is None or not self._is_being_judged(suspect.worker, suspect.deadline_ns, now_ns):
             return None  # nothing will be done about it, or it should have been done by now
         return f"{suspect.worker} probably froze first (confidence {suspected.confidence:.2f})"
 
-    def _is_being_judged(self, name: str, now_ns: int) -> bool:
-        """Its verdict is put off (it was starved of CPU, the machine stood), its kill is held, or they are due now."""
+    def _is_being_judged(self, name: str, deadline_ns: int, now_ns: int) -> bool:
+        """Its verdict is to come, maybe put off (it was starved of CPU, the machine stood), or its kill is held."""
         suspect = next(w for w in self._watched if w.settings.name == name)
-        put_off = suspect.examination.waiting_ns is not None or suspect.held is not None
-        return put_off or name in self._findings or self._condemned.get(name) == now_ns
+        due_ns = max(deadline_ns, suspect.examination.waiting_ns or 0)
+        is_found = name in self._findings or self._condemned.get(name) == now_ns
+        return now_ns <= due_ns + CULPRIT_MARGIN_NS or suspect.held is not None or is_found
 
     def _coupled(self, victim: Watched) -> list[Watched]:
         return [w for w in self._watched if w is not victim and suspicion.coupled(w.settings, victim.settings)]
