@@ -2,7 +2,7 @@
 
 The real core (``liveness``, ``outputs``, ``policy``, and the patience between two looks) sees the heartbeat words of
 one worker; what an hour contains, and why most of it need not be played, is told in ``hours_draw``. The supervisor
-looks when the core asks for it, a tenth of a ms late, and after a stall as late as that makes it. Exit status 1 if a
+looks when the core asks for it, a tenth of a ms late, and after a stall that its loop would notice. Exit status 1 if a
 harm was missed, or more healthy workers were killed than ``BAR_AN_HOUR`` allows. Invariant: nothing here decides; time
 only goes on by being told.
 """
@@ -38,6 +38,7 @@ from watchdogd.model import (
 )
 from watchdogd.observe.examination import Examination
 from watchdogd.observe.heartbeat import HeartbeatReader
+from watchdogd.observe.loop import SHORTEST_BEAT_NS, stood_still
 from watchdogd.pulse import Pulse, word_at, word_offset
 
 SETTINGS = WorkerSettings(
@@ -75,7 +76,7 @@ class Life:
         self._now_ns = BEGIN_NS
         self._changes: list[tuple[int, int, int]] = []  # (when, offset, word), the next one last
         self._examination = Examination(RULES, self._threads)
-        self._stall = None if episode.stall is None else (BEGIN_NS + episode.stall[0], episode.stall[1])
+        self._stalls = sorted((BEGIN_NS + begin, length) for begin, length in episode.stalls)
         starts = episode.kind == "dead start"
         phase = Phase.STARTING if starts else Phase.RUNNING
         past = BEGIN_NS if starts else BEGIN_NS - 60 * SECOND
@@ -107,10 +108,11 @@ class Life:
         self._changes = sorted(changes, reverse=True)
 
     def _real(self, at_ns: int) -> int:
-        """When it is, with the stall that the worker stands still in, and a little until it runs again."""
-        if self._stall is None or at_ns < self._stall[0]:
-            return at_ns
-        return at_ns + self._stall[1] + round(self._rng.expovariate(1 / (2 * MILLISECOND)))
+        """When it is, with the stalls that the worker stands still in, and a little until it runs again."""
+        for begin_ns, length_ns in self._stalls:
+            if at_ns >= begin_ns:
+                at_ns += length_ns + round(self._rng.expovariate(1 / (2 * MILLISECOND)))
+        return at_ns
 
     # --- what the core sees ---
 
@@ -148,8 +150,8 @@ class Life:
             return self._now_ns if self._ends(Exit(signal=11)) else None
         due_ns = self._now_ns
         while self._now_ns - BEGIN_NS < GIVEN_UP_NS:
-            now_ns = self._wakes(due_ns)
-            finding = self._looks(now_ns, now_ns - due_ns)
+            now_ns, stalled_ns = self._wakes(due_ns)
+            finding = self._looks(now_ns, stalled_ns)
             if finding is not None and self._ordered(finding, now_ns):
                 return now_ns
             if not (self._changes or self._is_harmed()):
@@ -162,16 +164,34 @@ class Life:
     def _is_harmed(self) -> bool:
         return bool(self.word(_CALL) or self.word(_STEP)) or self.state.phase is Phase.STARTING
 
-    def _wakes(self, due_ns: int) -> int:
+    def _wakes(self, due_ns: int) -> tuple[int, int]:
+        """As ``Loop.wait``: when, and how long the machine may have stood still by its beats."""
+        awake_ns, beat_ns = self._now_ns, max(self._late_margin_ns, SHORTEST_BEAT_NS)
         at_ns = due_ns + round(self._rng.expovariate(1 / (MILLISECOND / 10)))
-        if self._stall is not None and self._stall[0] <= at_ns < self._stall[0] + self._stall[1]:
-            at_ns = self._stall[0] + self._stall[1] + round(self._rng.expovariate(1 / MILLISECOND))
+        for begin_ns, length_ns in self._stalls:
+            if not awake_ns <= begin_ns < at_ns:
+                continue
+            beats = (min(begin_ns, due_ns - 1) - awake_ns) // beat_ns
+            beat_due_ns = min(due_ns, awake_ns + (beats + 1) * beat_ns)
+            end_ns = self._runs(begin_ns + length_ns)
+            stalled_ns = stood_still(awake_ns + beats * beat_ns, beat_due_ns, end_ns, self._late_margin_ns)
+            if stalled_ns:
+                return end_ns, stalled_ns
+            at_ns = max(at_ns, end_ns)
+        return at_ns, 0
+
+    def _runs(self, at_ns: int) -> int:
+        """When the supervisor does after a stall, a ms later or so; in another one by then, after that."""
+        at_ns += round(self._rng.expovariate(1 / MILLISECOND))
+        for begin_ns, length_ns in self._stalls:
+            if begin_ns <= at_ns < begin_ns + length_ns:
+                return self._runs(begin_ns + length_ns)
         return at_ns
 
-    def _looks(self, now_ns: int, late_ns: int) -> Finding | None:
+    def _looks(self, now_ns: int, stalled_ns: int) -> Finding | None:
         self._goes_on(now_ns)
         pulse = Pulse(bytes(self._raw), 1)
-        self._examination.stalled(late_ns, self._late_margin_ns, now_ns)
+        self._examination.stalled(stalled_ns, self._late_margin_ns, now_ns)
         self._examination.examine(pulse, self.state, now_ns)
         reader = cast(HeartbeatReader, self)  # of which it reads words again
         judged = self._examination.judge(reader, self._late_margin_ns, now_ns, observed=False)

@@ -22,6 +22,12 @@ def test_a_supervisor_that_does_not_know_of_its_own_stalls_kills_healthy_workers
     assert hours.play(HOURS, seed=2, late_margin_ns=3600 * SECOND).false["stall"] > 0
 
 
+def test_stalls_that_all_meet_calls_past_half_of_their_deadline_kill_hardly_anybody() -> None:
+    tally = hours.play(HOURS, seed=2, outlier_met=1.0)
+    assert tally.played["stall"] > 4000
+    assert tally.false.total() <= 1  # about 100, if only a look that was due told of a stall
+
+
 def test_a_supervisor_that_does_not_see_starvation_kills_healthy_workers() -> None:
     assert hours.play(HOURS, seed=2, sees_threads=False).false["starvation"] > 0
 

@@ -414,17 +414,25 @@ def test_a_watcher_late_by_less_than_the_margin_does_not_wait() -> None:
     assert isinstance(judged(Patience(HUNG, ms(50), asleep), asleep, 119, late=19), Finding)
 
 
-def test_a_late_watcher_waits_once_a_call() -> None:
+def test_a_stall_counts_once_and_another_one_after_it_again() -> None:
     asleep = {7: thread("S")}
-    patience = Patience(HUNG, ms(50), asleep, rearmed=True, overdue_ns=ms(130), overdue_threads=asleep)
+    patience = Patience(HUNG, ms(50), asleep, 1, 30 * MILLISECOND, ms(130), asleep, until_ns=ms(160))
     assert isinstance(judged(patience, asleep, 190, late=30), Finding)
+    assert waits_until(judged(patience, asleep, 190, late=75)) == ms(190 + 45)
+
+
+def test_a_machine_that_stutters_all_the_time_does_not_hide_a_hang_for_ever() -> None:
+    asleep = {7: thread("S")}
+    patience = Patience(HUNG, ms(50), asleep, 9, 400 * MILLISECOND, ms(130), asleep)
+    assert isinstance(judged(patience, asleep, 900, late=450), Wait)
+    assert isinstance(judged(patience._replace(stalls=10), asleep, 900, late=450), Finding)
 
 
 def test_a_wait_that_was_granted_holds_whatever_wakes_the_supervisor() -> None:
     asleep = {7: thread("S")}
-    patience = Patience(HUNG, ms(50), asleep, True, ms(130), asleep, until_ns=ms(160))
-    assert waits_until(judged(patience, asleep, 131)) == ms(160)
-    assert isinstance(judged(patience, asleep, 160), Finding)
+    patience = Patience(HUNG, ms(50), asleep, 1, 30 * MILLISECOND, ms(130), asleep, until_ns=ms(160))
+    assert waits_until(judged(patience, asleep, 131, late=70)) == ms(160)
+    assert isinstance(judged(patience, asleep, 160, late=30), Finding)
 
 
 # --- other verdicts -------------------------------------------------------------------------------------------------
