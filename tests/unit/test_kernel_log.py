@@ -53,6 +53,13 @@ def test_what_it_said_of_an_accelerator_last_is_kept() -> None:
     assert log.of_accelerator("gpu0") is None
 
 
+def test_a_sign_of_life_is_no_news() -> None:
+    log, _ = made()
+    assert log.feed(b"watchdogd: gpus\n", NOW)
+    assert not log.feed(b"watchdogd: lives\n", NOW)
+    assert sum(log.totals()["messages"].values()) == 0
+
+
 def test_a_reader_is_not_up_before_it_lives() -> None:
     log, _ = made()
     assert not log.watch(NOW + SETTLED_NS + 1)

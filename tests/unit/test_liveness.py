@@ -337,6 +337,12 @@ def test_a_starved_helper_thread_excuses_the_thread_that_waits_for_it() -> None:
     assert isinstance(judged(Patience(HUNG, ms(50), before), before, 100), Wait)
 
 
+def test_time_that_a_helper_thread_waited_is_credited_though_the_others_slept() -> None:
+    before = {7: thread("S"), 8: thread("S")}
+    after = {7: thread("S"), 8: thread("S", waited=25)}
+    assert waits_until(judged(Patience(HUNG, ms(50), before), after, 100)) == ms(150)
+
+
 def test_a_thread_that_is_about_to_run_and_has_run_before_excuses_nothing() -> None:
     before, after = {7: thread("S"), 8: thread("S", ran=20)}, {7: thread("S"), 8: thread("R", ran=25)}
     assert isinstance(judged(Patience(HUNG, ms(50), before), after, 100), Finding)

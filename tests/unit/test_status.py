@@ -768,3 +768,23 @@ def test_a_last_step_that_cannot_be_is_not_told(runtime: FakeRuntime, ago_second
         beat.header(last_step_ns=time.monotonic_ns() - ago_seconds * SECOND)
     runtime.publish()
     assert one(runtime)["last_step_age_seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("code", "done", "deadlines", "told"),
+    [
+        (abi.STEP_FIRST, 5, {"step": 1.0}, True),
+        (abi.STEP_FIRST, 5, {"step": 1.0, "first_step": 9.0}, False),
+        (abi.STEP_FIRST, 5, {"sync": 1.0}, False),
+        (abi.STEP_FIRST, 0, {"step": 1.0}, False),
+        (abi.STEP_LATER, 5, {"step": 1.0}, False),
+    ],
+    ids=["unbounded", "bounded", "no step is", "the first of all", "a later one"],
+)
+def test_a_step_that_the_worker_itself_made_unbounded_is_told(
+    runtime: FakeRuntime, code: int, done: int, deadlines: dict[str, float], told: bool
+) -> None:
+    beat = runtime.incarnation("model_h", 3, deadlines=deadlines)
+    beat.lane(0, step=abi.stamp(time.monotonic_ns(), code), steps_done=done)
+    runtime.publish()
+    assert ("its step is a first one" in table(view(runtime), 200, colour=False)) == told
