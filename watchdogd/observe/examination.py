@@ -41,6 +41,11 @@ class Examination:
         self.orphaned.clear()
         self.reported.clear()
 
+    def report(self, fact: Fact, incident: str) -> None:
+        """A fact is a verdict from here on; what its word said before is none any more."""
+        self.reported = {known: told for known, told in self.reported.items() if known[0] != fact[0]}
+        self.reported[fact] = incident
+
     def stalled(self, late_ns: int, late_margin_ns: int, now_ns: int) -> None:
         """We stood still so long: if that was more than the margin, whatever is in flight was held up as well."""
         if late_ns > late_margin_ns:
