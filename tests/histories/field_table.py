@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import hours, hours_draw
+from tests.bench import hours, hours_draw, hours_report
 from tests.histories.field import alone, can_freeze, guarded
 from tests.histories.field_cases import CASES, HARDWARE_ONLY, WORDS, Case, Report, reports
 from tests.histories.field_told import Seen
@@ -145,7 +145,7 @@ def in_virtual_time() -> str:
     met = hours.play(FEWER_HOURS, seed=1, outlier_met=ALWAYS_MET)
     stalls = round(met.played["stall"] * hours_draw.CALL_SHARE)
     return TAIL.format(
-        report="\n".join(hours.report(tally, HOURS)), met=met.false.total(), hours=FEWER_HOURS, stalls=stalls
+        report="\n".join(hours_report.report(tally, HOURS)), met=met.false.total(), hours=FEWER_HOURS, stalls=stalls
     )
 
 

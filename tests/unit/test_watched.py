@@ -81,6 +81,16 @@ def test_a_slow_call_that_a_resume_gave_its_time_again_has_not_returned(player: 
     assert player.examine(ms(1170)) == []
 
 
+@pytest.mark.parametrize(("stalled_ms", "is_verdict"), [(999, True), (1100, False)], ids=["before it", "within it"])
+def test_only_a_standstill_that_ended_after_a_call_began_is_credited_to_it(
+    player: Player, stalled_ms: float, is_verdict: bool
+) -> None:
+    player.examination.stalled(100 * MILLISECOND, 20 * MILLISECOND, ms(stalled_ms))
+    slow_call(player)
+    player.examine(ms(1200))
+    assert (player.verdict(0, 20 * MILLISECOND, ms(1200)) is not None) == is_verdict
+
+
 def test_a_slow_call_whose_word_is_gone_has_returned(player: Player) -> None:
     slow_call(player)
     player.store(abi.HOT_OFFSET, 0)
