@@ -47,6 +47,7 @@ class KernelLog:
         self._last_ns: int | None = None
         self._own_words = ""
         self._spoke = False
+        self._second = self._taken = 0  # so many messages in that second
         self._signs = False  # whether the reader is ours, which says now and then that it lives
         self._looks = 0  # since its last word
         self._started_ns = 0
@@ -87,7 +88,10 @@ class KernelLog:
         return self.child.process is not None and self._signs and self._looks > SILENT_LOOKS
 
     def feed(self, data: bytes, now_ns: int) -> bool:
-        """Take what it printed. Whether there is anything new to be told."""
+        """Take what it printed, in a storm the first of each second: a command of one's own may print without end.
+        Whether there is anything new to be told."""
+        if now_ns // SECOND != self._second:
+            self._second, self._taken = now_ns // SECOND, 0
         lines = self._buffer.feed(data)
         self._spoke = self._spoke or bool(lines)
         self._looks = 0 if lines else self._looks
@@ -97,8 +101,12 @@ class KernelLog:
             if line.startswith(kmsg.OWN_WORDS):
                 self._own(line.removeprefix(kmsg.OWN_WORDS))
                 continue
+            if self._taken == kmsg.MOST_A_SECOND:
+                self._lost += 1
+                continue
             message = kmsg.parse_line(line)
             if message is not None:
+                self._taken += 1
                 messages.append(message)
         self._take(messages, now_ns)
         return bool(lines)
