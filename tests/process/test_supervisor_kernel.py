@@ -18,6 +18,7 @@ import pytest
 
 from tests.helpers.running import Supervised, wait_until, worker
 from watchdogd.decide import kernel
+from watchdogd.observe.sources import kmsg
 from watchdogd.view import status_table
 from watchdogd.view.status import collect
 
@@ -225,7 +226,7 @@ def test_other_messages_are_a_problem(log: Log, line: str, *, killed: bool) -> N
         wait_until(lambda: counted(supervised) == {"xid": 1})
 
 
-def test_a_storm_is_counted_whole_recorded_in_part_and_holds_nothing_up(log: Log) -> None:
+def test_a_storm_is_counted_whole_taken_in_part_and_holds_nothing_up(log: Log) -> None:
     hangs = worker(HANGS, accelerator="gpu0", deadlines={"sync": "300ms"})
     with Supervised({"a": hangs}, kmsg=log.table) as supervised:
         pid = pid_of(supervised, "a")
@@ -234,10 +235,9 @@ def test_a_storm_is_counted_whole_recorded_in_part_and_holds_nothing_up(log: Log
         verdict = supervised.wait_event("verdict", "a")
         assert verdict["detected_ns"] - verdict["deadline_ns"] < 500_000_000
         assert len(verdict["kernel"]) <= kernel.MOST_TOLD
-        wait_until(lambda: counted(supervised) == {"xid": 3000})
+        wait_until(lambda: counted(supervised)["xid"] + supervised.snapshot()["kernel"]["lost"] == 3000)
         seconds = 10
-        assert len(supervised.events("kernel")) < 21 * seconds
-        assert supervised.snapshot()["events"]["suppressed"] > 2000
+        assert 0 < len(supervised.events("kernel")) <= counted(supervised)["xid"] <= kmsg.MOST_A_SECOND * seconds
 
 
 def test_a_log_that_cannot_be_read_is_told_once_with_its_remedy_and_changes_nothing(tmp_path: Path) -> None:
