@@ -38,7 +38,8 @@ class Loop:
         """``late_margin_ns``: so late every machine is now and then. As often the clock is looked at during a wait."""
         self._late_margin_ns = late_margin_ns
         self._beat_ns = max(late_margin_ns, SHORTEST_BEAT_NS)
-        self._awake_ns: int | None = None  # when it last was, for certain
+        self._awake_ns = time.monotonic_ns()  # when it last was, for certain
+        self._ran_ns = time.thread_time_ns()  # and how long it had run by then: its own work is no standstill
         self._handlers: dict[int, Handler] = {}
         self._epoll = select.epoll()
         self._timer = Timer()
@@ -74,22 +75,27 @@ class Loop:
         self._timer.arm(until_ns)
         while True:
             began_ns = self._rest()
-            awake_ns = began_ns if self._awake_ns is None else self._awake_ns
-            due_ns = min(until_ns, awake_ns + self._beat_ns)
+            awake_ns = self._awake_ns + time.thread_time_ns() - self._ran_ns
+            due_ns = min(max(until_ns, awake_ns), awake_ns + self._beat_ns)
             ready = self._epoll.poll(max(0, awake_ns + self._beat_ns - began_ns) / SECOND)
-            now_ns = self._awake_ns = time.monotonic_ns()
+            now_ns = self._awakes()
             if now_ns - began_ns >= SHORTEST_REST_NS:
                 self._rested_ns += now_ns - began_ns
-            stalled_ns = stood_still(min(awake_ns, due_ns), due_ns, now_ns, self._late_margin_ns)
+            stalled_ns = stood_still(awake_ns, due_ns, now_ns, self._late_margin_ns)
             if ready or stalled_ns or now_ns >= until_ns:
                 break
         for descriptor, _ in ready:
             handler = self._handlers.get(descriptor)
             if handler is not None:  # one before it may have ended it
                 handler(now_ns)
-        late_ns = max(0, now_ns - until_ns)
-        self._awake_ns = time.monotonic_ns()
-        return Woke(late_ns, stalled_ns + stood_still(now_ns, now_ns, self._awake_ns, self._late_margin_ns))
+        done_ns = now_ns + time.thread_time_ns() - self._ran_ns
+        stalled_ns += stood_still(done_ns, done_ns, self._awakes(), self._late_margin_ns)
+        return Woke(max(0, now_ns - until_ns), stalled_ns)
+
+    def _awakes(self) -> int:
+        """The time."""
+        self._awake_ns, self._ran_ns = time.monotonic_ns(), time.thread_time_ns()
+        return self._awake_ns
 
     def _rest(self) -> int:
         """The time after it."""
