@@ -9,8 +9,9 @@ what            an hour   drawn
 ==============  ========  ==============================================================================================
 outlier         0.5       healthy: a call or step past half of its deadline, Pareto (alpha 2) up to 0.9 of it
 stall           0.5       the whole machine stands, the supervisor too: lognormal, median 120 ms, sigma 1.3, to 60 s;
-                          one in four meets a call in flight, which is an outlier as often as the time that those
-                          take says (one in 5,000), or as often as is asked for
+                          after one in five another one begins within a second; one in four meets a call in
+                          flight, which is an outlier as often as the time that those take says (one in 5,000), or
+                          as often as is asked for
 starvation      0.2       threads are runnable and run 10 to 70 % of the time: a call takes as much longer; one in
                           ten is an outlier besides
 blip            0.1       1 to 4 bad outputs in a row, or a CUDA error that passes
@@ -64,7 +65,7 @@ class Episode:
     kind: str
     call: str | None = None  # the word that is in flight, beside the step; None: the step alone
     lasts_ns: int | None = None  # it; None: for ever
-    stall: tuple[int, int] | None = None  # when it begins, how long it is
+    stalls: tuple[tuple[int, int], ...] = ()  # when it begins, how long it is
     share: float = 0.0  # of the time that its threads wait for a CPU
     bad: int = 0  # outputs in a row
     error: int = 0
@@ -138,5 +139,12 @@ def _healthy(rng: random.Random, episode: Episode, outliers: float) -> None:
 
 
 def _stalled(rng: random.Random, episode: Episode) -> None:
-    length = min(60 * SECOND, round(rng.lognormvariate(math.log(120 * MILLISECOND), 1.3)))
-    episode.stall = round(rng.random() * (episode.lasts_ns or SECOND)), length
+    begin = round(rng.random() * (episode.lasts_ns or SECOND))
+    episode.stalls = ((begin, _length(rng)),)
+    if rng.random() < 0.2:
+        after = begin + episode.stalls[0][1] + round(rng.random() * SECOND)
+        episode.stalls += ((after, _length(rng)),)
+
+
+def _length(rng: random.Random) -> int:
+    return min(60 * SECOND, round(rng.lognormvariate(math.log(120 * MILLISECOND), 1.3)))

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.histories.field_cases import GOES_ON, NOT_USABLE, QUARANTINED, RESTART, UNKILLABLE, Case, Report
-from watchdogd.cuda_results import STICKY_EXIT
-from watchdogd.model import MILLISECOND, Exit
+from watchdogd.model import MILLISECOND
 
 AT_ONCE_NS = 50 * MILLISECOND
 
@@ -68,8 +67,6 @@ def _detector(event: dict[str, Any]) -> str | None:
     """In the words of the list."""
     if event["kind"] == "verdict":
         verdict, operation = event["verdict"], event.get("operation")
-        if verdict == "crashed" and event["detail"] == str(Exit(code=STICKY_EXIT)):
-            return "sticky"
         if verdict == "call":
             return "sync" if operation in ("sync", "event") else "othercall"
         return {

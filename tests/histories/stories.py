@@ -388,14 +388,15 @@ SILENT_OUTPUT_OF_A_PAIR = Story(
 )
 
 SILENT_OUTPUT_PAUSED = Story(
-    "somebody looks at a worker whose outputs are bad: nothing while it is paused; what is still bad then is a verdict",
+    "somebody looks at a worker whose outputs are bad: nothing while it is paused; if it goes on then, a verdict",
     (H._replace(outputs=RULE),),
     (
         *started("h"),
         (1000, "h", T.PAUSE, P.PAUSED, ""),
         (2000, "h", outputs(2000, 9), P.PAUSED, ""),
         (3000, "h", T.RESUME, P.RUNNING, ""),
-        (3001, "h", None, P.KILLING, "h open silent_output, h KILL"),
+        (3001, "h", None, P.RUNNING, ""),  # it may be all that is left of a process that is gone
+        (3030, "h", outputs(2000, 10), P.KILLING, "h open silent_output, h KILL"),
     ),
 )
 

@@ -6,6 +6,8 @@ import pytest
 
 from tests.helpers.running import ROOT
 from tests.histories.field_cases import CASES, HARDWARE_ONLY, PROFILES, reports
+from watchdogd import duration
+from watchdogd.model import SECOND
 
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
 
@@ -44,6 +46,17 @@ def test_a_report_is_told_of_by_what_can_see_it_and_dealt_with(n: int, found: di
     if n not in found:
         pytest.skip("needs root and a cgroup v1 freezer")
     assert found[n].is_right(REPORTS[n]), found[n]
+
+
+def test_what_a_deadline_tells_of_it_tells_when_that_has_passed_and_not_much_later(found: dict[int, Seen]) -> None:
+    late = {}
+    for n, seen in found.items():
+        keys = {"sync": "sync", "othercall": "alloc", "progress": "step"}
+        if seen.first in keys and not seen.case.keeps_a_core_busy:  # those are given time for starving each other
+            deadline = duration.parse(PROFILES[seen.case.profile]["deadlines"][keys[seen.first]]) / SECOND
+            if not 0.9 * deadline < seen.detectors[seen.first] < 2 * deadline + 1:
+                late[n] = seen.detectors
+    assert late == {}
 
 
 def test_a_long_step_in_chunks_is_no_hang_and_not_even_late(found: dict[int, Seen], simple: set[int]) -> None:

@@ -50,6 +50,13 @@ def write(text: str) -> None:
         os.close(descriptor)
 
 
+def test_a_reader_that_has_nothing_to_tell_says_that_it_lives(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "kmsg")
+    with (tmp_path / "kmsg").open("r+b", buffering=0), running("--path", str(tmp_path / "kmsg")) as process:
+        start(process)
+        assert line(process) == "watchdogd: lives"
+
+
 def start(process: subprocess.Popen[str]) -> None:
     said = line(process)
     if said is None or not said.startswith("watchdogd: reads "):

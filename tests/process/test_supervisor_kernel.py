@@ -6,6 +6,8 @@ Its reader is replaced by a program that prints captured lines, with the pids of
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 
 from tests.helpers.running import Supervised, wait_until, worker
 from watchdogd.decide import kernel
+from watchdogd.observe.sources import kmsg
 from watchdogd.view import status_table
 from watchdogd.view.status import collect
 
@@ -69,6 +72,43 @@ def counted(supervised: Supervised) -> dict[str, int]:
 def table(supervised: Supervised) -> str:
     view = collect(str(supervised.runtime), time.monotonic_ns())
     return status_table.table(view, 400, colour=False)
+
+
+def test_a_supervisor_with_no_descriptor_left_still_takes_what_the_kernel_says(log: Log) -> None:
+    with Supervised({"a": worker(GOES_ON, deadlines={"sync": "1s"})}, kmsg=log.table) as supervised:
+        pid = pid_of(supervised, "a")
+        supervised.let_pass(0.6)
+        used = {int(name) for name in os.listdir(f"/proc/{supervised.process.pid}/fd")}
+        least_free = min(set(range(len(used) + 1)) - used)
+        before = resource.prlimit(supervised.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(supervised.process.pid, resource.RLIMIT_NOFILE, (least_free, before[1]))
+        log.say(XID_109.format(pid=pid))
+        wait_until(lambda: counted(supervised) == {"xid": 1}, what=supervised.log)
+        supervised.let_pass(1.1)  # housekeeping looks for the names of threads
+        resource.prlimit(supervised.process.pid, resource.RLIMIT_NOFILE, before)
+        assert supervised.wait_event("kernel")["worker"] == "a"  # its own number is known anyway
+        assert supervised.phase("a") == "running"
+
+
+def test_a_reader_that_hangs_is_down_and_replaced() -> None:
+    """The real one: it says now and then that it lives; a command of one's own need not."""
+    with Supervised({"a": worker(GOES_ON)}, kmsg={"enabled": True}) as supervised:
+        supervised.wait_phase("a", "running")
+        reader = readers(supervised)
+        if not reader:
+            pytest.skip("/dev/kmsg may not be read here")
+        supervised.wait_event("source", source="kmsg", up=True)
+        os.kill(reader[0], signal.SIGSTOP)
+        wait_until(lambda: supervised.events("source", source="kmsg", up=False), timeout=25)
+        assert supervised.events("source", source="kmsg", up=False)[0]["reason"] == "its reader hangs"
+        wait_until(lambda: readers(supervised) not in ([], reader))
+        wait_until(lambda: supervised.snapshot()["sources"][0]["up"])
+
+
+def readers(supervised: Supervised) -> list[int]:
+    with open(f"/proc/{supervised.process.pid}/task/{supervised.process.pid}/children", encoding="ascii") as file:
+        pids = [int(word) for word in file.read().split()]
+    return [pid for pid in pids if b"sources.kmsg" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_an_xid_of_a_worker_that_goes_on_is_told_beside_it_and_kills_nobody(log: Log) -> None:
@@ -186,7 +226,7 @@ def test_other_messages_are_a_problem(log: Log, line: str, *, killed: bool) -> N
         wait_until(lambda: counted(supervised) == {"xid": 1})
 
 
-def test_a_storm_is_counted_whole_recorded_in_part_and_holds_nothing_up(log: Log) -> None:
+def test_a_storm_is_counted_whole_taken_in_part_and_holds_nothing_up(log: Log) -> None:
     hangs = worker(HANGS, accelerator="gpu0", deadlines={"sync": "300ms"})
     with Supervised({"a": hangs}, kmsg=log.table) as supervised:
         pid = pid_of(supervised, "a")
@@ -195,10 +235,9 @@ def test_a_storm_is_counted_whole_recorded_in_part_and_holds_nothing_up(log: Log
         verdict = supervised.wait_event("verdict", "a")
         assert verdict["detected_ns"] - verdict["deadline_ns"] < 500_000_000
         assert len(verdict["kernel"]) <= kernel.MOST_TOLD
-        wait_until(lambda: counted(supervised) == {"xid": 3000})
+        wait_until(lambda: counted(supervised)["xid"] + supervised.snapshot()["kernel"]["lost"] == 3000)
         seconds = 10
-        assert len(supervised.events("kernel")) < 21 * seconds
-        assert supervised.snapshot()["events"]["suppressed"] > 2000
+        assert 0 < len(supervised.events("kernel")) <= counted(supervised)["xid"] <= kmsg.MOST_A_SECOND * seconds
 
 
 def test_a_log_that_cannot_be_read_is_told_once_with_its_remedy_and_changes_nothing(tmp_path: Path) -> None:

@@ -136,6 +136,27 @@ def test_a_late_watcher_condemns_a_call_that_still_stands_after_that() -> None:
         supervised.wait_event("gone", "a")
 
 
+@pytest.mark.parametrize("phase", [0.05, 0.3, 0.55], ids=["early", "between two looks", "past its soft level"])
+def test_a_standstill_of_the_whole_machine_is_no_time_of_the_worker_s_whenever_it_begins(phase: float) -> None:
+    body = """serve_until('go')
+with worker.call('sync'):
+    for _ in range(140): time.sleep(0.005)
+tell('returned')
+serve()"""
+    with Supervised({"a": worker(body, deadlines={"sync": "1s"})}) as supervised:
+        pid = int(supervised.wait_phase("a", "running")["pid"])
+        supervised.touch("go")
+        in_flight(supervised, phase)
+        with stopped(supervised):
+            os.kill(pid, signal.SIGSTOP)
+            supervised.let_pass_alone(0.5)
+            os.kill(pid, signal.SIGCONT)
+        supervised.wait_file("returned")
+        supervised.wait_event("near_miss", "a")
+        assert unharmed(supervised)
+        assert supervised.events("verdict") == []
+
+
 def test_a_call_that_returns_between_its_verdict_and_its_kill_is_a_near_miss() -> None:
     workers = {
         "a": worker("serve_until('first')\nwith worker.call('sync'): hang()", deadlines={"sync": "80ms"}),

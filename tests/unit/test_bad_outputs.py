@@ -40,6 +40,18 @@ def test_any_other_word_is_none(said: int) -> None:
     assert outputs.silent(pulse(bad_outputs=said), RULE, ms(300)) is None
 
 
+def test_a_run_that_stood_there_before_is_a_verdict_when_it_grows() -> None:
+    left = word(7)
+    assert outputs.silent(pulse(bad_outputs=left), RULE, ms(300), left) is None
+    assert outputs.silent(pulse(bad_outputs=word(8)), RULE, ms(300), left) is not None
+    assert outputs.silent(pulse(bad_outputs=word(7, begun_ms=200)), RULE, ms(300), left) is not None
+
+
+def test_a_run_too_long_to_show_that_it_grows_is_a_verdict_at_once() -> None:
+    longest = word(abi.MOST_IN_A_ROW)
+    assert outputs.silent(pulse(bad_outputs=longest), RULE, ms(300), longest) is not None
+
+
 def test_without_a_rule_there_is_no_verdict() -> None:
     assert outputs.silent(pulse(bad_outputs=word(255)), OutputSettings(), ms(300)) is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from watchdogd.model import KmsgSettings
+from watchdogd.model import SECOND, KmsgSettings
 from watchdogd.observe.procfs import INITIAL_PID_NAMESPACE
 from watchdogd.publish.events import decode
 from watchdogd.publish.journal import Journal
@@ -51,6 +51,24 @@ def test_what_it_said_of_an_accelerator_last_is_kept() -> None:
     told = log.of_accelerator("gpu1")
     assert told is not None and (told["number"], told["at_ns"], told["expected"]) == (109, NOW, False)
     assert log.of_accelerator("gpu0") is None
+
+
+def test_of_a_storm_the_first_messages_are_taken_and_the_other_lines_counted() -> None:
+    log, _ = made()
+    log.feed(b"usb 1-1: new device\n" + XID.encode() * 500 + b"watchdogd: lost 7 lines (a storm)\n", NOW)
+    assert log.totals()["messages"]["xid"] == 100
+    assert log.totals()["lost"] == 407
+    log.feed(XID.encode(), NOW + 10)
+    assert log.totals()["lost"] == 408
+    log.feed(XID.encode(), NOW + SECOND)
+    assert log.totals()["messages"]["xid"] == 101
+
+
+def test_a_sign_of_life_is_no_news() -> None:
+    log, _ = made()
+    assert log.feed(b"watchdogd: gpus\n", NOW)
+    assert not log.feed(b"watchdogd: lives\n", NOW)
+    assert sum(log.totals()["messages"].values()) == 0
 
 
 def test_a_reader_is_not_up_before_it_lives() -> None:

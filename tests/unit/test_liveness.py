@@ -337,6 +337,12 @@ def test_a_starved_helper_thread_excuses_the_thread_that_waits_for_it() -> None:
     assert isinstance(judged(Patience(HUNG, ms(50), before), before, 100), Wait)
 
 
+def test_time_that_a_helper_thread_waited_is_credited_though_the_others_slept() -> None:
+    before = {7: thread("S"), 8: thread("S")}
+    after = {7: thread("S"), 8: thread("S", waited=25)}
+    assert waits_until(judged(Patience(HUNG, ms(50), before), after, 100)) == ms(150)
+
+
 def test_a_thread_that_is_about_to_run_and_has_run_before_excuses_nothing() -> None:
     before, after = {7: thread("S"), 8: thread("S", ran=20)}, {7: thread("S"), 8: thread("R", ran=25)}
     assert isinstance(judged(Patience(HUNG, ms(50), before), after, 100), Finding)
@@ -414,17 +420,25 @@ def test_a_watcher_late_by_less_than_the_margin_does_not_wait() -> None:
     assert isinstance(judged(Patience(HUNG, ms(50), asleep), asleep, 119, late=19), Finding)
 
 
-def test_a_late_watcher_waits_once_a_call() -> None:
+def test_a_stall_counts_once_and_another_one_after_it_again() -> None:
     asleep = {7: thread("S")}
-    patience = Patience(HUNG, ms(50), asleep, rearmed=True, overdue_ns=ms(130), overdue_threads=asleep)
+    patience = Patience(HUNG, ms(50), asleep, 1, 30 * MILLISECOND, ms(130), asleep, until_ns=ms(160))
     assert isinstance(judged(patience, asleep, 190, late=30), Finding)
+    assert waits_until(judged(patience, asleep, 190, late=75)) == ms(190 + 45)
+
+
+def test_a_machine_that_stutters_all_the_time_does_not_hide_a_hang_for_ever() -> None:
+    asleep = {7: thread("S")}
+    patience = Patience(HUNG, ms(50), asleep, 9, 400 * MILLISECOND, ms(130), asleep)
+    assert isinstance(judged(patience, asleep, 900, late=450), Wait)
+    assert isinstance(judged(patience._replace(stalls=10), asleep, 900, late=450), Finding)
 
 
 def test_a_wait_that_was_granted_holds_whatever_wakes_the_supervisor() -> None:
     asleep = {7: thread("S")}
-    patience = Patience(HUNG, ms(50), asleep, True, ms(130), asleep, until_ns=ms(160))
-    assert waits_until(judged(patience, asleep, 131)) == ms(160)
-    assert isinstance(judged(patience, asleep, 160), Finding)
+    patience = Patience(HUNG, ms(50), asleep, 1, 30 * MILLISECOND, ms(130), asleep, until_ns=ms(160))
+    assert waits_until(judged(patience, asleep, 131, late=70)) == ms(160)
+    assert isinstance(judged(patience, asleep, 160, late=30), Finding)
 
 
 # --- other verdicts -------------------------------------------------------------------------------------------------

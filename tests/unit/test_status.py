@@ -883,3 +883,23 @@ def test_what_it_holds_is_told_by_name_with_whether_there_is_a_measure(
     detailed = table(view(runtime, "model_h"), 200, colour=False, detail=status_detail.Detail())
     assert f"  descriptors 900, at most 300 in its {end}\n" in detailed
     assert "descriptors" not in table(view(runtime), 200, colour=False)
+
+
+@pytest.mark.parametrize(
+    ("code", "done", "deadlines", "told"),
+    [
+        (abi.STEP_FIRST, 5, {"step": 1.0}, True),
+        (abi.STEP_FIRST, 5, {"step": 1.0, "first_step": 9.0}, False),
+        (abi.STEP_FIRST, 5, {"sync": 1.0}, False),
+        (abi.STEP_FIRST, 0, {"step": 1.0}, False),
+        (abi.STEP_LATER, 5, {"step": 1.0}, False),
+    ],
+    ids=["unbounded", "bounded", "no step is", "the first of all", "a later one"],
+)
+def test_a_step_that_the_worker_itself_made_unbounded_is_told(
+    runtime: FakeRuntime, code: int, done: int, deadlines: dict[str, float], told: bool
+) -> None:
+    beat = runtime.incarnation("model_h", 3, deadlines=deadlines)
+    beat.lane(0, step=abi.stamp(time.monotonic_ns(), code), steps_done=done)
+    runtime.publish()
+    assert ("its step is a first one" in table(view(runtime), 200, colour=False)) == told

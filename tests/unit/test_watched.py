@@ -14,7 +14,19 @@ import pytest
 from tests.helpers.pulses import SPAWNED, deadlines, ms
 from tests.histories.cast import Cast, Player, Story, started
 from watchdogd import abi
-from watchdogd.model import MILLISECOND, SECOND, Finding, Phase, RestartSettings, Verdict, WorkerSettings
+from watchdogd.act.watched import Watched
+from watchdogd.decide.orders import OpenIncident
+from watchdogd.model import (
+    MILLISECOND,
+    SECOND,
+    Finding,
+    IncidentId,
+    OutputSettings,
+    Phase,
+    RestartSettings,
+    Verdict,
+    WorkerSettings,
+)
 
 
 @pytest.fixture
@@ -67,6 +79,16 @@ def test_a_slow_call_that_a_resume_gave_its_time_again_has_not_returned(player: 
     put(player, armed_ns=ms(1160))
     player.read()
     assert player.examine(ms(1170)) == []
+
+
+@pytest.mark.parametrize(("stalled_ms", "is_verdict"), [(999, True), (1100, False)], ids=["before it", "within it"])
+def test_only_a_standstill_that_ended_after_a_call_began_is_credited_to_it(
+    player: Player, stalled_ms: float, is_verdict: bool
+) -> None:
+    player.examination.stalled(100 * MILLISECOND, 20 * MILLISECOND, ms(stalled_ms))
+    slow_call(player)
+    player.examine(ms(1200))
+    assert (player.verdict(0, 20 * MILLISECOND, ms(1200)) is not None) == is_verdict
 
 
 def test_a_slow_call_whose_word_is_gone_has_returned(player: Player) -> None:
@@ -152,3 +174,43 @@ def test_a_worker_past_its_startup_deadline_with_a_heartbeat_is_a_verdict(player
     found = player.verdict(0, 20 * MILLISECOND, ms(1000))
     assert found is not None and found.verdict is Verdict.STARTUP
     assert told(player)["note"] == ""
+
+
+# --- bad outputs ----------------------------------------------------------------------------------------------------
+
+
+def silent(player: Player, now_ms: float, length: int, watched: Watched | None = None) -> Finding | None:
+    player.store(abi.H["bad_outputs"] * abi.WORD, abi.run_of_bad(ms(100), length, "zero"))
+    by = watched or player
+    by.read()
+    by.examine(ms(now_ms))
+    return by.verdict(0, 20 * MILLISECOND, ms(now_ms))
+
+
+def test_a_run_that_was_left_during_a_pause_condemns_nobody_and_one_that_goes_on_does(player: Player) -> None:
+    player.settings = player.settings._replace(outputs=OutputSettings(bad_in_a_row=5))
+    put(player, phase=Phase.PAUSED)
+    player.store(abi.H["bad_outputs"] * abi.WORD, abi.run_of_bad(ms(100), 7, "zero"))
+    player.read()
+    put(player, phase=Phase.RUNNING)
+    assert silent(player, 310, 7) is None
+    found = silent(player, 320, 8)
+    assert found is not None and found.verdict is Verdict.SILENT_OUTPUT
+
+
+def test_a_run_that_a_supervisor_finds_when_it_comes_condemns_nobody_before_it_grows(player: Player) -> None:
+    successor = Watched(player.settings._replace(outputs=OutputSettings(bad_in_a_row=5)))
+    successor.reader, successor.state = player.reader, player.state
+    assert silent(player, 310, 7, successor) is None
+    assert silent(player, 320, 8, successor) is not None
+
+
+def test_of_facts_that_were_told_only_the_last_of_each_word_is_kept(player: Player) -> None:
+    put(player, phase=Phase.OBSERVED)
+    for number in range(20):
+        finding = Finding(
+            Verdict.SILENT_OUTPUT, ms(20), word=abi.run_of_bad(ms(number), 5, "zero"), offset=abi.H["bad_outputs"] * 8
+        )
+        player.opened(OpenIncident(IncidentId(str(number)), finding, would_kill=True), "")
+    player.opened(OpenIncident(IncidentId("call"), sticky(719), would_kill=True), "")
+    assert sorted(player.examination.reported.values()) == ["19", "call"]

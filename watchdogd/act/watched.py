@@ -62,6 +62,7 @@ class Watched:
         self.held: str | None = None
         self.last_error: int | None = None
         self._startup_unseen = False
+        self._stood: int | None = None  # its run of bad outputs at the first look, or at the last one of a pause
         self._budget_left = settings.restart.budget
         self._fragment: str | None = None
 
@@ -83,6 +84,8 @@ class Watched:
         if self.heartbeat_error in _UNREADABLE:  # impossible words are for ``examine`` to take back
             self.heartbeat_error = None
             self.changed()
+        if self._stood is None or self.state.phase is Phase.PAUSED:
+            self._stood = self.pulse.header("bad_outputs")
         self._notice_error_word(self.pulse)
         return None
 
@@ -166,7 +169,7 @@ class Watched:
     def _silent_output(self, now_ns: int) -> Finding | None:
         if self.pulse is None:
             return None
-        finding = outputs.silent(self.pulse, self.settings.outputs, now_ns)
+        finding = outputs.silent(self.pulse, self.settings.outputs, now_ns, self._stood or 0)
         return finding if finding is not None and self.still(finding) else None
 
     def still(self, finding: Finding) -> bool:
@@ -278,6 +281,7 @@ class Watched:
         self.heartbeat_error = None
         self.uninstrumented = False
         self._startup_unseen = False
+        self._stood = None
         self.changed()
 
     # --- what is told ---
@@ -288,7 +292,7 @@ class Watched:
         self.tally.opened(opening, time, [str(call["operation"]) for call in beside])
         known = fact(opening.finding)
         if known is not None:
-            self.examination.reported[known] = opening.incident
+            self.examination.report(known, opening.incident)
         self.changed()
 
     def closed(self, closing: CloseIncident) -> None:

@@ -76,7 +76,7 @@ _SUPERVISOR = _table(
             "SCHED_FIFO priority of the supervisor alone, if permitted; 0: none",
         ),
         ("cpu_affinity", values.CPUS, 'CPUs of the supervisor alone: `[0]` or `"0-1"`; `[]`: all'),
-        ("late_margin", _DURATION, "a wake-up later than this was a stalled machine, not a hung worker"),
+        ("late_margin", _DURATION, "later than this, a look at the clock (one each so often) tells of a stall"),
         ("hold_max", _DURATION_OR_ZERO, "longest deferral of a kill in favour of a coupled worker that hung earlier"),
         ("events_max_bytes", values.SIZE, "size at which the events file is rotated"),
         (

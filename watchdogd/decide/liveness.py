@@ -177,7 +177,8 @@ class Patience(NamedTuple):
     pending: Pending
     base_ns: int  # when ``base`` was taken: at the soft level, or at the first overdue look
     base: Threads | None
-    rearmed: bool = False  # the late-watcher guard was used
+    stalls: int = 0  # waits that were granted because the machine had stood still
+    stalled_ns: int = 0  # for so much of that
     overdue_ns: int | None = None  # first overdue look, and the threads then
     overdue_threads: Threads | None = None
     until_ns: int | None = None  # a wait that was granted, whatever wakes the supervisor before
@@ -188,6 +189,7 @@ class Wait(NamedTuple):
 
     until_ns: int
     reason: str
+    stalled_ns: int = 0  # what was granted for, by now
 
 
 def judge(
@@ -195,19 +197,21 @@ def judge(
 ) -> Finding | Wait:
     """Whether an overdue word, read again and unchanged, is a verdict now.
 
-    ``late_ns``: how late the supervisor itself woke. If that was more than the margin, the machine stalled or slept and
-    the worker with it: look again after the same time, once per call. ``threads``: the kernel's word on each thread of
-    the process; time that one of them was runnable but not run is credited to the call, at the same rate for the part
-    of the call before the first sample. A thread that may be waiting for a CPU right now gets its turn first. All that
-    ends ``MOST_DEADLINES`` deadlines after the call's own: a busy thread beside the hung one must not hide it for ever.
+    ``late_ns``: how long the machine stood still since the call began. What of that is new and more than the margin was
+    no time of the worker's either: look again after as long, and again if it stood still meanwhile. ``threads``: the
+    kernel's word on each thread of the process; time that one of them was runnable but not run is credited to the call,
+    at the same rate for the part of the call before the first sample. A thread that may be waiting for a CPU right now
+    gets its turn first. All that ends ``MOST_DEADLINES`` waits or deadlines after the call's own: neither a busy thread
+    beside the hung one nor a machine that stutters all the time must hide it for ever.
     """
     pending = patience.pending
     allowance = pending.deadline_ns - pending.since_ns
     if patience.until_ns is not None and now_ns < patience.until_ns:
         return Wait(patience.until_ns, "a wait was granted")
-    if late_ns > late_margin_ns and not patience.rearmed:
-        wait_ns = min(late_ns, max(allowance, RECHECK_NS))
-        return Wait(now_ns + wait_ns, f"the machine stalled for {late_ns / MILLISECOND:.0f} ms")
+    fresh_ns = late_ns - patience.stalled_ns
+    if fresh_ns > late_margin_ns and patience.stalls < MOST_DEADLINES:
+        wait_ns = min(fresh_ns, max(allowance, RECHECK_NS))
+        return Wait(now_ns + wait_ns, f"the machine stalled for {fresh_ns / MILLISECOND:.0f} ms", late_ns)
     if threads is not None and now_ns < pending.deadline_ns + max(MOST_DEADLINES * allowance, LEAST_PATIENCE_NS):
         wait = _starved(patience, threads, now_ns)
         if wait is not None:

@@ -41,8 +41,13 @@ class Examination:
         self.orphaned.clear()
         self.reported.clear()
 
+    def report(self, fact: Fact, incident: str) -> None:
+        """A fact is a verdict from here on; what its word said before is none any more."""
+        self.reported = {known: told for known, told in self.reported.items() if known[0] != fact[0]}
+        self.reported[fact] = incident
+
     def stalled(self, late_ns: int, late_margin_ns: int, now_ns: int) -> None:
-        """We woke so late: if that was more than the margin, whatever is in flight was held up as well."""
+        """We stood still so long: if that was more than the margin, whatever is in flight was held up as well."""
         if late_ns > late_margin_ns:
             self._stalls.append((now_ns, late_ns))
 
@@ -110,15 +115,14 @@ class Examination:
             if isinstance(judged, Finding):
                 self.waiting_ns = now_ns if observed else self.waiting_ns
                 return judged, pending, threads
-            self._wait(pending, patience, judged, threads, stall_ns > late_margin_ns, now_ns)
+            self._wait(pending, patience, judged, threads, now_ns)
         return None
 
-    def _wait(
-        self, pending: Pending, patience: Patience, wait: Wait, threads: Threads | None, late: bool, now_ns: int
-    ) -> None:
+    def _wait(self, pending: Pending, patience: Patience, wait: Wait, threads: Threads | None, now_ns: int) -> None:
         first = patience.overdue_ns is None
         self._patience[pending.key] = patience._replace(
-            rearmed=patience.rearmed or late,
+            stalls=patience.stalls + bool(wait.stalled_ns),
+            stalled_ns=max(patience.stalled_ns, wait.stalled_ns),
             overdue_ns=now_ns if first else patience.overdue_ns,
             overdue_threads=threads if first else patience.overdue_threads,
             until_ns=wait.until_ns,

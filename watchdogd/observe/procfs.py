@@ -2,7 +2,8 @@
 
 ``stat`` and ``schedstat`` take no lock of the process's memory; ``maps``, ``cmdline`` and ``environ`` do and are not
 read in the supervisor (``sweep.py`` reads ``environ``, in a child that may be abandoned). Invariant: a process that
-is gone is ``None``, never an exception.
+is gone is ``None``, never an exception; an OSError says that it is not known, and what is only told (names, lineage) is
+then left out.
 """
 
 from __future__ import annotations
@@ -83,29 +84,36 @@ def thread(pid: int, tid: int) -> ThreadSample | None:
 
 
 def name(pid: int) -> str:
-    """What a process calls itself; empty if it is gone."""
-    return (_read(f"/proc/{pid}/comm") or b"").decode("utf-8", "replace").strip()
+    """What a process calls itself; empty if it is gone, or that is hidden from us."""
+    try:
+        return (_read(f"/proc/{pid}/comm") or b"").decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def names(pid: int) -> set[str]:
     """What a process's threads call themselves."""
     try:
         tids = os.listdir(f"/proc/{pid}/task")[:MAX_THREADS]
-    except (FileNotFoundError, ProcessLookupError):
+        found = [_read(f"/proc/{pid}/task/{tid}/comm") for tid in tids]
+    except OSError:
         return set()
-    found = (_read(f"/proc/{pid}/task/{tid}/comm") for tid in tids)
     return {name.decode("utf-8", "replace").strip() for name in found if name}
 
 
 def lineage(pid: int) -> set[int]:
-    """A process, its ancestors, its group and its session, as far as it is still there."""
-    there = stat(pid)
-    found = {pid} if there is None else {pid, there.group, there.session}
-    for _ in range(MOST_ANCESTORS):
-        if there is None or there.parent <= 1:
-            break
-        found.add(there.parent)
-        there = stat(there.parent)
+    """A process, its ancestors, its group and its session, as far as it is still there and not hidden from us."""
+    found = {pid}
+    try:
+        there = stat(pid)
+        found |= set() if there is None else {there.group, there.session}
+        for _ in range(MOST_ANCESTORS):
+            if there is None or there.parent <= 1:
+                break
+            found.add(there.parent)
+            there = stat(there.parent)
+    except OSError:
+        pass  # those that are known by now
     return found
 
 

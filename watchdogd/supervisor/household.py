@@ -80,8 +80,8 @@ class Household:
         log = self.kernel_log
         if log is not None and log.watch(now_ns):
             self.dirty = True
-            if log.up:  # that it is down is told when it ends
-                self._told(log.child.name, True, "reads", now_ns)
+            if log.up or log.is_silent:  # that it is down is else told when it ends
+                self._told(log.child.name, log.up, "reads" if log.up else "its reader hangs", now_ns)
         self.dirty = self.blocked.look(now_ns) or self.dirty
         self._growth.look(now_ns)
         suppressed = self._journal.suppressed

@@ -44,7 +44,7 @@ class Judging:
         self._incidents = 0
 
     def judge(self, late_ns: int, now_ns: int, *, stopping: bool) -> None:
-        """``late_ns``: how long after the instant it should have come this look comes."""
+        """``late_ns``: how long the machine may have stood still before this look, or how late it comes."""
         self._succession.look(now_ns)
         if self._responses is not None:
             self._responses.tick(stopping, now_ns)

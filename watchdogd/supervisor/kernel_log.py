@@ -27,6 +27,9 @@ from watchdogd.publish.journal import Journal
 NAME = "kmsg"
 EXPECTED = "expected"  # counted apart: what follows from our own kill is no fault
 SETTLED_NS = 2 * SECOND  # a reader that says nothing of itself, and has lived so long, reads
+SILENT_LOOKS = (
+    30  # of housekeeping, 15 s: without a sign of a reader that gives them. Looks, not time: a machine may stall
+)
 
 
 class KernelLog:
@@ -44,6 +47,9 @@ class KernelLog:
         self._last_ns: int | None = None
         self._own_words = ""
         self._spoke = False
+        self._second = self._taken = 0  # so many messages in that second
+        self._signs = False  # whether the reader is ours, which says now and then that it lives
+        self._looks = 0  # since its last word
         self._started_ns = 0
         self._turn = 0
         self._pid_namespace = pid_namespace
@@ -53,7 +59,7 @@ class KernelLog:
 
     def started(self, now_ns: int) -> None:
         self._buffer = LineBuffer()
-        self._spoke = False
+        self._spoke = self._signs = False
         self._started_ns = now_ns
 
     def ended(self, status: Exit | None) -> None:
@@ -63,9 +69,12 @@ class KernelLog:
             self.child.note = self._own_words or self.child.note
 
     def watch(self, now_ns: int) -> bool:
-        """Update ``up``; whether it changed."""
+        """Update ``up``; whether it changed. A reader that hangs is killed, to be started again."""
         lives = self.child.process is not None
-        up = lives and (self._spoke or now_ns - self._started_ns > SETTLED_NS)
+        self._looks += 1
+        if self.is_silent:
+            self.child.kill()
+        up = lives and not self.is_silent and (self._spoke or now_ns - self._started_ns > SETTLED_NS)
         changed, self.up = up != self.up, up
         if lives and self._watched:  # one worker at a time: what its threads are called is of use before it is killed
             self._turn = (self._turn + 1) % len(self._watched)
@@ -74,17 +83,30 @@ class KernelLog:
                 watched.evidence.names = procfs.names(watched.process.pid)
         return changed
 
+    @property
+    def is_silent(self) -> bool:
+        return self.child.process is not None and self._signs and self._looks > SILENT_LOOKS
+
     def feed(self, data: bytes, now_ns: int) -> bool:
-        """Take what it printed. Whether there is anything new to be told."""
+        """Take what it printed, in a storm the first of each second: a command of one's own may print without end.
+        Whether there is anything new to be told."""
+        if now_ns // SECOND != self._second:
+            self._second, self._taken = now_ns // SECOND, 0
         lines = self._buffer.feed(data)
         self._spoke = self._spoke or bool(lines)
+        self._looks = 0 if lines else self._looks
+        lines = [line for line in lines if line != kmsg.OWN_WORDS + kmsg.SIGN]
         messages = []
         for line in lines:
             if line.startswith(kmsg.OWN_WORDS):
                 self._own(line.removeprefix(kmsg.OWN_WORDS))
                 continue
+            if self._taken == kmsg.MOST_A_SECOND:
+                self._lost += 1
+                continue
             message = kmsg.parse_line(line)
             if message is not None:
+                self._taken += 1
                 messages.append(message)
         self._take(messages, now_ns)
         return bool(lines)
@@ -96,6 +118,7 @@ class KernelLog:
             self._lost += int(count)
         elif what == "gpus":
             self._gpus = {place: f"gpu{index}" for index, place in enumerate(rest.split())}
+            self._signs = True  # no other reader says this
         else:
             self._own_words = words
 
@@ -150,7 +173,7 @@ class KernelLog:
             "sample_ns": self._last_ns,
             "restarts": max(0, self.child.starts - 1),
             "bad_lines": 0,
-            "note": self.child.note,
+            "note": "its reader hangs" if self.is_silent else self.child.note,
         }
 
     def totals(self) -> dict[str, Any]:

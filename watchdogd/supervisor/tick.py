@@ -88,7 +88,7 @@ class Supervisor:
             raise CannotStart(f"cannot make {runtime.board}: {error.strerror}; {remedy}") from None
         first_seq = max(events.last_seq(runtime.state_directory) + 1, self._adoption.next_seq)
         self.journal = Journal(boot_id, first_seq, Throttle(settings.supervisor.events_max_bytes))
-        self.loop = Loop(self._on_signals)
+        self.loop = Loop(self._on_signals, settings.supervisor.late_margin_ns)
         slice_name, scopes = scope.available(settings.supervisor.worker_slice)
         self.actor = Actor(
             runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, self._identities,
@@ -151,10 +151,10 @@ class Supervisor:
         self.notifier.ready()
         listening()
         while not self.finished:
-            late_ns = self.loop.wait(self._next_ns)
-            if late_ns:
-                self.board.count("wakeup_lateness", late_ns)
-            self.tick(late_ns)
+            woke = self.loop.wait(self._next_ns)
+            if woke.late_ns:
+                self.board.count("wakeup_lateness", woke.late_ns)
+            self.tick(woke.stalled_ns)
 
     def _first_look(self) -> int:
         """At adopted workers, before anything else. How late the next one then is."""
@@ -169,11 +169,11 @@ class Supervisor:
             self.board.stalled(late_ns, now_ns)
         self.judging.judge(late_ns, now_ns, stopping=self.stopping)
 
-    def tick(self, late_ns: int) -> None:
-        """One round. ``late_ns``: how long after the instant asked for the loop woke."""
+    def tick(self, stalled_ns: int) -> None:
+        """One round. ``stalled_ns``: for how long the machine may have stood still before it."""
         now_ns = time.monotonic_ns()
         self._reload.watch(now_ns)
-        self._judge(late_ns, now_ns)
+        self._judge(stalled_ns, now_ns)
         self.household.start_due(now_ns)
         if now_ns >= self._housekeeping_ns:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS

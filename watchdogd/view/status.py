@@ -65,6 +65,7 @@ class WorkerView:
     bad: bad_outputs.Run | None = None  # those in a row, up to now
     bisect: str = "off"  # of ``abi.BISECTS``: whether its process synchronizes after each stage
     last_step_ns: int | None = None  # when it ended; None: none has, or a library of version 1 does not say
+    is_first_again: bool = False  # a step in flight is a first one by the worker's own word, after others
 
     @property
     def name(self) -> str:
@@ -217,7 +218,8 @@ def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
     last_ns = last_step_ns(pulse, now_ns)
     word = pulse.header("bisect") if body["pid"] is not None else 0
     bisect = abi.BISECTS[word] if word < len(abi.BISECTS) else "off"
-    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error, counts, bad, bisect, last_ns)
+    again = is_first_again(pulse)
+    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error, counts, bad, bisect, last_ns, again)
 
 
 def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
@@ -230,6 +232,12 @@ def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
             operation = abi.OPERATIONS[code]
             ages[operation] = max(ages.get(operation, 0), now_ns - entered_ns)
     return ages
+
+
+def is_first_again(pulse: Pulse) -> bool:
+    """Whether an oldest step in flight is one that the worker called a first one (``first_step()``) after others."""
+    steps = zip(pulse.column("step"), pulse.column("steps_done"), strict=True)
+    return any(word & abi.CODE_MASK == abi.STEP_FIRST and done for word, done in steps if word)
 
 
 def last_step_ns(pulse: Pulse, now_ns: int) -> int | None:

@@ -200,6 +200,8 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
         yield f"{worker.heartbeat_error}; its hangs cannot be seen"
     if body["uninstrumented"]:
         yield "none of its calls is stamped: a hang inside one cannot be seen; see the worker API"
+    if worker.is_first_again and "step" in body["deadlines"] and "first_step" not in body["deadlines"]:
+        yield "its step is a first one, says the worker: never overdue, since deadlines.first_step is not set"
     yield from _outputs(worker, now_ns)
     yield from _bisect(worker)
     if body["would_have_killed"]:

@@ -29,6 +29,8 @@ MOST_PIDS = 1 << 22  # the kernel's own limit
 MOST_A_SECOND = 100
 MOST_RECORDS = 1000  # read at once, before looking whether anybody still listens
 LOOK_MS = 1000
+SIGN_SECONDS = 5  # a kernel that says nothing is no reader that hangs: so often it says that it lives
+SIGN = "lives"
 RECORD_BYTES = 16384  # a record is read whole or not at all (EINVAL)
 
 # "6,339,5140900,-;" of /dev/kmsg, "<6>" of syslog, "[    5.140900] " of dmesg, "[Fri Mar  3 04:27:08 2023] " of -T
@@ -255,11 +257,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
         poller.register(sys.stdout, 0)  # no event asked for: what remains is POLLERR, the other end closed
+        sign_due = time.monotonic() + SIGN_SECONDS
         while os.getppid() == parent:
             if any(number == sys.stdout.fileno() for number, _ in poller.poll(LOOK_MS)):
                 return 0
-            for line in log.take(int(time.monotonic())):
+            now = time.monotonic()
+            for line in log.take(int(now)):
                 print(line)
+            if now >= sign_due:
+                print(f"{OWN_WORDS}{SIGN}")
+                sign_due = now + SIGN_SECONDS
             sys.stdout.flush()
     return 0
 

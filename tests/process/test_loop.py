@@ -1,0 +1,81 @@
+"""The loop's waits in real time: it wakes when it was asked to, and no standstill of the machine passes unseen."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.helpers.running import ROOT, wait_until
+from watchdogd.model import MILLISECOND
+from watchdogd.observe.loop import stood_still
+
+WAITS = """import json, sys, time
+from watchdogd.observe.loop import Loop
+loop = Loop(lambda numbers: None)
+loop.wait(time.monotonic_ns())
+print("waits", flush=True)
+begun = time.monotonic_ns()
+while time.monotonic_ns() - begun < int(sys.argv[2]) * 10**6: pass
+woke = loop.wait(begun + int(sys.argv[1]) * 10**6)
+print(json.dumps([time.monotonic_ns() - begun, *woke]))
+"""
+
+
+def waited(
+    milliseconds: int, stand_still: tuple[float, float] | None = None, works: int = 0
+) -> tuple[float, float, float]:
+    """How long, how late, and for how long it may have stood still, in ms. ``stand_still``: when, and how long.
+    ``works``: so many ms before it waits."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS, str(milliseconds), str(works)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+        if stand_still is not None:
+            begun = time.monotonic()
+            wait_until(lambda: time.monotonic() - begun > stand_still[0])
+            os.kill(process.pid, signal.SIGSTOP)
+            wait_until(lambda: time.monotonic() - begun > sum(stand_still))
+            os.kill(process.pid, signal.SIGCONT)
+        lasted, late, stalled = (value / MILLISECOND for value in json.loads(process.stdout.readline()))
+    return lasted, late, stalled
+
+
+def test_a_wait_on_a_machine_that_runs_lasts_as_long_as_asked_and_tells_of_no_standstill() -> None:
+    for _ in range(10):  # a machine that is busy with other tests is late now and then
+        lasted, late, stalled = waited(300)
+        if stalled == 0:
+            break
+    assert (lasted >= 300, late < 20, stalled) == (True, True, 0)
+
+
+@pytest.mark.parametrize("begin", [0.01, 0.05, 0.1, 0.15])
+def test_a_standstill_between_two_looks_ends_the_wait_and_is_told_whole(begin: float) -> None:
+    lasted, late, stalled = waited(2000, (begin, 0.15))
+    assert (late, lasted < 1500) == (0, True)
+    assert stalled >= 149
+
+
+def test_a_standstill_past_the_instant_asked_for_is_told_from_its_begin_on() -> None:
+    _, late, stalled = waited(100, (0.06, 0.2))
+    assert late >= 120
+    assert stalled >= 199
+
+
+def test_a_supervisor_s_own_work_is_no_standstill_however_late_it_makes_a_wait() -> None:
+    for _ in range(10):
+        _, late, stalled = waited(50, works=200)
+        if stalled == 0:
+            break
+    assert (late >= 150, stalled) == (True, 0)
+
+
+def test_only_a_wake_up_later_than_usual_tells_of_a_standstill_and_that_may_have_begun_at_once() -> None:
+    assert stood_still(100, 120, 140, 20) == 0
+    assert stood_still(100, 120, 141, 20) == 41
