@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.bench.hours import upper_bound as most_expected
+from tests.bench.hours_report import upper_bound as most_expected
 from tests.bench.soak.fleet import CALLS
 from tests.bench.soak.judge import MISSED, NOT_BEGUN, WRONG, Episode, Judged, Judgement, add
 from tests.bench.soak.kinds import BY_NAME, KINDS, MODELS
