@@ -60,7 +60,7 @@ TAIL = """
 A kill is late where the machine stood or starved the worker: it is given time for that. The supervisor knows of a stall
 by its own late wake-up; of one that lies between two looks it knows nothing, of one that began before a look was due
 only the rest. A healthy call past half of its deadline that meets such a stall may be killed. By chance they hardly
-ever meet; if a cause in common made one stalled call in {once_in} such a one, it would be {met} false kills in
+ever meet; if one such call in {once_in} did, for a cause that both have in common, it would be {met} false kills in
 {hours:,} hours.
 """
 VARYING = ("after", "told too", "serves again")
