@@ -106,8 +106,8 @@ def _parser(*, is_run: bool) -> argparse.ArgumentParser:
     for name, text in _CHANGES.items():
         command(name, _change, text).add_argument("worker", metavar="WORKER", help="one; for another, once more")
     bisect = command("bisect", _change, "have a worker synchronize after each stage, so that a hang tells in which")
-    bisect.add_argument("worker", metavar="WORKER", help="from its next start on: `watchdogd restart WORKER` for now")
-    bisect.add_argument("switch", choices=("on", "off"), help="on until off; it is slower meanwhile")
+    bisect.add_argument("worker", metavar="WORKER", help="from its next start on; at once: `watchdogd restart WORKER`")
+    bisect.add_argument("switch", choices=("on", "off"), metavar="on|off", help="on until off; it is slower meanwhile")
     command("reload", _reload, "load the configuration anew; only workers that it changes are restarted")
     command("check-config", _check_config, "name every problem of a configuration, or sum it up")
     doctor = command("doctor", _doctor, "show what this machine offers and lacks, and whether a configuration can run")

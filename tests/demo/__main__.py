@@ -232,6 +232,7 @@ def main() -> int:
                 lines = demonstrate(Path(directory), options.gpu)
             else:
                 story = importlib.import_module(STORIES[options.story])
+                say("What was reported, and what this shows of it: docs/STORIES.md\n")
                 lines = [*story.play(Path(directory), say), "All of this was observed."]
         except (NotObserved, AssertionError) as missing:  # the latter: what tests.helpers.running waited for in vain
             print(f"FAILED: {missing}", file=sys.stderr)

@@ -106,7 +106,7 @@ def _judged(directory: Path, plan: Path, device: SimulatedDevice) -> tuple[list[
         "3. Guarded by the outputs, where a library in the worker does it and no guard sees its stream:",
         at("first output all zero", began, began),
         at("bad_in_a_row reached", began, seen[-1 - late].ended_ns, f"{BAD_IN_A_ROW} frames"),
-        at("verdict silent_output", began, found_ns, f"{late} frames later: {verdict['detail']}"),
+        at("verdict silent_output", began, found_ns, f"{late} frame{'s' * (late != 1)} later: {verdict['detail']}"),
         at("killed", began, killed["monotonic_ns"], f"by then {len(zero)} of {len(sick)} were zero"),
         at("gone", began, gone["monotonic_ns"], gone["exit"]),
         at("successor ready", began, ready["ready_ns"], f"pid {ready['pid']}"),

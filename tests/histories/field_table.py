@@ -59,9 +59,9 @@ TAIL = """
 
 A kill is late where the machine stood or starved the worker: it is given time for that. The supervisor knows of a stall
 by its own late wake-up, for a look or for one of the glances at the clock in between; one of less than 40 ms may pass
-unseen, and a healthy call that is so close to its deadline may then be killed. By chance they hardly ever meet; if a
-cause in common made every stalled call one past half of its deadline, false kills in {hours:,} hours and some
-{stalls:,} such stalls: {met}.
+unseen, and a healthy call that is so close to its deadline may then be killed. By chance they hardly ever meet. With
+every stalled call made one past half of its deadline, for a cause that both have in common: {met} false kills in
+{hours:,} hours and some {stalls:,} such stalls.
 """
 VARYING = ("after", "told too", "serves again")
 

@@ -482,7 +482,7 @@ def test_bisect_is_told_to_the_supervisor_and_back() -> None:
     with Supervised({"model_a": worker(SERVE)}) as supervised:
         supervised.wait_phase("model_a", "running", 1)
         told = run("bisect", "model_a", "on", "-c", supervised.config)
-        answer = "bisect on model_a: from its next start on; for now: watchdogd restart model_a\n"
+        answer = "bisect on model_a: from its next start on; at once: watchdogd restart model_a\n"
         assert (told.returncode, told.stdout, told.stderr) == (0, answer, "")
         wait_until(lambda: "bisected from its next start on" in run("status", "-c", supervised.config).stdout)
         assert supervised.worker("model_a")["incarnation"] == 1

@@ -92,10 +92,10 @@ def test_with_one_the_verdict_says_the_stage_that_queued_it(device: SimulatedDev
     with Supervised({"a": frames(device)}) as supervised:
         supervised.wait_phase("a", "running", 1)
         told = supervised.ask("bisect on", "a")
-        assert told == "bisect on a: from its next start on; for now: watchdogd restart a"
+        assert told == "bisect on a: from its next start on; at once: watchdogd restart a"
         supervised.wait_tick()
         assert (supervised.phase("a"), bisected(supervised)) == ("running", {"now": "off", "next": "operator"})
-        assert "! bisected from its next start on; for now: `watchdogd restart a`" in shown(supervised)
+        assert "! bisected from its next start on; at once: `watchdogd restart a`" in shown(supervised)
         supervised.ask("restart", "a")
         supervised.wait_phase("a", "running", 2)
         assert bisected(supervised) == {"now": "done", "next": "operator"}
@@ -109,7 +109,7 @@ def test_with_one_the_verdict_says_the_stage_that_queued_it(device: SimulatedDev
         assert "last incident: call sync in stage plugin, synchronized after each stage, at" in shown(supervised)
         # A person turned it on, a person turns it off.
         assert bisected(supervised) == {"now": "done", "next": "operator"}
-        assert supervised.ask("bisect off", "a").endswith("for now: watchdogd restart a")
+        assert supervised.ask("bisect off", "a").endswith("at once: watchdogd restart a")
         supervised.wait_tick()
         assert "! bisected until its next start" in shown(supervised)
         supervised.ask("restart", "a")
@@ -234,8 +234,8 @@ def test_one_adopted_without_a_memory_of_it_is_bisected_until_its_next_hang(devi
 @pytest.mark.parametrize(
     ("before", "answer"),
     [
-        ("stop", "bisect on a: from its next start on; for now: watchdogd start a"),
-        ("pause", "bisect on a: from its next start on; for now: watchdogd restart a"),
+        ("stop", "bisect on a: from its next start on; at once: watchdogd start a"),
+        ("pause", "bisect on a: from its next start on; at once: watchdogd restart a"),
     ],
 )
 def test_the_answer_names_what_starts_it(before: str, answer: str) -> None:
@@ -250,10 +250,10 @@ def test_the_answer_names_what_starts_it(before: str, answer: str) -> None:
 def test_in_quarantine_that_is_a_reset() -> None:
     with Supervised({"a": {"command": ["false"], "restart": {"backoff": "1ms", "budget": 1}}}) as supervised:
         supervised.wait_phase("a", "quarantined")
-        assert supervised.ask("bisect on", "a").endswith("for now: watchdogd reset a")
+        assert supervised.ask("bisect on", "a").endswith("at once: watchdogd reset a")
         supervised.ask("stop", "a")
         supervised.wait_phase("a", "stopped")
-        assert supervised.ask("bisect on", "a").endswith("for now: watchdogd reset a")
+        assert supervised.ask("bisect on", "a").endswith("at once: watchdogd reset a")
 
 
 def test_what_runs_so_already_needs_no_start() -> None:

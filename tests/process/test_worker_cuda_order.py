@@ -209,6 +209,11 @@ def test_an_output_that_is_not_copied_out_is_named_whole(start: Start) -> None:
     assert worker.run("caught(poison.check)")[1] == "boxes: elements 0 to 15 of 16 were never written"
 
 
+def test_poison_that_is_no_byte_is_refused(start: Start) -> None:
+    kind, text = of(start, "insert", POISON).run("caught(lambda: Poison(300, boxes=Output(out, result, 4)))")
+    assert (kind, text) == ("ValueError", "byte=300: use 0 to 255")
+
+
 BETWEEN = """
 class Between:  # what another thread does while this one is inside a call, or just out of it
     def __init__(self, name, other):

@@ -507,7 +507,7 @@ def test_readiness_names_everything_that_is_not(tmp_path: Path) -> None:
     assert stuck.startswith("supervisor: STUCK")
     assert reasons == [
         "worker model_a: starting",
-        "worker model_b: overdue, its kill waits",
+        "worker model_b: a verdict stands, its kill waits",
         "source tegrastats: silent",
     ]
 

@@ -250,7 +250,7 @@ def test_what_works_is_not_ended_for_a_leak_while_its_peer_does_not_serve(pair: 
 def test_a_leak_waits_while_so_many_were_killed_and_then_for_nothing(stage: Stage) -> None:
     for at in (100, 200):
         stage.fleet.condemned(stage.players["far"], ms(at))
-    assert stage.fleet.spares(stage.players["gpu"], ms(1202)) == "it leaks, and is replaced after the kills of others"
+    assert stage.fleet.spares(stage.players["gpu"], ms(1202)) == "it leaks, and is replaced once max_kills has room"
     assert stage.fleet.spares(stage.players["gpu"], ms(10_101)) == ""
     assert stage.hold("gpu", 1202, stage.finding(1202, Verdict.LEAK)) is None  # else it would hide a hang
 

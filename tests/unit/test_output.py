@@ -131,6 +131,11 @@ def test_bounds_are_the_last_values_that_are_good(values: tuple[float, ...], kin
     assert OutputCheck(bounds=(0.0, 1.0), dtype="f")(floats(*values)) == kind
 
 
+def test_a_dtype_that_there_is_not_is_refused_before_the_first_output() -> None:
+    with pytest.raises(ValueError, match="elements of format 'float32' cannot be judged; use one of b, h, i"):
+        OutputCheck(dtype="float32")
+
+
 def test_nan_is_within_no_bounds() -> None:
     assert OutputCheck(nan=False, bounds=(-1e30, 1e30), dtype="f")(floats(0.0, math.nan)) == "bounds"
 

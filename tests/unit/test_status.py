@@ -439,7 +439,7 @@ def test_the_table_says_what_is_wrong_and_what_to_do(troubled: FakeRuntime) -> N
     assert "  ! out of restarts: `watchdogd status model_b`, then `watchdogd reset model_b`" in lines
     assert "  last incident: call sync at 2025-01-02T03:04:05.000006Z [i-77]" in lines
     assert any(line.startswith("  ! starts again in ") for line in lines)
-    assert "  ! overdue, its kill waits: model_b has an older call" in lines
+    assert "  ! a verdict stands, its kill waits: model_b has an older call" in lines
     assert any("none of its calls is stamped" in line for line in lines)
     assert any(line.startswith("gpu0  load 42%") for line in lines)
     assert any(line.startswith("dla0  load unknown") for line in lines)
@@ -769,8 +769,8 @@ UNTIL_OFF = "until `watchdogd bisect model_h off` and its next start"
 @pytest.mark.parametrize(
     ("word", "by", "note"),
     [
-        (0, "operator", "bisected from its next start on; for now: `watchdogd restart model_h`"),
-        (0, "bisect_after", "bisected from its next start on, by bisect_after; for now: `watchdogd restart model_h`"),
+        (0, "operator", "bisected from its next start on; at once: `watchdogd restart model_h`"),
+        (0, "bisect_after", "bisected from its next start on, by bisect_after; at once: `watchdogd restart model_h`"),
         (1, "operator", f"bisected {UNTIL_OFF}, but nothing in it synchronizes after a stage; see the worker API"),
         (2, "operator", f"bisected {UNTIL_OFF}: it synchronizes after each stage, and is slower for that"),
         (2, "bisect_after", "bisected until its next hang: it synchronizes after each stage, and is slower for that"),

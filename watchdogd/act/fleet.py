@@ -55,7 +55,8 @@ class Fleet:
         recent = budget.recent(self.kills, now_ns, settings.max_kills_window_ns)
         if len(recent) >= settings.max_kills:
             seconds = settings.max_kills_window_ns / 1e9
-            return f"{len(recent)} kills in {seconds:g} s: what hits every worker is not cured by killing every worker"
+            told = "what hits every worker is not cured by killing every worker"
+            return f"{len(recent)} kills in {seconds:g} s (max_kills): {told}"
         if now_ns - finding.detected_ns >= settings.hold_max_ns or finding.verdict is Verdict.STARTUP:
             return None
         culprit = self._likelier_culprit(victim, finding, now_ns) if finding.verdict in HANGS else None
@@ -68,7 +69,7 @@ class Fleet:
         if peer is not None:
             return f"it leaks, and is replaced once {peer} of its redundancy group serves"
         recent = budget.recent(self.kills, now_ns, self._settings.max_kills_window_ns)
-        return "it leaks, and is replaced after the kills of others" if len(recent) >= self._settings.max_kills else ""
+        return "it leaks, and is replaced once max_kills has room" if len(recent) >= self._settings.max_kills else ""
 
     def _last_of_its_group(self, victim: Watched, now_ns: int) -> str | None:
         going = [name for name, at_ns in self._condemned.items() if at_ns == now_ns]

@@ -206,7 +206,8 @@ _WORKER = [
             (
                 "coupled_with",
                 values.STRINGS,
-                "accelerators or workers that a hang of this one can freeze, or the other way round",
+                "accelerators or workers that a hang of this one can freeze, or the other way round;"
+                " those of one accelerator are coupled anyway",
             ),
             (
                 "redundancy",

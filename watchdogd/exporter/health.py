@@ -46,7 +46,7 @@ def unready(view: status.StatusView) -> list[str]:
         if worker.body["required"] and worker.phase not in status.MAY_TAKE_WORK:
             reasons.append(f"worker {worker.name}: {worker.phase.value}")
         elif worker.body["required"] and worker.body["held"]:
-            reasons.append(f"worker {worker.name}: overdue, its kill waits")
+            reasons.append(f"worker {worker.name}: a verdict stands, its kill waits")
     # Without the kernel log there is less evidence; without a load, work may go to an accelerator that is stuck.
     reasons += [f"source {source['name']}: silent" for source in view.sources if source["load"] and not source["up"]]
     return reasons

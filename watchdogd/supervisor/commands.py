@@ -92,4 +92,4 @@ def _bisect(state: WorkerState, *, on: bool) -> str:
     if state.phase in ALIVE and state.bisecting == on:
         return f"{told}, as it runs now"
     deed = "reset" if state.quarantined else _NEXT_START.get(state.phase)
-    return told if deed is None else f"{told}; for now: watchdogd {deed} {state.name}"
+    return told if deed is None else f"{told}; at once: watchdogd {deed} {state.name}"

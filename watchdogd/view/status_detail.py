@@ -37,7 +37,8 @@ def _begun(end: dict[str, Any]) -> str:
     if not end.get("in_flight"):
         return ""
     numbers = ", ".join(map(str, end.get("requests") or ()))
-    return f", {end['in_flight']} steps in flight" + (f" (requests {numbers})" if numbers else "")
+    steps = "1 step" if end["in_flight"] == 1 else f"{end['in_flight']} steps"
+    return f", {steps} in flight" + (f" (requests {numbers})" if numbers else "")
 
 
 def _is_there(path: str) -> bool:

@@ -195,7 +195,7 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
     if worker.phase is Phase.BACKOFF:
         yield _backoff(worker, now_ns)
     if body["held"]:
-        yield f"overdue, its kill waits: {body['held']}"
+        yield f"a verdict stands, its kill waits: {body['held']}"
     if worker.heartbeat_error:
         yield f"{worker.heartbeat_error}; its hangs cannot be seen"
     if body["uninstrumented"]:
@@ -258,7 +258,7 @@ def _bisect(worker: WorkerView) -> Iterator[str]:
         yield f"bisected {lasts}: it synchronizes after each stage, and is slower for that"
     elif by is not None:
         why = "" if by == "operator" else f", by {by}"
-        now = "" if worker.body["pid"] is None else f"; for now: `watchdogd restart {worker.name}`"
+        now = "" if worker.body["pid"] is None else f"; at once: `watchdogd restart {worker.name}`"
         yield f"bisected from its next start on{why}{now}"
 
 

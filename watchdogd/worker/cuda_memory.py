@@ -70,7 +70,8 @@ class DeferredFree:
             self.collect()
         if self.waiting >= self._backlog:
             if not (is_owner and self._waits):
-                raise BacklogFullError(f"{self._backlog} buffers wait to be freed by {self.owner}")
+                remedy = "have it collect() more often, or make backlog larger"
+                raise BacklogFullError(f"{self._backlog} buffers wait to be freed by {self.owner}: {remedy}")
             self._wait_for_oldest()
         users = _users(buffer, streams)
         self._arrived.append((Buffer(self.context, buffer._take(), buffer.capacity), users))

@@ -62,6 +62,8 @@ def _words(found: list[range], count: int) -> str:
 
 class Poison:
     def __init__(self, byte: int = 0xFF, **outputs: AnyOutput) -> None:
+        if not 0 <= byte <= 0xFF:
+            raise ValueError(f"byte={byte}: use 0 to 255")
         self._byte = byte
         self._outputs = outputs
 

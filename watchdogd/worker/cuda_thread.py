@@ -47,7 +47,9 @@ class _Task(NamedTuple):
 
 
 class CudaThread(Executor):
-    """``options`` are those of Context. ``backlog``: tasks that may wait; ``submit`` raises BacklogFullError beyond.
+    """``options`` are those of Context but ``owner``.
+
+    ``backlog``: tasks that may wait; ``submit`` raises BacklogFullError beyond.
 
     ``stamp``: the operation as which a task is in the heartbeat, None for not at all. Raises what Context does, and
     TimeoutError if there is no context after ``start_timeout`` seconds.

@@ -117,6 +117,7 @@ class OutputCheck:
     ) -> None:  # fmt: skip
         if bounds is not None and not bounds[0] <= bounds[1]:
             raise ValueError(f"bounds {bounds}: the lowest comes first")
+        _Elements(memoryview(b""), dtype)  # what it cannot judge is refused here, not at the first frame
         attach()
         self._zero, self._nan, self._constant, self._stale = zero, nan, constant, stale
         self._bounds, self._dtype = bounds, dtype

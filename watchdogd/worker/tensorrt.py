@@ -218,7 +218,7 @@ class Engine:
 
     def _named(self, name: str, tensors: Mapping[str, Tensor], what: str) -> Tensor:
         if name not in tensors:
-            raise ValueError(f"{self} has no {what} {name!r}: {', '.join(tensors)}")
+            raise ValueError(f"{self} has no {what} {name!r}; its {what}s: {', '.join(tensors)}")
         return tensors[name]
 
     # --- its end ---

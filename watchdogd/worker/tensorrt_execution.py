@@ -118,7 +118,7 @@ class Execution:
         wanted = {name: tuple(shape) for name, shape in shapes.items()}
         for name, shape in wanted.items():
             if name not in least:
-                raise ValueError(f"{self._owner} has no input {name!r}: {', '.join(least)}")
+                raise ValueError(f"{self._owner} has no input {name!r}; its inputs: {', '.join(least)}")
             bounds = least[name], most[name]
             sizes = zip(shape, *bounds, strict=False)
             if len(shape) != len(least[name]) or not all(low <= size <= high for size, low, high in sizes):
