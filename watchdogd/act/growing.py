@@ -36,12 +36,20 @@ class Growing:
         self._courses, told = growth.follow(self._courses, usage, self.rule, now_ns)
         return told
 
+    def lose(self) -> bool:
+        """Nobody looks at it: what it holds is unknown, and its end waits for nobody. Whether that is new."""
+        if not self.waits and all(course.now is None for course in self._courses.values()):
+            return False
+        self.waits = ""
+        self._courses = growth.lost(self._courses)
+        return True
+
     def leak(self, now_ns: int) -> Finding | None:
         return growth.leak(self._courses, self.rule, now_ns)
 
     def recall(self, told: Any) -> None:
         """Of a worker that lives on, from its object of the snapshot. Raises ValueError."""
-        self._courses = growth.recall(told)
+        self._courses = growth.lost(growth.recall(told))  # who knows what became of it since
 
     def describe(self) -> dict[str, dict[str, Any]]:
         return growth.describe(self._courses, self.rule, time.monotonic_ns())

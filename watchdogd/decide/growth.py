@@ -58,6 +58,11 @@ def follow(
     return followed, tuple(told)
 
 
+def lost(courses: Courses) -> dict[str, Course]:
+    """Nobody looks: what it holds now is unknown, and what it was told of before condemns it only with a new look."""
+    return {resource: course._replace(now=None) for resource, course in courses.items()}
+
+
 def _next(course: Course, resource: str, used: int, rule: GrowthSettings, now_ns: int) -> Course:
     if not is_measured(course, rule, now_ns):
         return course._replace(now=used, looks=course.looks + 1, most=max(course.most, used))
