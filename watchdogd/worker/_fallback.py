@@ -193,6 +193,8 @@ def stage(name: str) -> _StageGuard:
 
 def begin_step(*, request: int | None = None) -> int:
     process = _process
+    if request is not None:
+        request = _requests.number(request)
     with process.lock:
         hot = process.steps().hot
         token = 0
@@ -204,6 +206,8 @@ def begin_step(*, request: int | None = None) -> int:
             if not process.in_flight:
                 hot[_STEP] = word
             process.in_flight[token] = now_ns, word, entry
+        elif request is not None:
+            _requests.unkept(process.heartbeat)
         hot[_BEGUN] += 1
         return token
 
