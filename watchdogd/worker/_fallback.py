@@ -15,8 +15,9 @@ from time import monotonic_ns
 
 from watchdogd import abi
 from watchdogd.worker import _requests
-from watchdogd.worker._memory import DEPTH as _DEPTH
-from watchdogd.worker._memory import Heartbeat, Lane, ThreadLane
+from watchdogd.worker._lane import DEPTH as _DEPTH
+from watchdogd.worker._lane import Lane, ThreadLane
+from watchdogd.worker._memory import Heartbeat
 from watchdogd.worker._scan import deviation, digest, extremes, uniform
 
 __all__ = [
