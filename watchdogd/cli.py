@@ -206,7 +206,9 @@ def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, in
     if options.json:
         import json
 
-        return json.dumps(status.to_json(view)) + "\n", view.exit_status
+        from watchdogd.view import status_json
+
+        return json.dumps(status_json.to_json(view)) + "\n", view.exit_status
     from watchdogd.view import status_detail
     from watchdogd.view.status_table import table
 
