@@ -20,9 +20,9 @@ from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
 from watchdogd.publish import events
 from watchdogd.pulse import Pulse
+from watchdogd.view.notes import notes, said, silence
 from watchdogd.view.span import span
 from watchdogd.view.status import MAY_TAKE_WORK, StatusView, WorkerView, age, calls_in_flight
-from watchdogd.view.status_table import notes, said, silence
 
 _GOOD, _ODD, _BAD = "good", "odd", "bad"
 _MARK = {_GOOD: "✓", _ODD: "!", _BAD: "✕"}
