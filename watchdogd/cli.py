@@ -235,7 +235,7 @@ def _columns() -> int:
 def _events(options: argparse.Namespace) -> int:
     import json
 
-    from watchdogd.publish import events
+    from watchdogd.publish import event_text, events
     from watchdogd.view import event_filter
 
     path = os.path.join(places.state_dir(options.config), events.FILE_NAME)
@@ -247,7 +247,7 @@ def _events(options: argparse.Namespace) -> int:
         event_filter.check(wanted, path, places.workers(options.config))
         for event in (events.follow if options.follow else events.read_file)(path, on_bad=bad.append):
             if wanted.wants(event):
-                print(json.dumps(event) if options.json else events.describe(event), flush=options.follow)
+                print(json.dumps(event) if options.json else event_text.describe(event), flush=options.follow)
     except event_filter.NothingSuch as error:
         raise Failed(str(error), exits.USAGE) from None
     except BrokenPipeError:

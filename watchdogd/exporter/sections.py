@@ -18,7 +18,7 @@ from watchdogd.exporter.recent import SAMPLES, Recent
 from watchdogd.exporter.tail import tone
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
-from watchdogd.publish import events
+from watchdogd.publish.event_text import describe
 from watchdogd.pulse import Pulse
 from watchdogd.view.notes import notes, said, silence
 from watchdogd.view.span import span
@@ -280,7 +280,7 @@ def _events(facts: Facts) -> Html:
 
 
 def _event(event: Mapping[str, Any]) -> Html:
-    when, _, what = events.describe(event).partition(" ")
+    when, _, what = describe(event).partition(" ")
     return element(
         "li",
         element("time", when[11:23] or when, title=when),
