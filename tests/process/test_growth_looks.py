@@ -184,7 +184,7 @@ def test_a_worker_has_its_own_part_of_a_device_and_one_that_is_not_told_of_is_un
 
 LEAKS = GrowthSettings(leak=True, threads=1, factor=1.0)
 LATER = 7200 * SECOND  # after its first hour
-COURSE = {"since_ns": 0, "looks": 100, "most": 1, "now": 100, "over": 0, "least": 50, "warned": 50, "times": 2}
+COURSE = {"since_ns": 0, "looks": 360, "most": 1, "now": 100, "over": 0, "least": 50, "warned": 50, "times": 2}
 
 
 def leaks(watched: Watched) -> None:

@@ -9,9 +9,8 @@ import time
 from typing import Any
 
 from watchdogd.decide import growth
-from watchdogd.model import SECOND, Finding, GrowthSettings, Usage
+from watchdogd.model import Finding, GrowthSettings, Usage
 
-EVERY_NS = 10 * SECOND
 LOOKS_IN_BASELINE = 12  # at least, where the first hour is a short one
 
 
@@ -29,7 +28,7 @@ class Growing:
 
     def asked(self, now_ns: int) -> None:
         """A look is under way."""
-        self.next_ns = now_ns + min(EVERY_NS, (self.rule.baseline_ns or 0) // LOOKS_IN_BASELINE)
+        self.next_ns = now_ns + min(growth.EVERY_NS, (self.rule.baseline_ns or 0) // LOOKS_IN_BASELINE)
 
     def take(self, usage: Usage, now_ns: int) -> tuple[str, ...]:
         """Returns the resources of which something is to be told."""
