@@ -206,7 +206,9 @@ def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, in
     if options.json:
         import json
 
-        return json.dumps(status.to_json(view)) + "\n", view.exit_status
+        from watchdogd.view import status_json
+
+        return json.dumps(status_json.to_json(view)) + "\n", view.exit_status
     from watchdogd.view import status_detail
     from watchdogd.view.status_table import table
 
@@ -233,7 +235,7 @@ def _columns() -> int:
 def _events(options: argparse.Namespace) -> int:
     import json
 
-    from watchdogd.publish import events
+    from watchdogd.publish import event_text, events
     from watchdogd.view import event_filter
 
     path = os.path.join(places.state_dir(options.config), events.FILE_NAME)
@@ -245,7 +247,7 @@ def _events(options: argparse.Namespace) -> int:
         event_filter.check(wanted, path, places.workers(options.config))
         for event in (events.follow if options.follow else events.read_file)(path, on_bad=bad.append):
             if wanted.wants(event):
-                print(json.dumps(event) if options.json else events.describe(event), flush=options.follow)
+                print(json.dumps(event) if options.json else event_text.describe(event), flush=options.follow)
     except event_filter.NothingSuch as error:
         raise Failed(str(error), exits.USAGE) from None
     except BrokenPipeError:

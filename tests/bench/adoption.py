@@ -106,9 +106,9 @@ def _judge(running: rig.Rig, first: dict[str, int], counts: list[Path], truth: P
 
 
 def _steps(running: rig.Rig, name: str) -> int:
-    from watchdogd.view import status  # noqa: PLC0415 - not what is measured
+    from watchdogd.view import status, status_json  # noqa: PLC0415 - not what is measured
 
-    told = status.to_json(status.collect(str(running.runtime), time.monotonic_ns(), name))
+    told = status_json.to_json(status.collect(str(running.runtime), time.monotonic_ns(), name))
     return int(told["workers"][0]["steps"])
 
 

@@ -25,7 +25,7 @@ from tests.demo import frames
 from tests.demo.story import MILLISECOND, ROOT, NotObserved
 from tests.simulator.control import SimulatedDevice
 from watchdogd.publish import events
-from watchdogd.view import status, status_table
+from watchdogd.view import status, status_json, status_table
 
 STORIES = {
     "dla-deadlock": "tests.demo.dla_deadlock",
@@ -172,7 +172,7 @@ def run(demo: Demo) -> list[str]:
 
 
 def worker_pid(demo: Demo, name: str) -> int:
-    view = status.to_json(status.collect(str(demo.runtime), time.monotonic_ns()))
+    view = status_json.to_json(status.collect(str(demo.runtime), time.monotonic_ns()))
     return next(int(worker["pid"] or 0) for worker in view["workers"] if worker["name"] == name)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from watchdogd.act import sweep
 from watchdogd.publish import board, events
 from watchdogd.supervisor.control import ask
-from watchdogd.view import status
+from watchdogd.view import status, status_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 15.0
@@ -153,7 +153,7 @@ class Supervised:
 
     def view(self, name: str) -> dict[str, Any]:
         """Its object of ``status --json``."""
-        told = status.to_json(status.collect(str(self.runtime), time.monotonic_ns(), name))
+        told = status_json.to_json(status.collect(str(self.runtime), time.monotonic_ns(), name))
         found: dict[str, Any] = told["workers"][0]
         return found
 

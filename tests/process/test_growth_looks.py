@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +24,7 @@ from watchdogd.model import (
     GrowthSettings,
     Phase,
     SupervisorSettings,
+    Usage,
     Verdict,
     WorkerSettings,
 )
@@ -122,6 +123,44 @@ def test_what_could_not_be_looked_at_is_unknown_and_not_as_it_was() -> None:
         assert made.held() == [None]
 
 
+def test_nor_is_it_known_in_a_pause_and_where_no_process_is_to_be_had() -> None:
+    with looking(2) as made:
+        made.settled(0)
+        assert None not in made.held()
+        first = made.watched[0]
+        first.growing.waits, first.state = "it waits", replace(first.state, phase=Phase.PAUSED)
+        assert not made.begin(1)
+        assert [held is None for held in made.held()] == [True, False] and first.growing.waits == ""
+        free = os.open("/dev/null", os.O_RDONLY)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        os.close(free)
+        try:
+            assert not made.begin(10 * SECOND)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert made.held() == [None, None]
+
+
+def test_what_was_seen_before_a_pause_or_by_another_supervisor_condemns_nobody_before_a_new_look() -> None:
+    for seen, condemned in ((None, False), (1, False), (100, True)):
+        with looking(rule=LEAKS, phase=Phase.PAUSED) as made:
+            watched = made.watched[0]
+            leaks(watched)
+            made.begin(LATER)
+            watched.state = replace(watched.state, phase=Phase.RUNNING)
+            watched.growing.take(Usage(threads=seen), LATER)
+            made.begin(LATER)
+            assert (made.fleet.take(watched) is not None) == condemned
+        with looking(rule=LEAKS) as made:
+            watched = made.watched[0]
+            watched.growing.recall({"threads": COURSE})
+            watched.growing.next_ns = 1 << 62
+            watched.growing.take(Usage(threads=seen), LATER)
+            made.begin(LATER)
+            assert (made.fleet.take(watched) is not None) == condemned
+
+
 def test_what_a_source_told_long_ago_of_a_device_is_unknown_and_so_is_what_nobody_told() -> None:
     with looking() as made:
         made.settled(0)
@@ -144,16 +183,22 @@ def test_a_worker_has_its_own_part_of_a_device_and_one_that_is_not_told_of_is_un
 
 
 LEAKS = GrowthSettings(leak=True, threads=1, factor=1.0)
-COURSE = {"since_ns": 0, "looks": 100, "most": 1, "now": 100, "over": 0, "least": 50, "warned": 50, "times": 2}
+LATER = 7200 * SECOND  # after its first hour
+COURSE = {"since_ns": 0, "looks": 360, "most": 1, "now": 100, "over": 0, "least": 50, "warned": 50, "times": 2}
+
+
+def leaks(watched: Watched) -> None:
+    """As the last look at it has shown."""
+    watched.growing.recall({"threads": COURSE})
+    watched.growing.take(Usage(threads=100), LATER)
+    watched.growing.next_ns = 1 << 62
 
 
 def leaking(made: Looks) -> Finding | None:
     """What the fleet is told of the first worker, which leaks."""
-    watched = made.watched[0]
-    watched.growing.recall({"threads": COURSE})
-    watched.growing.next_ns = 1 << 62
-    made.looks.look(time.monotonic_ns())
-    return made.fleet.take(watched)
+    leaks(made.watched[0])
+    made.begin(LATER)
+    return made.fleet.take(made.watched[0])
 
 
 def test_a_leak_is_found_of_who_works_and_has_no_other_verdict() -> None:
@@ -172,8 +217,7 @@ def test_a_leak_is_found_of_who_works_and_has_no_other_verdict() -> None:
 
 def test_of_two_that_leak_one_is_found_at_a_time() -> None:
     with looking(2, rule=LEAKS) as made:
-        made.watched[1].growing.recall({"threads": COURSE})
-        made.watched[1].growing.next_ns = 1 << 62
+        leaks(made.watched[1])
         assert leaking(made) is not None and made.fleet.take(made.watched[1]) is None
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from tests.helpers.private_mounts import fill, in_private_mounts, mount, small_disk
 from tests.helpers.running import ROOT, Supervised, children, gone, wait_until, worker
-from watchdogd.view import status
+from watchdogd.view import status, status_json
 
 DEADLINES = {"startup": "20s", "step": "800ms", "sync": "200ms"}
 SERVE = "serve()"
@@ -323,7 +323,7 @@ def test_a_suspend_of_many_deadlines_kills_nobody_is_told_and_hides_no_later_han
 
 
 def lateness(supervised: Supervised) -> float:
-    told = status.to_json(status.collect(str(supervised.runtime), time.monotonic_ns()))
+    told = status_json.to_json(status.collect(str(supervised.runtime), time.monotonic_ns()))
     return float(told["supervisor"]["lateness_seconds"]["max"])
 
 

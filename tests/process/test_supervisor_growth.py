@@ -134,6 +134,38 @@ def test_one_that_leaks_waits_for_its_peer_and_a_hang_meanwhile_is_found() -> No
         assert ready["seq"] < supervised.wait_event("verdict", "a")["seq"]
 
 
+HANGS_AND = """
+    if INCARNATION == 1 and (HERE / 'hang').exists():
+        with worker.call('sync'): hang()"""
+
+
+def test_a_leak_whose_end_is_vetoed_hides_no_hang() -> None:
+    leaks = worker(DESCRIPTORS + HANGS_AND, deadlines={"sync": "200ms"}, growth={**RULE, "leak": True})
+    hook = 'test "$WATCHDOGD_VERDICT" != leak || exit 75'
+    hooks = {"on_verdict": ["sh", "-c", hook], "on_verdict_deadline": "5s", "veto": True, "veto_max": "30s"}
+    with Supervised({"a": leaks}, hooks=hooks) as supervised:
+        measured(supervised, "a")
+        supervised.touch("go")
+        wait_until(lambda: "vetoed" in (supervised.worker("a")["held"] or ""), what=supervised.log)
+        supervised.touch("hang")
+        supervised.wait_phase("a", "running", 2)
+        assert [event["verdict"] for event in supervised.events("verdict", "a")] == ["leak", "call"]
+        assert [event["signal"] for event in supervised.events("signal", "a")] == ["SIGKILL"]
+
+
+def test_leaks_that_end_in_order_hold_no_kill() -> None:
+    hangs = worker("worker.ready()\nwhile True:" + HANGS_AND + "\n    frame()", deadlines={"sync": "200ms"})
+    workers = {**fleet(leak=True), "hangs": hangs}
+    with Supervised(workers, supervisor={"max_kills": 3, "max_kills_window": "1h"}) as supervised:
+        measured(supervised, *LEAKS)
+        supervised.touch("go")
+        for name in LEAKS:
+            supervised.wait_phase(name, "running", 2)
+        supervised.touch("hang")
+        supervised.wait_phase("hangs", "running", 2)
+        assert supervised.wait_event("verdict", "hangs").get("held") is None
+
+
 @pytest.mark.parametrize("how", ["killed", "reloaded"])
 def test_the_first_hour_of_an_adopted_worker_is_not_begun_anew(how: str) -> None:
     rule = {**RULE, "baseline": "2s"}

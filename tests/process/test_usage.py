@@ -88,6 +88,19 @@ def test_a_tree_and_a_session_are_summed_and_strangers_are_not() -> None:
         os.kill(next(pid for pid in both["a"]["pids"] if pid != popen.pid), 9)
 
 
+def test_of_a_worker_with_too_many_processes_no_part_is_told_for_the_whole() -> None:
+    forks = f"for _ in range({usage.MOST_PIDS}): os.fork() or __import__('time').sleep(60)"
+    with process(forks) as popen:
+        assert popen.stdin is not None
+        popen.stdin.write(b"\n")
+        popen.stdin.flush()
+        try:
+            wait_until(lambda: (usage.look({"a": popen.pid})["a"]["threads"] or 0) > usage.MOST_PIDS)
+            assert usage.look({"a": popen.pid})["a"]["pids"] == []
+        finally:
+            os.killpg(popen.pid, 9)
+
+
 def test_a_process_that_was_left_behind_in_its_session_is_found() -> None:
     orphan = "os.fork() or (os.fork() and os._exit(0)) or __import__('time').sleep(60)"
     with process(orphan) as popen:

@@ -187,6 +187,20 @@ tokens = [worker.begin_step(request=1000 + number) for number in range(10)]; say
         assert len(requests(heartbeat)) == 10
 
 
+def test_a_request_of_a_step_that_can_only_be_counted_is_checked_and_counted_too(
+    heartbeat: HeartbeatFile, implementation: str
+) -> None:
+    source = """
+tokens = [worker.begin_step() for _ in range(1024)]
+try: worker.begin_step(request=-1)
+except OverflowError as error: say(type(error).__name__, worker.begin_step(request=17)); hear()
+"""
+    with run_worker(source, implementation, heartbeat.path) as worker:
+        assert worker.hear() == "OverflowError 0"
+        assert header(heartbeat, "unkept_cas") + header(heartbeat, "unkept_locked") == 1
+        assert heartbeat.total("steps_begun") == 1025
+
+
 # --- given back -----------------------------------------------------------------------------------------------------
 
 

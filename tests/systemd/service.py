@@ -17,7 +17,7 @@ from typing import Any
 
 from watchdogd.act import sweep
 from watchdogd.publish import board, events
-from watchdogd.view import status
+from watchdogd.view import status, status_json
 
 UNIT = "gpu-watchdogd.service"
 CONFIG = Path("/etc/gpu-watchdogd/watchdogd.toml")
@@ -118,7 +118,7 @@ class Service:
 
     def view(self) -> dict[str, Any]:
         """As ``watchdogd status --json`` has it."""
-        return status.to_json(status.collect(str(RUNTIME), time.monotonic_ns(), None))
+        return status_json.to_json(status.collect(str(RUNTIME), time.monotonic_ns(), None))
 
     def worker(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = next(worker for worker in self.view()["workers"] if worker["name"] == name)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd.publish import events
+from watchdogd.publish import event_text, events
 from watchdogd.publish.events import EventKind
 from watchdogd.view.event_filter import EventFilter, NothingSuch, Since, check
 
@@ -235,7 +235,7 @@ def test_a_verdict_reads_as_times_from_its_deadline() -> None:
             published_ns=1_200_130_000,
         )
     ) | {"incident": "i-42"}
-    assert events.describe(verdict) == (
+    assert event_text.describe(verdict) == (
         "2023-11-14T22:13:20.123456Z model_h#3 verdict call sync "
         "deadline 200.000 ms, detected + 0.050 ms, published + 0.080 ms [i-42]"
     )
@@ -243,38 +243,38 @@ def test_a_verdict_reads_as_times_from_its_deadline() -> None:
 
 def test_a_phase_reads_as_a_change_with_its_reason() -> None:
     phase = json.loads(line(1, previous="running", phase="killing", reason="sync overdue"))
-    assert events.describe(phase).endswith("model_h#3 phase running -> killing (sync overdue)")
+    assert event_text.describe(phase).endswith("model_h#3 phase running -> killing (sync overdue)")
 
 
 def test_a_supervisors_start_reads_with_its_files_and_its_end_with_its_reason() -> None:
     start = {"change": "started", "pid": 7, "version": "0.1.0", "config": ["/etc/a.toml", "/etc/b.toml"]}
     started = {**json.loads(line(1, EventKind.SUPERVISOR, **start)), "worker": None, "incarnation": None}
-    assert events.describe(started) == (
+    assert event_text.describe(started) == (
         "2023-11-14T22:13:20.123456Z - supervisor started pid=7 version=0.1.0 config=/etc/a.toml,/etc/b.toml"
     )
     ended = {**started, "change": "stopping", "reason": "SIGTERM", "config": None, "version": None}
-    assert events.describe(ended).endswith(" - supervisor stopping (SIGTERM) pid=7")
+    assert event_text.describe(ended).endswith(" - supervisor stopping (SIGTERM) pid=7")
 
 
 def test_a_verdict_of_a_worker_that_is_bisected_says_so_once() -> None:
     told = {"verdict": "call", "operation": "sync", "stage": "plugin", "detail": "synchronized after each stage"}
     verdict = json.loads(line(1, EventKind.VERDICT, **told, bisected=True))
-    assert events.describe(verdict).endswith(" stage=plugin detail=synchronized after each stage")
+    assert event_text.describe(verdict).endswith(" stage=plugin detail=synchronized after each stage")
 
 
 def test_a_bisect_reads_as_a_change_with_its_reason() -> None:
     bisect = json.loads(line(1, EventKind.BISECT, change="off", reason="it hung in stage plugin"))
-    assert events.describe(bisect).endswith("model_h#3 bisect off (it hung in stage plugin)")
+    assert event_text.describe(bisect).endswith("model_h#3 bisect off (it hung in stage plugin)")
 
 
 def test_a_field_that_a_kind_has_no_words_for_is_shown_all_the_same() -> None:
-    assert events.describe(json.loads(line(1, EventKind.SIGNAL, signal=9, pid=4321))).endswith(
+    assert event_text.describe(json.loads(line(1, EventKind.SIGNAL, signal=9, pid=4321))).endswith(
         "signal signal=9 pid=4321"
     )
 
 
 def test_no_control_character_of_an_event_reaches_the_terminal() -> None:
-    text = events.describe(json.loads(line(1, reason="\x1b[2Jgone\r\n", previous="a", phase="b")))
+    text = event_text.describe(json.loads(line(1, reason="\x1b[2Jgone\r\n", previous="a", phase="b")))
     assert text.isprintable()
     assert "[2Jgone" in text
 
@@ -290,7 +290,7 @@ kinds = st.sampled_from([*EventKind]) | values
 
 @given(st.dictionaries(keys, values), kinds)
 def test_any_object_is_described_in_one_printable_line(event: dict[str, Any], kind: object) -> None:
-    assert events.describe({**event, "kind": kind}).isprintable()
+    assert event_text.describe({**event, "kind": kind}).isprintable()
 
 
 @given(st.dictionaries(keys | st.sampled_from(["boot_id", "monotonic_ns"]), values), kinds)
@@ -302,4 +302,6 @@ def test_any_object_is_wanted_or_not(event: dict[str, Any], kind: object) -> Non
 
 @pytest.mark.parametrize("number", [10**4000, -(10**4000), 2**63])
 def test_a_number_that_is_no_time_is_not_computed_with(number: int) -> None:
-    assert "verdict" in events.describe({"kind": "verdict", "entered_ns": number, "deadline_ns": 5, "detected_ns": 7})
+    assert "verdict" in event_text.describe(
+        {"kind": "verdict", "entered_ns": number, "deadline_ns": 5, "detected_ns": 7}
+    )

@@ -155,6 +155,12 @@ def test_the_cap_holds_every_kill_until_one_has_left_the_window(stage: Stage) ->
     assert stage.hold("dla", 10_101, finding) is None
 
 
+def test_an_end_in_order_is_no_kill_that_others_wait_for(stage: Stage) -> None:
+    for at_ms in (100, 200, 300):
+        stage.fleet.condemned(stage.players["far"], ms(at_ms), in_order=True)
+    assert stage.fleet.kills == ()
+
+
 def test_a_kill_that_was_not_needed_does_not_count(stage: Stage) -> None:
     finding = stage.finding(1202, Verdict.STICKY_ERROR)
     stage.fleet.condemned(stage.players["far"], ms(100))

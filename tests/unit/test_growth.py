@@ -88,6 +88,15 @@ def test_an_hour_in_which_nobody_looked_is_no_measure() -> None:
     assert worker.courses["threads"].most == 200
 
 
+def test_a_first_hour_goes_on_of_which_less_than_half_was_seen() -> None:
+    worker = Worker().uses("threads", [5] * 60)
+    worker.looks += HOUR  # paused
+    worker.uses("threads", [500] * 119)
+    assert not growth.is_measured(worker.courses["threads"], RULE, worker.now_ns)
+    worker.uses("threads", [500] * 100)
+    assert growth.is_measured(worker.courses["threads"], RULE, worker.now_ns) and worker.told == []
+
+
 def test_what_grows_steadily_is_told_of_and_a_leak_after_as_long_again() -> None:
     worker = Worker()
     steady = (1000 * MIB + max(0, look - HOUR) * MIB for look in range(4 * HOUR))

@@ -252,6 +252,13 @@ def test_where_kills_are_real_one_verdict_stands_at_a_time() -> None:
     assert decide(held, T.VERDICT, occasion(Finding(V.CALL, NOW, word=78, offset=320))) == (held, ())
 
 
+def test_a_leak_that_stands_hides_no_hang() -> None:
+    held = state_in(P.RUNNING, finding=Finding(V.LEAK, NOW), incident=OLD)
+    after, actions = decide(held, T.VERDICT, occasion(HANG))
+    assert (after.phase, after.finding, after.incident, after.reason) == (P.KILLING, HANG, NEW, "call")
+    assert actions == (CloseIncident(OLD, "overtaken"), OpenIncident(NEW, HANG), Signal(KILL, confirm=HANG))
+
+
 def test_ready_while_paused_is_the_end_of_the_incident_too() -> None:
     paused, actions = decide(state_in(P.STARTING, incident=OLD), T.PAUSE, occasion())
     assert (paused.incident, actions) == (OLD, ())

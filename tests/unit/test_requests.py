@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from watchdogd import abi
-from watchdogd.decide.requests import MOST_TOLD, Entry, Left, Requests, settle
+from watchdogd.decide.requests import MOST_OPEN, MOST_TOLD, Entry, Left, Requests, settle
 
 
 def entry(state: str, request: int, age: int = 0, place: int | None = None) -> Entry:
@@ -47,6 +47,12 @@ def test_steps_without_a_number_are_dropped() -> None:
 def test_a_request_whose_step_was_not_counted_yet_is_in_flight() -> None:
     """The entry comes first, the count after it."""
     assert left(entry("begun", 17), steps=0).in_flight == 1
+
+
+def test_more_steps_than_there_can_be_are_not_counted() -> None:
+    assert left(steps=MOST_OPEN) == Left()
+    assert left(entry("begun", 17), steps=MOST_OPEN).in_flight == 1
+    assert left(steps=MOST_OPEN - 1).dropped == MOST_OPEN - 1
 
 
 def test_a_number_that_was_being_written_is_no_request() -> None:

@@ -19,7 +19,8 @@ from watchdogd.observe import procfs
 from watchdogd.publish import events
 from watchdogd.view import status_detail
 from watchdogd.view.span import span
-from watchdogd.view.status import StatusView, UnknownWorker, collect, to_json
+from watchdogd.view.status import StatusView, UnknownWorker, collect
+from watchdogd.view.status_json import to_json
 from watchdogd.view.status_table import table
 
 OLD = 1  # a pid whose process is older than any tick of a test

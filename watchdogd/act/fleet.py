@@ -38,9 +38,11 @@ class Fleet:
             return []
         return [w for w in self._watched if w.settings.name in self._findings or w.held is not None]
 
-    def condemned(self, victim: Watched, now_ns: int) -> None:
-        """Count a kill when it is decided: many may be in one tick."""
+    def condemned(self, victim: Watched, now_ns: int, *, in_order: bool = False) -> None:
+        """Count a kill when it is decided: many may be in one tick. ``in_order``: it is asked to end, no kill."""
         self._condemned[victim.settings.name] = now_ns
+        if in_order:
+            return
         self.kills = (*budget.recent(self.kills, now_ns, self._settings.max_kills_window_ns), now_ns)
 
     def spared(self) -> None:

@@ -9,9 +9,8 @@ import time
 from typing import Any
 
 from watchdogd.decide import growth
-from watchdogd.model import SECOND, Finding, GrowthSettings, Usage
+from watchdogd.model import Finding, GrowthSettings, Usage
 
-EVERY_NS = 10 * SECOND
 LOOKS_IN_BASELINE = 12  # at least, where the first hour is a short one
 
 
@@ -29,19 +28,27 @@ class Growing:
 
     def asked(self, now_ns: int) -> None:
         """A look is under way."""
-        self.next_ns = now_ns + min(EVERY_NS, (self.rule.baseline_ns or 0) // LOOKS_IN_BASELINE)
+        self.next_ns = now_ns + min(growth.EVERY_NS, (self.rule.baseline_ns or 0) // LOOKS_IN_BASELINE)
 
     def take(self, usage: Usage, now_ns: int) -> tuple[str, ...]:
         """Returns the resources of which something is to be told."""
         self._courses, told = growth.follow(self._courses, usage, self.rule, now_ns)
         return told
 
+    def lose(self) -> bool:
+        """Nobody looks at it: what it holds is unknown, and its end waits for nobody. Whether that is new."""
+        if not self.waits and all(course.now is None for course in self._courses.values()):
+            return False
+        self.waits = ""
+        self._courses = growth.lost(self._courses)
+        return True
+
     def leak(self, now_ns: int) -> Finding | None:
         return growth.leak(self._courses, self.rule, now_ns)
 
     def recall(self, told: Any) -> None:
         """Of a worker that lives on, from its object of the snapshot. Raises ValueError."""
-        self._courses = growth.recall(told)
+        self._courses = growth.lost(growth.recall(told))  # who knows what became of it since
 
     def describe(self) -> dict[str, dict[str, Any]]:
         return growth.describe(self._courses, self.rule, time.monotonic_ns())

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from watchdogd import duration
-from watchdogd.model import Finding, GrowthSettings, Usage, Verdict
+from watchdogd.model import SECOND, Finding, GrowthSettings, Usage, Verdict
 
-SUSTAINED = 6  # looks; a minute, at one every 10 s
+EVERY_NS = 10 * SECOND  # a look
+SUSTAINED = 6  # looks; a minute
 LEAK_AT = 2  # times told of
 RESOURCES = Usage._fields
 _BYTES = frozenset(("memory", "device_memory"))
@@ -58,6 +59,11 @@ def follow(
     return followed, tuple(told)
 
 
+def lost(courses: Courses) -> dict[str, Course]:
+    """Nobody looks: what it holds now is unknown, and what it was told of before condemns it only with a new look."""
+    return {resource: course._replace(now=None) for resource, course in courses.items()}
+
+
 def _next(course: Course, resource: str, used: int, rule: GrowthSettings, now_ns: int) -> Course:
     if not is_measured(course, rule, now_ns):
         return course._replace(now=used, looks=course.looks + 1, most=max(course.most, used))
@@ -68,8 +74,10 @@ def _next(course: Course, resource: str, used: int, rule: GrowthSettings, now_ns
 
 
 def is_measured(course: Course, rule: GrowthSettings, now_ns: int) -> bool:
-    """Whether its first hour is over. One in which nobody looked at it (no supervisor) told nothing."""
-    return rule.baseline_ns is not None and now_ns - course.since_ns >= rule.baseline_ns and course.looks >= SUSTAINED
+    """Whether its first hour is over. One goes on of which less than half was seen: paused, or with no supervisor."""
+    if rule.baseline_ns is None or now_ns - course.since_ns < rule.baseline_ns:
+        return False
+    return course.looks >= max(SUSTAINED, rule.baseline_ns // (2 * EVERY_NS))
 
 
 def limit(course: Course, resource: str, rule: GrowthSettings) -> int:

@@ -51,6 +51,12 @@ def applies(state: WorkerState, trigger: Trigger) -> bool:
     return _handler(state, trigger) is not _ignore
 
 
+def may_be_judged(state: WorkerState) -> bool:
+    """One verdict stands at a time. But where nothing ends it, perhaps for a week, and where it is on a worker that
+    works and leaks, it must not hide those that come after it."""
+    return state.finding is None or state.phase is Phase.OBSERVED or state.finding.verdict is Verdict.LEAK
+
+
 def _handler(state: WorkerState, trigger: Trigger) -> Handler:
     """A stop is no way out of quarantine: what would start the worker then meets the row of the quarantine."""
     if state.quarantined and trigger in (Trigger.START, Trigger.RESTART):
@@ -109,24 +115,17 @@ def _verdict(state: WorkerState, occasion: Occasion) -> Step:
     finding = occasion.finding
     if finding is None or finding.verdict in REPORT_ONLY or occasion.incident is None:
         return state, ()
-    if state.finding is not None:  # one verdict at a time: the standing one is held
+    if not may_be_judged(state):
         return state, ()
     # A verdict while the incident of the last one is still open (the successor hung too) closes that first.
-    closing: tuple[Action, ...] = () if state.incident is None else (CloseIncident(state.incident, "hung again"),)
+    outcome = "hung again" if state.finding is None else "overtaken"
+    closing: tuple[Action, ...] = () if state.incident is None else (CloseIncident(state.incident, outcome),)
     state = replace(state, finding=finding, incident=occasion.incident)
     opened = OpenIncident(occasion.incident, finding, would_kill=occasion.observe_only)
     if occasion.observe_only or occasion.held:
         return state, (*closing, opened)
     state, end = _end_standing(state, occasion)
     return state, (*closing, opened, *end)
-
-
-def _verdict_observed(state: WorkerState, occasion: Occasion) -> Step:
-    """Nothing ends the one that stands, perhaps for a week: it must not hide those that come after it."""
-    if state.finding is None or state.incident is None:
-        return _verdict(state, occasion)
-    after, actions = _verdict(replace(state, finding=None, incident=None), occasion)
-    return (after, (CloseIncident(state.incident, "overtaken"), *actions)) if actions else (state, ())
 
 
 def _end_standing(state: WorkerState, occasion: Occasion) -> Step:
@@ -337,7 +336,6 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
         (P.STOPPED, T.RESTART): _spawn,
         (P.STOPPED, T.STOP): _not_wanted,  # its start may wait for others
         (P.STARTING, T.READY): _ready,
-        (P.OBSERVED, T.VERDICT): _verdict_observed,
         (P.PAUSED, T.READY): _ready_while_paused,
         (P.PAUSED, T.RESUME): _resume,
         (P.TERMINATING, T.TIMEOUT): _grace_over,

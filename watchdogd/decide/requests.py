@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from watchdogd import abi
 
 MOST_TOLD = 16  # requests by their numbers
+MOST_OPEN = 1 << 32  # steps: more there cannot be, and a count that only grows would be lost to them
 _BEGUN, _GIVEN, _TAKEN, _AGAIN = (abi.REQUEST_STATE[name] for name in ("begun", "given", "taken", "again"))
 
 
@@ -55,7 +56,7 @@ def settle(requests: Requests, open_steps: int, *, was_ready: bool, redeliver: b
     """``open_steps``: how many were begun and not ended. ``was_ready``: the incarnation lived to work."""
     by_age = sorted(requests.entries)
     flying = [entry for entry in by_age if entry.state in (_BEGUN, _AGAIN)]
-    in_flight = max(open_steps, len(flying))
+    in_flight = max(open_steps if open_steps < MOST_OPEN else 0, len(flying))
     taken = [entry for entry in by_age if entry.state == _TAKEN]
     spent = {entry.request for entry in by_age if entry.state in (_TAKEN, _AGAIN)}
     waiting = [entry for entry in by_age if entry.state == _GIVEN]

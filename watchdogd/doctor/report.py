@@ -20,7 +20,7 @@ from typing import Any
 from watchdogd import __version__
 from watchdogd.doctor.runner import Result
 from watchdogd.doctor.words import Machine, State
-from watchdogd.publish.events import printable
+from watchdogd.publish.event_text import printable
 
 SCHEMA = 1
 _TONES = {State.DEGRADED: "\033[33m", State.MISSING: "", State.UNKNOWN: "\033[33m"}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from watchdogd.publish import board
-from watchdogd.view import status
+from watchdogd.view import status, status_json
 
 Answer = tuple[bool, dict[str, Any]]
 Judge = Callable[[str, int], Answer]
@@ -23,7 +23,7 @@ def healthz(runtime_dir: str, now_ns: int) -> Answer:
     except board.BoardError as error:
         return False, {"ok": False, "last_tick_age_seconds": None, "reason": str(error)}
     fault = status.fault(published, now_ns)
-    age = status.seconds(status.age(now_ns, published.last_tick_ns or None))
+    age = status_json.seconds(status.age(now_ns, published.last_tick_ns or None))
     return fault is None, {"ok": fault is None, "last_tick_age_seconds": age, "reason": fault}
 
 

@@ -18,11 +18,11 @@ from watchdogd.exporter.recent import SAMPLES, Recent
 from watchdogd.exporter.tail import tone
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
-from watchdogd.publish import events
+from watchdogd.publish.event_text import describe
 from watchdogd.pulse import Pulse
+from watchdogd.view.notes import notes, said, silence
 from watchdogd.view.span import span
 from watchdogd.view.status import MAY_TAKE_WORK, StatusView, WorkerView, age, calls_in_flight
-from watchdogd.view.status_table import notes, said, silence
 
 _GOOD, _ODD, _BAD = "good", "odd", "bad"
 _MARK = {_GOOD: "✓", _ODD: "!", _BAD: "✕"}
@@ -280,7 +280,7 @@ def _events(facts: Facts) -> Html:
 
 
 def _event(event: Mapping[str, Any]) -> Html:
-    when, _, what = events.describe(event).partition(" ")
+    when, _, what = describe(event).partition(" ")
     return element(
         "li",
         element("time", when[11:23] or when, title=when),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from watchdogd.observe import procfs
 
-MOST_PIDS = 64  # told of each worker, so that its part of a device's memory can be found
+MOST_PIDS = 64  # told of a worker, so that its part of a device's memory can be found: of one with more it is unknown
 MOST_STATUS = 16384  # bytes
 _MEMORY = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
 
@@ -35,7 +35,7 @@ def look(roots: Mapping[str, int]) -> dict[str, dict[str, Any]]:
         pids = families.get(root, [])
         held = [each for each in map(holdings, pids) if each is not None]
         if root in pids and held:
-            found[worker] = {**_sum(held)._asdict(), "pids": pids[:MOST_PIDS]}
+            found[worker] = {**_sum(held)._asdict(), "pids": pids if len(pids) <= MOST_PIDS else []}
     return found
 
 

@@ -52,10 +52,10 @@ def _told_of_missed(count: int, before: bytes) -> bytes:
 
 
 def _as_text(line: bytes) -> bytes:
-    from watchdogd.publish import events  # noqa: PLC0415 - for people only; a third of the memory
+    from watchdogd.publish import event_text, events  # noqa: PLC0415 - for people only; a third of the memory
 
     event = events.decode(line)
-    return b"" if event is None else events.describe(event).encode() + b"\n"
+    return b"" if event is None else event_text.describe(event).encode() + b"\n"
 
 
 def _on_stderr(form: Callable[[bytes], bytes]) -> Say:

@@ -1,4 +1,4 @@
-"""The event record: what one line of ``STATE/events.jsonl`` is, how it is read, and how a person reads it.
+"""The event record: what one line of ``STATE/events.jsonl`` is, and how it is read.
 
 One JSON object a line. Every event has ``schema``, ``boot_id``, ``seq``, ``time`` (RFC 3339, for people),
 ``monotonic_ns``, ``kind``, ``worker``, ``incarnation`` and ``incident`` (the last three may be null), then the fields
@@ -53,11 +53,10 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from itertools import pairwise
 from typing import Any, BinaryIO
 
 SCHEMA = 1
@@ -244,77 +243,3 @@ def _newer_than(path: str, current: BinaryIO | None) -> list[BinaryIO]:
 def _identity(file: BinaryIO) -> tuple[int, int]:
     stat = os.fstat(file.fileno())
     return stat.st_dev, stat.st_ino
-
-
-# --- for people -----------------------------------------------------------------------------------------------------
-
-_COMMON = {"schema", "boot_id", "seq", "time", "monotonic_ns", "kind", "worker", "incarnation", "incident"}
-
-
-def describe(event: Mapping[str, Any]) -> str:
-    """One readable line. Shows every field that says something, and nothing a terminal could obey."""
-    return f"{printable(event.get('time', '?'))} {summary(event)}"
-
-
-def summary(event: Mapping[str, Any]) -> str:
-    """``describe`` without the time, for a log that has its own."""
-    rest = {key: value for key, value in event.items() if key not in _COMMON and not _says_nothing(value)}
-    kind = _text(event.get("kind"))
-    who = _text(event.get("worker") or "-")
-    if event.get("incarnation") is not None:
-        who += f"#{_text(event['incarnation'])}"
-    parts = [who, kind, *_phrase(kind, rest)]
-    parts += [f"{key}={_text(value)}" for key, value in rest.items()]
-    if event.get("incident"):
-        parts.append(f"[{_text(event['incident'])}]")
-    return printable(" ".join(parts))
-
-
-def printable(value: object) -> str:
-    """With nothing in it that a terminal could obey, or a log could take for two lines."""
-    return "".join(c if c.isprintable() else "?" for c in _text(value))
-
-
-def _says_nothing(value: object) -> bool:
-    return value is None or value is False or value in ("", [])
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list) and all(isinstance(item, dict) and "worker" in item for item in value):
-        return ",".join(_text(item["worker"]) for item in value)
-    if isinstance(value, list) and all(isinstance(item, dict) and "operation" in item for item in value):
-        return ",".join(_text(item["operation"]) for item in value)
-    if isinstance(value, list) and all(isinstance(item, (str, int)) for item in value):
-        return ",".join(map(str, value))
-    if isinstance(value, dict) and all(isinstance(item, int) for item in value.values()):
-        return ",".join(f"{key}:{item}" for key, item in value.items())
-    return str(value) if isinstance(value, (str, int, float)) else "..."  # a nested value may be too deep to print
-
-
-def _phrase(kind: str, rest: dict[str, Any]) -> Iterator[str]:
-    """What a kind says in words; takes the fields it said out of ``rest``."""
-    if kind == EventKind.PHASE and "phase" in rest:
-        yield f"{_text(rest.pop('previous', '?'))} -> {_text(rest.pop('phase'))}"
-    if kind == EventKind.VERDICT:
-        yield " ".join(_text(rest.pop(key)) for key in ("verdict", "operation") if key in rest)
-        rest.pop("bisected", None)  # ``detail`` says it
-        entered_ns, armed_ns = rest.pop("entered_ns", None), rest.pop("armed_ns", None)
-        rest["entered_ns"] = armed_ns or entered_ns
-        keys = ("entered_ns", "deadline_ns", "detected_ns", "published_ns")
-        pairs = pairwise(_instant(rest.pop(key, None)) for key in keys)
-        spans = zip(("deadline", "detected +", "published +"), pairs, strict=True)
-        yield ", ".join(f"{what} {(end - start) / 1e6:.3f} ms" for what, (start, end) in spans if start and end)
-    if kind == EventKind.KERNEL:
-        yield " ".join(_text(rest.pop(key)) for key in ("about", "number") if key in rest)
-        if rest.pop("expected", False):
-            yield "expected after our kill"
-    if kind in (EventKind.SUPERVISOR, EventKind.BISECT) and "change" in rest:
-        yield _text(rest.pop("change"))
-    if kind == EventKind.ESCALATION and "step" in rest:
-        yield _text(rest.pop("step"))
-    if "reason" in rest:
-        yield f"({_text(rest.pop('reason'))})"
-
-
-def _instant(value: object) -> int:
-    return value if isinstance(value, int) and 0 <= value < 1 << 63 else 0

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from watchdogd.model import SECOND, Phase
-from watchdogd.publish.events import EventKind, printable, summary
+from watchdogd.publish.event_text import printable, summary
+from watchdogd.publish.events import EventKind
 
 SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "watchdogd"

@@ -6,7 +6,7 @@ is not condemned before its end takes nothing from its group: a verdict that wai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from watchdogd.act.fleet import Fleet
@@ -37,6 +37,9 @@ class GrowthLooks:
             self._take(self._glance, now_ns)
         if self._glance is None:
             self._begin(now_ns)
+        for watched in self._watched:
+            if not _is_looked_at(watched) and watched.growing.lose():
+                watched.changed()
         self._condemn_one(now_ns)
 
     def device(self, told: DeviceMemory, now_ns: int) -> None:
@@ -57,16 +60,19 @@ class GrowthLooks:
         try:
             self._glance = Glance(lambda: usage.look(roots), now_ns)
         except OSError:  # no process to be had: looked at again when they are due
-            self._asked = {}
+            self._learn({}, now_ns)
 
     def _take(self, glance: Glance, now_ns: int) -> None:
         over, found = glance.result(now_ns)
         if not over:
             return
         self._glance = None
+        self._learn(found or {}, now_ns)  # none: it did not return, and what it saw last is not known any more
+
+    def _learn(self, found: Mapping[str, dict[str, Any]], now_ns: int) -> None:
         for name, (watched, incarnation) in self._asked.items():
             if watched.state.incarnation == incarnation and _is_looked_at(watched):
-                told = (found or {}).get(name)  # none: it did not return, and what it saw last is not known any more
+                told = found.get(name)
                 self._follow(watched, Usage() if told is None else self._usage(told, now_ns), now_ns)
 
     def _usage(self, told: dict[str, Any], now_ns: int) -> Usage:

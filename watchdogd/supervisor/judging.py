@@ -97,7 +97,7 @@ class Judging:
         if watched.is_good_again():
             self._actor.record_good_again(watched, now_ns)
             self._happenings.append(Happening(watched, Trigger.RETURNED))
-        if state.finding is None or state.phase is Phase.OBSERVED:
+        if policy.may_be_judged(state):
             finding = watched.verdict(late_ns, late_margin_ns, now_ns)
             if finding is not None:
                 self._fleet.found(watched, finding)
@@ -120,7 +120,7 @@ class Judging:
         if held is None and self._responses is not None:
             held = self._responses.hold(watched, finding, now_ns)
         if held is None:
-            self._fleet.condemned(watched, now_ns)
+            self._fleet.condemned(watched, now_ns, in_order=finding.verdict is Verdict.LEAK)
         return held
 
     def _observe_only(self, watched: Watched) -> bool:

@@ -15,8 +15,9 @@ from time import monotonic_ns
 
 from watchdogd import abi
 from watchdogd.worker import _requests
-from watchdogd.worker._memory import DEPTH as _DEPTH
-from watchdogd.worker._memory import Heartbeat, Lane, ThreadLane
+from watchdogd.worker._lane import DEPTH as _DEPTH
+from watchdogd.worker._lane import Lane, ThreadLane
+from watchdogd.worker._memory import Heartbeat
 from watchdogd.worker._scan import deviation, digest, extremes, uniform
 
 __all__ = [
@@ -193,6 +194,8 @@ def stage(name: str) -> _StageGuard:
 
 def begin_step(*, request: int | None = None) -> int:
     process = _process
+    if request is not None:
+        request = _requests.number(request)
     with process.lock:
         hot = process.steps().hot
         token = 0
@@ -204,6 +207,8 @@ def begin_step(*, request: int | None = None) -> int:
             if not process.in_flight:
                 hot[_STEP] = word
             process.in_flight[token] = now_ns, word, entry
+        elif request is not None:
+            _requests.unkept(process.heartbeat)
         hot[_BEGUN] += 1
         return token
 

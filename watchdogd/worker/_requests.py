@@ -34,7 +34,7 @@ def number(request: int) -> int:
 
 def begin(heartbeat: Heartbeat, request: int, now_ns: int) -> int | None:
     """The entry of a request that a step begins now; 0 in its first word ends it. None, and counted, without one."""
-    request, words = number(request), heartbeat.words
+    words = heartbeat.words
     if heartbeat.lock():
         try:
             back = _find(heartbeat, _TAKEN, request) if words[_GIVEN_COUNT] else None
@@ -45,8 +45,13 @@ def begin(heartbeat: Heartbeat, request: int, now_ns: int) -> int | None:
                 return entry
         finally:
             heartbeat.unlock()
-    words[_UNKEPT] += 1
+    unkept(heartbeat)
     return None
+
+
+def unkept(heartbeat: Heartbeat) -> None:
+    """Counts one that has no entry."""
+    heartbeat.words[_UNKEPT] += 1
 
 
 def redelivered(heartbeat: Heartbeat) -> int | None:
