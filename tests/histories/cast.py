@@ -36,7 +36,7 @@ class Writes:
 
 @dataclass(frozen=True)
 class Past:
-    """What a worker has done so far: ``count`` calls of one operation."""
+    """What a worker has done so far: ``count`` calls of one operation, or steps."""
 
     operation: str
     duration_ms: float
@@ -127,7 +127,8 @@ class Cast:
             counts = [0] * abi.BUCKETS
             duration_ns = round(event.duration_ms * MILLISECOND)
             counts[abi.bucket_of(duration_ns)] = event.count
-            histogram = abi.COLD_OFFSET + abi.OPERATION[event.operation] * abi.HISTOGRAM_WORDS * abi.WORD
+            place = abi.OPERATION.get(event.operation, abi.STEP_HISTOGRAM)
+            histogram = abi.COLD_OFFSET + place * abi.HISTOGRAM_WORDS * abi.WORD
             player.store(histogram, event.count * duration_ns, *counts)
             player.store(word_offset(0, "calls"), event.count)
         elif isinstance(event, Truncates):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.pulses import SPAWNED, deadlines, ms
-from tests.histories.cast import Cast, Player, Story, started
+from tests.histories.cast import Cast, Past, Player, Story, started
 from watchdogd import abi
 from watchdogd.act.watched import Watched
 from watchdogd.decide.orders import OpenIncident
@@ -214,3 +214,34 @@ def test_of_facts_that_were_told_only_the_last_of_each_word_is_kept(player: Play
         player.opened(OpenIncident(IncidentId(str(number)), finding, would_kill=True), "")
     player.opened(OpenIncident(IncidentId("call"), sticky(719), would_kill=True), "")
     assert sorted(player.examination.reported.values()) == ["19", "call"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "code", "is_first", "outside"),
+    [
+        ("step", abi.STEP_FIRST, True, False),
+        ("step", abi.STEP_LATER, False, True),
+        ("sync", abi.OPERATION["sync"], True, False),
+        ("sync", abi.OPERATION["sync"], False, True),
+    ],
+    ids=["a first step", "a later one", "a call of a first step", "a call of a later one"],
+)
+def test_what_is_done_for_the_first_time_is_not_measured_by_what_was_done_before(
+    tmp_path: Path, operation: str, code: int, is_first: bool, outside: bool
+) -> None:
+    limits = deadlines(startup=1000, first_step=5000, step=1000, sync=2000)
+    cast = Cast(Story("", (WorkerSettings("h", ("h",), deadlines=limits),), tuple(started("h"))), tmp_path)
+    for now_ms, name, event, *_ in started("h"):
+        cast.play(now_ms, name, event)
+    player = cast.players["h"]
+    for done in ("step", "sync"):
+        cast.play(20, "h", Past(done, 9))
+    step = abi.STEP_FIRST if is_first else abi.STEP_LATER
+    player.store(abi.HOT_OFFSET + abi.L["step"] * abi.WORD, abi.stamp(ms(1000), step))
+    if operation == "sync":
+        player.store(abi.HOT_OFFSET, abi.stamp(ms(1000), code))
+    player.read()
+    stuck = player.stuck(ms(1900))
+    cast.close()
+    assert stuck is not None
+    assert (stuck.operation, stuck.outside) == (operation, outside)

@@ -5,14 +5,15 @@ Invariant: a word whose owner was found gone is no call in flight, and neither i
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from watchdogd import abi
 from watchdogd.decide.liveness import FUTURE_TOLERANCE_NS
 from watchdogd.decide.suspicion import Stuck, stuck
 from watchdogd.histogram import Histogram
-from watchdogd.model import Finding, WorkerSettings
+from watchdogd.model import Deadlines, Finding, WorkerSettings
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.pulse import Pulse, word_offset
 
@@ -29,28 +30,38 @@ def most_stuck(
     spawned_ns: int, now_ns: int,
 ) -> Stuck | None:  # fmt: skip
     """The call that most should have returned by now, against the worker's own history; None if it is in none."""
+    steps = _owned(pulse, "step", orphaned)
+    is_first = any(word & abi.CODE_MASK == abi.STEP_FIRST for word in steps)
     believed = [word for word in _owned(pulse, "outer", orphaned) if _believable(word, spawned_ns, now_ns)]
-    calls = [(word, abi.OPERATIONS[word & abi.CODE_MASK]) for word in believed]
-    calls = calls or [(word & ~abi.CODE_MASK, "step") for word in _owned(pulse, "step", orphaned)]
+    calls = [(word, abi.OPERATIONS[word & abi.CODE_MASK]) for word in believed] or [(word, "step") for word in steps]
     if not calls:
         return None
-    try:
-        history = reader.histograms(pulse)
-    except HeartbeatError:
-        history = {}
-    deadlines = settings.deadlines
+    histories: Mapping[str, Histogram] = {}
+    if not is_first:  # what is done for the first time may take longer than anything before
+        with suppress(HeartbeatError):
+            histories = reader.histograms(pulse)
     found = [
         stuck(
             settings,
             operation,
             word & ~abi.CODE_MASK,
-            deadlines.step_ns if operation == "step" else deadlines.calls_ns[abi.OPERATION[operation]],
-            history.get(operation, Histogram()),
+            _allowance_ns(settings.deadlines, operation, word & abi.CODE_MASK),
+            histories.get(operation, Histogram()),
             now_ns,
         )
         for word, operation in calls
     ]
     return min(found, key=lambda item: (not item.outside, item.expected_ns))
+
+
+def _allowance_ns(deadlines: Deadlines, operation: str, code: int) -> int | None:
+    if operation != "step":
+        return deadlines.calls_ns[code]
+    if code == abi.STEP_FIRST:
+        return deadlines.first_step_ns
+    if code == abi.STEP_UNKNOWN and deadlines.step_ns is not None:
+        return max(deadlines.step_ns, deadlines.first_step_ns or 0)
+    return deadlines.step_ns
 
 
 def beside(
