@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -15,9 +17,12 @@ from tests.helpers.running import ROOT, wait_until
 from watchdogd.model import MILLISECOND
 from watchdogd.observe.loop import stood_still
 
+Wait = Callable[..., tuple[float, float, float]]
 WAITS = """import json, sys, time
-from watchdogd.observe.loop import Loop
-loop = Loop(lambda numbers: None)
+from watchdogd.observe import loop as observed
+if sys.argv[3] == "python": observed.doze = None
+else: assert observed.doze is not None
+loop = observed.Loop(lambda numbers: None)
 loop.wait(time.monotonic_ns())
 print("waits", flush=True)
 begun = time.monotonic_ns()
@@ -27,13 +32,18 @@ print(json.dumps([time.monotonic_ns() - begun, *woke]))
 """
 
 
-def waited(
-    milliseconds: int, stand_still: tuple[float, float] | None = None, works: int = 0
+@pytest.fixture(params=["native", "python"])
+def waited(request: pytest.FixtureRequest) -> Wait:
+    return functools.partial(_waited, request.param)
+
+
+def _waited(
+    how: str, milliseconds: int, stand_still: tuple[float, float] | None = None, works: int = 0
 ) -> tuple[float, float, float]:
     """How long, how late, and for how long it may have stood still, in ms. ``stand_still``: when, and how long.
     ``works``: so many ms before it waits."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WAITS, str(milliseconds), str(works)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", WAITS, str(milliseconds), str(works), how], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     with process:
         assert process.stdout is not None and process.stdout.readline() == "waits\n"
@@ -47,7 +57,9 @@ def waited(
     return lasted, late, stalled
 
 
-def test_a_wait_on_a_machine_that_runs_lasts_as_long_as_asked_and_tells_of_no_standstill() -> None:
+def test_a_wait_on_a_machine_that_runs_lasts_as_long_as_asked_and_tells_of_no_standstill(
+    waited: Wait,
+) -> None:
     for _ in range(10):  # a machine that is busy with other tests is late now and then
         lasted, late, stalled = waited(300)
         if stalled == 0:
@@ -56,19 +68,23 @@ def test_a_wait_on_a_machine_that_runs_lasts_as_long_as_asked_and_tells_of_no_st
 
 
 @pytest.mark.parametrize("begin", [0.01, 0.05, 0.1, 0.15])
-def test_a_standstill_between_two_looks_ends_the_wait_and_is_told_whole(begin: float) -> None:
+def test_a_standstill_between_two_looks_ends_the_wait_and_is_told_whole(waited: Wait, begin: float) -> None:
     lasted, late, stalled = waited(2000, (begin, 0.15))
     assert (late, lasted < 1500) == (0, True)
     assert stalled >= 149
 
 
-def test_a_standstill_past_the_instant_asked_for_is_told_from_its_begin_on() -> None:
+def test_a_standstill_past_the_instant_asked_for_is_told_from_its_begin_on(
+    waited: Wait,
+) -> None:
     _, late, stalled = waited(100, (0.06, 0.2))
     assert late >= 120
     assert stalled >= 199
 
 
-def test_a_supervisor_s_own_work_is_no_standstill_however_late_it_makes_a_wait() -> None:
+def test_a_supervisor_s_own_work_is_no_standstill_however_late_it_makes_a_wait(
+    waited: Wait,
+) -> None:
     for _ in range(10):
         _, late, stalled = waited(50, works=200)
         if stalled == 0:

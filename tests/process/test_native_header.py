@@ -309,7 +309,7 @@ def test_a_c_worker_that_asks_is_told_and_taken_to_synchronize(
 def test_the_extension_compiles_without_a_warning() -> None:
     """Tested here rather than by -Werror in the package: a compiler of tomorrow must not refuse to install it."""
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-DPy_LIMITED_API=0x030A0000"]
-    sources = [str(INCLUDE / name) for name in ("module.c", "output.c", "place.c")]
+    sources = [str(INCLUDE / name) for name in ("module.c", "output.c", "place.c", "doze.c")]
     command = [*C11, *flags, f"-I{sysconfig.get_path('include')}", *sources]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (result.returncode, result.stderr) == (0, "")

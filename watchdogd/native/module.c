@@ -2,10 +2,11 @@
  * watchdogd._native: watchdogd.h for Python (stable ABI of 3.10 and later).
  *
  * Invariant: a guard costs no allocation beyond what the `with` statement itself does: call guards are stateless and made
- * once per operation. Everything is short, so the GIL is never released.
+ * once per operation. Everything but `doze` is short, so nothing else releases the GIL.
  */
 #include <Python.h> /* first, as always; it defines _GNU_SOURCE */
 
+#include "doze.h"
 #include "output.h"
 #include "place.h"
 #include "watchdogd.h"
@@ -271,6 +272,7 @@ static PyMethodDef methods[] = {
     {"uniform", FAST(watchdogd_output_uniform), METH_FASTCALL, "Whether all elements of a buffer are equal."},
     {"digest", FAST(watchdogd_output_digest), METH_FASTCALL, "Of a sample of a buffer's blocks."},
     {"deviation", FAST(watchdogd_output_deviation), METH_FASTCALL, "Largest difference of two buffers' elements."},
+    {"doze", FAST(watchdogd_doze), METH_FASTCALL, "Waits for an epoll; when it was last awake before what ended that."},
     {"in_step", module_in_step, METH_NOARGS, "Whether the worker is ready and a step of this process is in flight."},
     {"bisect", module_bisect, METH_O, "Whether each stage is to be synchronized; with True says that it is."},
     {"lane", module_lane, METH_NOARGS, "The calling thread's lane, None without one."},

@@ -17,6 +17,12 @@ from typing import NamedTuple
 from watchdogd.model import MILLISECOND, SECOND
 from watchdogd.observe.timer import Timer
 
+doze: Callable[[int, int, int, int], int] | None
+try:  # half as much CPU as the same in Python
+    from watchdogd._native import doze
+except ImportError:  # it was installed without a compiler
+    doze = None
+
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 # A real-time process that spends a second of CPU without a pause is ended (``privileges``), and throttled before that.
 # Nobody shall be able to keep us that busy: with garbage on a pipe, clients on the socket, hundreds of calls at once.
@@ -76,8 +82,12 @@ class Loop:
         while True:
             began_ns = self._rest()
             awake_ns = self._awake_ns + time.thread_time_ns() - self._ran_ns
+            if doze is not None:
+                awake_ns = doze(self._epoll.fileno(), awake_ns, self._beat_ns, self._late_margin_ns)
+                ready = self._epoll.poll(0)
+            else:
+                ready = self._epoll.poll(max(0, awake_ns + self._beat_ns - began_ns) / SECOND)
             due_ns = min(max(until_ns, awake_ns), awake_ns + self._beat_ns)
-            ready = self._epoll.poll(max(0, awake_ns + self._beat_ns - began_ns) / SECOND)
             now_ns = self._awakes()
             if now_ns - began_ns >= SHORTEST_REST_NS:
                 self._rested_ns += now_ns - began_ns
