@@ -134,6 +134,24 @@ def test_a_block_that_ends_well_raises_that_its_thread_hangs(device: SimulatedDe
     assert (error.endswith(REMEDY.strip()), told) == (True, "")
 
 
+def test_a_shutdown_that_gives_up_is_chained_to_the_error_on_its_way(device: SimulatedDevice, start: Start) -> None:
+    worker = start(
+        SETUP + "def first():\n"
+        "    try:\n"
+        "        hung = gpu.submit(work)\n"
+        "        raise KeyError('first')\n"
+        "    finally:\n"
+        "        gpu.shutdown(timeout=0.05)\n"
+        "def chained():\n"
+        "    try:\n"
+        "        first()\n"
+        "    except TimeoutError as error:\n"
+        "        return [repr(error.__context__), error.__suppress_context__]\n"
+    )
+    device.fault("hang")
+    assert worker.run("chained()") == ["KeyError('first')", False]
+
+
 def test_an_owner_is_refused_as_the_thread_is_it(start: Start) -> None:
     kind, text = start(SETUP).run("caught(lambda: CudaThread(device=0, owner='thread'))")
     assert (kind, text.partition(":")[0]) == ("ValueError", "owner")

@@ -147,9 +147,12 @@ class CudaThread(Executor):
         except FutureTimeoutError:
             if self._ended.done():  # of the close itself
                 raise
-            self._cancel()
-            remedy = "" if self.running is None else f"; {_KILLED_FIRST}"
-            raise TimeoutError(f"{self} has not ended within {timeout:g} s{self._stuck()}{remedy}") from None
+        else:
+            return
+        self._cancel()
+        remedy = "" if self.running is None else f"; {_KILLED_FIRST}"
+        # Out here, so that an error of the caller's on its way is its context.
+        raise TimeoutError(f"{self} has not ended within {timeout:g} s{self._stuck()}{remedy}")
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
