@@ -83,7 +83,13 @@ def _parser(*, is_run: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=exits.table(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         added.add_argument("-c", "--config", metavar="FILE", help=f"configuration (default {places.DEFAULT_CONFIG})")
         added.set_defaults(command=function, name=name)
         return added
@@ -95,7 +101,6 @@ def _parser(*, is_run: bool) -> argparse.ArgumentParser:
     status.add_argument("worker", nargs="?", metavar="WORKER", help="this worker alone")
     status.add_argument("--json", action="store_true", help="one JSON object (with --watch one a line)")
     status.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
-    status.formatter_class, status.epilog = argparse.RawDescriptionHelpFormatter, exits.table()
     events = command("events", _events, "show what happened, oldest first")
     events.add_argument("--json", action="store_true", help="the lines as they were recorded")
     events.add_argument("--follow", action="store_true", help="go on with what happens, until Ctrl-C")
@@ -112,7 +117,6 @@ def _parser(*, is_run: bool) -> argparse.ArgumentParser:
     command("check-config", _check_config, "name every problem of a configuration, or sum it up")
     doctor = command("doctor", _doctor, "show what this machine offers and lacks, and whether a configuration can run")
     doctor.add_argument("--json", action="store_true", help="one JSON object")
-    doctor.formatter_class, doctor.epilog = argparse.RawDescriptionHelpFormatter, exits.table()
     return parser
 
 

@@ -35,6 +35,19 @@ class Failed(Exception):
         self.status = status
 
 
-def table() -> str:
-    """For ``--help``."""
-    return "exit status:\n" + "".join(f"  {status:>3}  {meaning}\n" for status, meaning in MEANINGS.items())
+_OF_ALL = {FINE, USAGE, BAD_CONFIG, INTERRUPTED}
+_OF_COMMAND = {
+    "run": {*_OF_ALL, REFUSED, SERVICE_FAIL},
+    "status": {*_OF_ALL, REFUSED, NOT_RUNNING, NOT_AS_IT_SHOULD},
+    "events": {*_OF_ALL, REFUSED},
+    "check-config": _OF_ALL,
+    "doctor": {*_OF_ALL, NOT_AS_IT_SHOULD},
+}
+_OF_REQUESTS = {*_OF_ALL, REFUSED, NOT_RUNNING}  # to a supervisor, as restart
+
+
+def table(command: str | None = None) -> str:
+    """For ``--help``: those that this command ends with, or all."""
+    own = MEANINGS if command is None else _OF_COMMAND.get(command, _OF_REQUESTS)
+    rows = (f"  {status:>3}  {meaning}\n" for status, meaning in MEANINGS.items() if status in own)
+    return "exit status:\n" + "".join(rows)

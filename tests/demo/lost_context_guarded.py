@@ -35,10 +35,11 @@ class Predictor:
         self.kernel = context.module(b"").kernel(KERNEL)
         self.input, self.output = context.alloc(NBYTES), context.alloc(NBYTES)
         self.asked, self.answered = context.alloc_host(NBYTES), context.alloc_host(NBYTES)
-        self.poison = Poison(boxes=Output(self.output, self.answered, itemsize=4)) if poisoned else Poison()
+        self.poison = Poison(boxes=Output(self.output, self.answered, itemsize=4)) if poisoned else None
 
     def run(self, asked: list[float]) -> list[float]:
-        self.poison.fill(self.stream)
+        if self.poison is not None:
+            self.poison.fill(self.stream)
         boxes = self.asked.view.cast("f")
         for box, value in enumerate(asked):
             boxes[box] = value
@@ -46,7 +47,8 @@ class Predictor:
         self.stream.launch(self.kernel, 1, BOXES, (self.output, self.input, len(asked), FACTOR))
         self.stream.copy_out(self.answered, self.output)
         self.stream.synchronize()
-        self.poison.check()
+        if self.poison is not None:
+            self.poison.check()
         return [float(value) for value in self.answered.view.cast("f")]
 
 

@@ -151,7 +151,8 @@ CASES = (
         BLOCKED.format(name="ollama", whose="pid"),)),
     Case(50, "infer", "server", GOES_ON, says_after=0.1, says=(
         *("NVRM: Xid (PCI:0000:61:00): 45, pid={other}, name=distprovers-gpu, Ch 0000000a",) * 20,
-        BLOCKED.format(name="nvidia-smi", whose="other"))),
+        BLOCKED.format(name="nvidia-smi", whose="other")),
+        why="the Xids and the process in D state are another program's: told, and no worker of ours is harmed"),
     Case(53, "infer", "server", NOT_USABLE, LOST_FOR_GOOD, says_after=0.45, says=(
         "NVRM: Xid (PCI:0000:61:00): 119, pid={pid}, name=python3, Timeout waiting for RPC from GSP! Expected function"
         " 103 (GSP_RM_ALLOC) (0x80 0x38).",)),

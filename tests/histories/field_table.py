@@ -31,7 +31,8 @@ How to read it:
   log, `dstate`, `soft` a near miss: late, and told, and back before the deadline. *told too* is what came later.
 - Two profiles of settings, none for a single case (`PROFILES` in `tests/histories/field_cases.py`). `vehicle` has 500
   ms for a synchronize, 1.5 s for a step, in real time. `server` has 200 s and 600 s, and says so after a tenth of that;
-  it is played a hundred times as fast: **1 s in its rows stands for 100 s**. Startup has 8 s in both.
+  it is played a hundred times as fast: **1 s in its rows stands for 100 s**. A process starts as fast as it does:
+  startup has 8 s in both; 1 s is 1 s in a row told first by `startup`, and in any from the kill to *serves again*.
 - *after*: from the harm to the first word of it. *serves again*: from the harm to a successor that is ready. Some
   forty workers share two cores here; where threads are starved of CPU, deadlines are put off by as much.
 - *right*: told first by a detector that the list expects (or one that the notes below give a reason for), of this

@@ -214,6 +214,11 @@ def test_poison_that_is_no_byte_is_refused(start: Start) -> None:
     assert (kind, text) == ("ValueError", "byte=300: use 0 to 255")
 
 
+def test_poison_of_no_outputs_is_refused(start: Start) -> None:
+    kind, text = of(start, "insert", POISON).run("caught(Poison)")
+    assert (kind, text.partition(":")[0]) == ("ValueError", "a Poison of no outputs finds nothing")
+
+
 BETWEEN = """
 class Between:  # what another thread does while this one is inside a call, or just out of it
     def __init__(self, name, other):

@@ -99,6 +99,64 @@ def test_a_shutdown_that_gave_up_cancels_what_waits(device: SimulatedDevice, sta
     assert worker.run("[hung.cancelled(), waiting.cancelled()]") == [False, True]
 
 
+HANGS_IN_A_BLOCK = (
+    "from concurrent.futures import TimeoutError as ResultTimeout\n"
+    "import contextlib, functools, io\n"
+    "gpu.shutdown = functools.partial(gpu.shutdown, timeout=0.05)\n"
+    "def block(wait):\n"
+    "    with contextlib.redirect_stderr(io.StringIO()) as told:\n"
+    "        try:\n"
+    "            with gpu:\n"
+    "                future = gpu.submit(work)\n"
+    "                wait(future)\n"
+    "        except (ResultTimeout, TimeoutError) as error:\n"
+    "            return [str(error), told.getvalue()]\n"
+)
+REMEDY = "let the worker's deadlines, e.g. `deadlines.sync`, be shorter than the time-out of `result`\n"
+
+
+def test_the_error_that_ends_a_block_is_not_lost_to_the_thread_that_hangs(
+    device: SimulatedDevice, start: Start
+) -> None:
+    worker = start(SETUP + HANGS_IN_A_BLOCK)
+    device.fault("hang")
+    error, told = worker.run("block(lambda future: future.result(0.05))")
+    assert error == ""  # that of ``result``
+    assert told.startswith("watchdogd: CUDA thread 'cuda' (tid ")
+    assert " has not ended within 0.05 s: work has run for " in told
+    assert told.endswith(REMEDY)
+
+
+def test_a_block_that_ends_well_raises_that_its_thread_hangs(device: SimulatedDevice, start: Start) -> None:
+    worker = start(SETUP + HANGS_IN_A_BLOCK)
+    device.fault("hang")
+    error, told = worker.run("block(lambda future: None)")
+    assert (error.endswith(REMEDY.strip()), told) == (True, "")
+
+
+def test_a_shutdown_that_gives_up_is_chained_to_the_error_on_its_way(device: SimulatedDevice, start: Start) -> None:
+    worker = start(
+        SETUP + "def first():\n"
+        "    try:\n"
+        "        hung = gpu.submit(work)\n"
+        "        raise KeyError('first')\n"
+        "    finally:\n"
+        "        gpu.shutdown(timeout=0.05)\n"
+        "def chained():\n"
+        "    try:\n"
+        "        first()\n"
+        "    except TimeoutError as error:\n"
+        "        return [repr(error.__context__), error.__suppress_context__]\n"
+    )
+    device.fault("hang")
+    assert worker.run("chained()") == ["KeyError('first')", False]
+
+
+def test_an_owner_is_refused_as_the_thread_is_it(start: Start) -> None:
+    kind, text = start(SETUP).run("caught(lambda: CudaThread(device=0, owner='thread'))")
+    assert (kind, text.partition(":")[0]) == ("ValueError", "owner")
+
+
 def test_a_process_ends_although_its_cuda_thread_hangs(device: SimulatedDevice, start: Start) -> None:
     worker = start(SETUP)
     fault = device.fault("hang")

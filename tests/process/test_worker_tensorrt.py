@@ -235,6 +235,10 @@ def test_importing_needs_no_tensorrt_and_an_engine_says_what_to_install(start: S
     kind, text = worker.run(f"caught(lambda: wt.Engine({str(tmp_path / 'h.plan')!r}))")
     assert kind == "TensorRTUnavailableError"
     assert "tensorrt: No module named 'tensorrt'; tensorrt_lean: No module" in text and "JetPack" in text
+    assert text.endswith("else pip install one of tensorrt, tensorrt_lean")
+    (tmp_path / "h.plan").write_bytes(plan(tag=b"vtrt"))
+    _, text = worker.run(f"caught(lambda: wt.Engine({str(tmp_path / 'h.plan')!r}))")
+    assert text.endswith("else pip install tensorrt_rtx")
 
 
 @pytest.mark.parametrize(
@@ -359,8 +363,9 @@ def test_a_dla_engine_runs_on_its_core_and_tells_what_fell_back(
         (DETAIL[:2], "1 layers on the DLA, none fell back to the GPU; 1 reformats"),
         (DETAIL[2:], "no layer runs on the DLA: all 2 fell back to the GPU"),
         (["conv1", "softmax"], "which layers fell back to the GPU cannot be told"),
+        ([], "which layers fell back to the GPU cannot be told: the plan tells of no layers"),
     ],
-    ids=["none", "all", "no detail"],
+    ids=["none", "all", "no detail", "no layers"],
 )
 def test_no_fallback_total_fallback_and_no_knowledge_are_told_apart(
     start: Start, tmp_path: Path, layers: list[Any], words: str
@@ -549,6 +554,12 @@ def test_tensors_that_are_not_alike_are_not_handed_over(start: Start, tmp_path: 
     assert text == f"{left} does not go into input x (4, 4) of other.plan on gpu0 (64 bytes of i)"
 
 
+def test_nothing_is_handed_over_to_an_output(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path)
+    kind, text = worker.run("caught(lambda: wt.handover(engine.output('y'), engine.output('y')))")
+    assert (kind, text.partition(":")[0]) == ("ValueError", "output y (4, 4) of h.plan on gpu0 is no input")
+
+
 def test_engines_may_share_a_context_and_one_that_is_closed_frees_what_it_had(start: Start, tmp_path: Path) -> None:
     worker = engine(start, tmp_path)
     worker.run("shared = cuda.Context(); one = wt.Engine(path, context=shared); two = wt.Engine(path, context=shared)")
@@ -558,6 +569,8 @@ def test_engines_may_share_a_context_and_one_that_is_closed_frees_what_it_had(st
     assert worker.run("shared.handle") and worker.run("len(shared._pinned)") == 2  # the other one's
     worker.run("engine.close()")
     assert worker.run("caught(lambda: engine.context.handle)") == ["ValueError", "the Context is closed"]
+    for call in ("infer", "engine.again", "lambda: engine.set_shapes({})", "lambda: engine.use_profile(0)"):
+        assert worker.run(f"caught({call})") == ["ValueError", "h.plan on gpu0 is closed"]
 
 
 # Misuse, and what follows a failure
@@ -601,6 +614,24 @@ def test_an_engine_of_one_thread_is_no_others(start: Start, tmp_path: Path) -> N
         assert (kind, "of thread 'MainThread'" in text) == ("ContextLost", True)
     worker.run("infer(); engine.close()")
     assert worker.run("len(cuda._open)") == 0
+
+
+@pytest.mark.parametrize(
+    "call", ["infer({})", "again()", "set_shapes({})", "use_profile(0)"], ids=lambda call: call.partition("(")[0]
+)
+def test_what_another_thread_called_is_named(start: Start, tmp_path: Path, call: str) -> None:
+    worker = engine(start, tmp_path, arguments="owner='thread'")
+    kind, text = worker.run(f"in_thread(lambda: caught(lambda: engine.{call}))")
+    name = call.partition("(")[0]
+    assert (kind, text.partition(":")[0]) == ("ContextLost", f"Engine.{name} of h.plan on gpu0")
+
+
+def test_a_frame_that_is_no_mapping_is_refused_with_the_name_that_it_should_have(start: Start, tmp_path: Path) -> None:
+    worker = engine(start, tmp_path)
+    worker.run(f"import array\nX = array.array('f', {NUMBERS})")
+    kind, text = worker.run("caught(lambda: infer(X))")
+    assert (kind, text) == ("TypeError", "h.plan on gpu0 takes its inputs by name, as {'x': ...}, and got array")
+    worker.run("infer({'x': X}); infer(None)")
 
 
 @pytest.mark.parametrize(

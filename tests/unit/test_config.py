@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import re
 import shutil
 import socket
 import stat
@@ -1151,6 +1153,23 @@ def test_the_configurations_that_ship_are_right_but_for_the_directory_that_is_to
     settings, warned = config.check(example, environ=os.environ)
     assert not warned
     assert {worker.accelerator for worker in settings.workers} == {"gpu0", "dla0"}
+
+
+def test_what_ships_commented_out_is_right_once_it_is_not(tmp_path: Path) -> None:
+    text = (ROOT / "config/watchdogd.toml").read_text()
+    uncommented = re.sub(r"(?m)^# (?=\[|[a-z_]+ = )", "", text)
+    told = {f"{key} = " for key in ("bad_in_a_row", "baseline", "leak", "redeliver", "bisect_after")}
+    assert {key for key in told if f"\n{key}" in uncommented} == told
+    here = {"/opt/vehicle": str(tmp_path), '"inference"': repr(getpass.getuser()), '"8-11"': '"0"'}
+    for there, mine in here.items():
+        uncommented = uncommented.replace(there, mine)
+    example = tmp_path / "watchdogd.toml"
+    example.write_text(uncommented)
+    for name in ("mark-stale", "request-safe-state"):
+        (tmp_path / name).touch(0o700)
+    (tmp_path / "tegrastats").touch(0o700)
+    settings, _ = config.check(example, environ={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert settings.workers[0].outputs.bad_in_a_row == 5 and settings.workers[-1].redeliver
 
 
 def test_the_table_of_keys_shows_every_key_with_the_default_of_the_settings() -> None:

@@ -370,5 +370,5 @@ def test_what_can_be_no_golden_output_is_refused(golden: bytes, keys: dict[str, 
 
 
 def test_an_output_of_another_size_than_the_golden_one_is_an_error() -> None:
-    with pytest.raises(ValueError, match="8 bytes against 4"):
+    with pytest.raises(ValueError, match="the output has 8 bytes, and the golden output 4"):
         Canary(lambda _: floats(1, 2), None, floats(1), dtype="f").run()

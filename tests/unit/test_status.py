@@ -643,7 +643,7 @@ def test_colour_marks_what_is_wrong_and_nothing_else(troubled: FakeRuntime) -> N
     ("value_ns", "text"),
     [
         (None, "-"),
-        (0, "0"),
+        (0, "0 s"),
         (41_000, "41 us"),
         (1_500_000, "1.5 ms"),
         (12 * SECOND, "12 s"),
@@ -680,7 +680,7 @@ def escalating(runtime: FakeRuntime, stage: str, left_ns: int | None) -> StatusV
     [
         ("waiting", 90 * SECOND, "waiting for 2 s, asks once min_interval is over, in 1 m 30 s", "ask", 90.0),
         ("asking", 7 * SECOND, "asking for 2 s, 7 s left to consent, then reboot", "action", 7.0),
-        ("awaiting", -SECOND, "awaiting for 2 s, 0 left for /run/stands, then reboot", "action", 0.0),
+        ("awaiting", -SECOND, "awaiting for 2 s, 0 s left for /run/stands, then reboot", "action", 0.0),
         ("backoff", 10 * SECOND, "backoff for 2 s, no consent or no success, asks again in 10 s", "ask", 10.0),
         ("noting", SECOND, "noting for 2 s, reboot comes next", "action", 1.0),
         ("acting", SECOND, "acting for 2 s, reboot is under way", None, 1.0),
@@ -811,10 +811,13 @@ def test_who_is_not_bisected_is_not_told_to_be(runtime: FakeRuntime, word: int) 
     [
         ({"stage": "plugin", "bisected": True}, "call sync in stage plugin, synchronized after each stage, at"),
         ({"stage": None, "bisected": True}, "call sync in no stage, synchronized after each stage, at"),
+        ({"stage": "plugin"}, "call sync in stage plugin at"),
+        ({"stage": "sync"}, "call sync at"),
+        ({"stage": None}, "call sync at"),
         ({}, "call sync at"),
     ],
 )
-def test_an_incident_found_while_bisecting_says_in_which_stage(
+def test_an_incident_says_in_which_stage_where_that_says_more_than_the_operation(
     runtime: FakeRuntime, told: dict[str, Any], words: str
 ) -> None:
     incident = {"id": "i-1", "verdict": "call", "operation": "sync", "time": "2025-01-02T03:04:05.000006Z", **told}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,6 +82,24 @@ def test_the_last_incident_tells_what_was_in_flight_besides_and_nothing_where_no
     assert "also_in_flight" not in tally.describe()["last_incident"]
     tally.opened(OpenIncident(TWO, HANG), "now", ["free"])
     assert tally.describe()["last_incident"]["also_in_flight"] == ["free"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "bisected", "told"),
+    [
+        (None, False, {}),
+        ("plugin", False, {"stage": "plugin"}),
+        ("plugin", True, {"stage": "plugin", "bisected": True}),
+        (None, True, {"stage": None, "bisected": True}),
+    ],
+)
+def test_the_last_incident_tells_its_stage_where_there_is_one(
+    stage: str | None, bisected: bool, told: dict[str, object]
+) -> None:
+    tally = hung()
+    tally.opened(OpenIncident(TWO, replace(HANG, stage=stage, bisected=bisected)), "now")
+    incident = tally.describe()["last_incident"]
+    assert {key: incident[key] for key in ("stage", "bisected") if key in incident} == told
 
 
 def test_the_last_incident_has_its_own_outcome_and_nobody_elses() -> None:

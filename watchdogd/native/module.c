@@ -184,6 +184,8 @@ static int request_of(PyObject *const *arguments, Py_ssize_t count, PyObject *na
         return 0;
     PyObject *number = PyNumber_Index(arguments[0]);
     *request = number ? PyLong_AsUnsignedLongLong(number) : 0;
+    if (number && PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "request is a number from 0 to 2**64 - 1");
     Py_XDECREF(number);
     return PyErr_Occurred() ? -1 : 1;
 }

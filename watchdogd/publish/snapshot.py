@@ -32,7 +32,8 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "steps_dropped", "steps_redelivered" (in flight at an end, and given back to a successor or not),
                   "recovery": {"counts": [per RECOVERY_BOUNDS_NS, then the rest], "total_ns"},
                   "last_incident": {"id", "verdict", "operation" or null, "time": RFC 3339,
-                                    "stage" or null and "bisected": true, where it synchronizes after each stage,
+                                    "stage" where it was in one, "bisected": true where it synchronizes after each
+                                    stage (then "stage" is there, or null),
                                     "outcome": as in ``orders.CloseIncident``, once it is over} or null,
                   "kernel": {"about", "number" or null, "text", "at_ns", "expected": bool} or null (what the kernel
                   said of it last), "blocked": [{"pid", "tid", "since_ns", "place" or null}] (threads in D state),

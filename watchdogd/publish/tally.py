@@ -70,7 +70,8 @@ class Tally:
         self._last_incident = {
             "id": opening.incident, "verdict": finding.verdict.value, "operation": finding.operation, "time": time,
             **({"also_in_flight": list(also_in_flight)} if also_in_flight else {}),
-            **({"stage": finding.stage, "bisected": True} if finding.bisected else {}),
+            **({"stage": finding.stage} if finding.stage is not None or finding.bisected else {}),
+            **({"bisected": True} if finding.bisected else {}),
         }  # fmt: skip
 
     def closed(self, closing: CloseIncident) -> None:

@@ -14,7 +14,7 @@ def span(value_ns: int | None) -> str:
         return "-"
     for unit, size_ns, below in (("us", 1_000, 1_000_000), ("ms", 1_000_000, SECOND), ("s", SECOND, 60 * SECOND)):
         if value_ns < below:
-            return f"{value_ns / size_ns:.3g} {unit}" if value_ns else "0"
+            return f"{value_ns / size_ns:.3g} {unit}" if value_ns else "0 s"
     minutes, rest = divmod(value_ns // SECOND, 60)
     if minutes < 60:
         return f"{minutes} m {rest:02} s"

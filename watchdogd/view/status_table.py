@@ -109,9 +109,11 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
             what = " ".join(filter(None, (incident["verdict"], incident["operation"])))
             also = ", ".join(map(str, incident.get("also_in_flight") or ()))
             what += f" (with {also} in flight)" if also else ""
+            stage = incident.get("stage")
             if incident.get("bisected"):
-                where = f"stage {incident['stage']}" if incident["stage"] else "no stage"
-                what += f" in {where}, synchronized after each stage,"
+                what += f" in {f'stage {stage}' if stage else 'no stage'}, synchronized after each stage,"
+            elif stage not in (None, incident["operation"]):
+                what += f" in stage {stage}"
             yield f"  last incident: {what} at {incident['time']} [{incident['id']}]", _PLAIN
         if detail is not None:
             if worker.last_step_ns is not None:

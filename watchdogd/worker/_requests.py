@@ -25,10 +25,10 @@ _GIVEN_COUNT, _ASKED, _UNKEPT = (
 
 
 def number(request: int) -> int:
-    """As a ``uint64_t``. Raises TypeError and OverflowError, as the native module does."""
+    """As a ``uint64_t``. Raises TypeError and ValueError, as the native module does."""
     value = index(request)
     if not 0 <= value < 1 << 64:
-        raise OverflowError(f"a request is a number from 0 to 2**64 - 1, not {value}")
+        raise ValueError("request is a number from 0 to 2**64 - 1")
     return value
 
 

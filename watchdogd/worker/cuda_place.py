@@ -52,18 +52,24 @@ class Owner(NamedTuple):
 class ContextLost(Exception):
     """A call made where its context is not current, or by a thread that is not its owner; nothing was called.
 
-    ``expected`` and ``found``: CUcontexts, 0 for none. ``owner`` is None where any thread may call.
+    ``expected`` and ``found``: CUcontexts, 0 for none. ``owner`` is None where any thread may call. ``stream``: the
+    CUstream that is its owner's, 0 where the context is.
     """
 
-    def __init__(self, call: str, expected: int, found: int, owner: Owner | None, caller: Owner) -> None:
-        super().__init__(call, expected, found, owner, caller)
+    def __init__(
+        self, call: str, expected: int, found: int, owner: Owner | None, caller: Owner, stream: int = 0
+    ) -> None:
+        super().__init__(call, expected, found, owner, caller, stream)
         self.call = call
         self.expected = expected
         self.found = found
         self.owner = owner
         self.caller = caller
+        self.stream = stream
 
     def __str__(self) -> str:
+        if self.stream:
+            return f"{self.call}: CUstream {self.stream:#x} is of {self.owner}, not of {self.caller}; {self.remedy}"
         owner = "" if self.owner is None else f" of {self.owner}"
         found = f"context {self.found:#x}" if self.found else "no context"
         return f"{self.call}: expected context {self.expected:#x}{owner}, found {found} in {self.caller}; {self.remedy}"
@@ -84,11 +90,11 @@ class HostFunctionError(RuntimeError):
         super().__init__(f"{call}: no CUDA call is allowed in a host function; hand the work to a thread")
 
 
-def lost(call: str, expected: int, owner: Owner | None) -> Exception:
+def lost(call: str, expected: int, owner: Owner | None, stream: int = 0) -> Exception:
     """What to raise for a misuse by the calling thread."""
     if in_host_function():
         return HostFunctionError(call)
-    return ContextLost(call, expected, int(native(check(driver.cuCtxGetCurrent))), owner, Owner.calling())
+    return ContextLost(call, expected, int(native(check(driver.cuCtxGetCurrent))), owner, Owner.calling(), stream)
 
 
 _WORDS = {
@@ -128,9 +134,9 @@ class Place:
         elif in_host_function():
             raise HostFunctionError(call)
 
-    def misused(self, call: str, owner: Owner | None = None) -> None:
+    def misused(self, call: str, owner: Owner | None = None, stream: int = 0) -> None:
         """Raises, or counts. ``owner``: of a stream that is pinned for itself."""
-        problem = lost(call, self._handle, owner or self.owner)
+        problem = lost(call, self._handle, owner or self.owner, stream)
         if self._raises or isinstance(problem, HostFunctionError):
             raise problem
         self.rebound += 1

@@ -64,6 +64,8 @@ class Poison:
     def __init__(self, byte: int = 0xFF, **outputs: AnyOutput) -> None:
         if not 0 <= byte <= 0xFF:
             raise ValueError(f"byte={byte}: use 0 to 255")
+        if not outputs:
+            raise ValueError("a Poison of no outputs finds nothing: name them, as Poison(boxes=Output(...))")
         self._byte = byte
         self._outputs = outputs
 

@@ -38,7 +38,7 @@ class Stream(Resource):
 
     def _check_owner(self, call: str) -> None:
         if self._owner is not None and not self._owner.is_calling():
-            self._context._place.misused(call, self._owner)
+            self._context._place.misused(call, self._owner, self.handle)
 
     def _queue(
         self, what: str, reads: Collection[Memory], writes: Collection[Memory], guard: Any,

@@ -15,6 +15,7 @@ nested in it. The thread is a daemon: one that hangs keeps no process from its e
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from concurrent.futures import Executor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # before Python 3.11 not the built-in one
 from contextlib import suppress
 from functools import partial
+from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from watchdogd.worker import attach
@@ -33,6 +35,10 @@ T = TypeVar("T")
 
 START_SECONDS = 120.0  # as the startup deadline
 SHUTDOWN_SECONDS = 5.0
+_KILLED_FIRST = (
+    "a hang is the supervisor's to end: let the worker's deadlines, e.g. `deadlines.sync`, be shorter than the time-out"
+    " of `result`"
+)
 
 
 class _Task(NamedTuple):
@@ -65,6 +71,8 @@ class CudaThread(Executor):
         start_timeout: float = START_SECONDS,
         **options: Any,
     ) -> None:
+        if "owner" in options:
+            raise ValueError("owner: the context of a CudaThread is its thread's in any case; leave it out")
         self.context: Context
         self._make = partial(Context, device, owner="thread", **options)
         self._guard = None if stamp is None else attach().call(stamp)
@@ -139,8 +147,22 @@ class CudaThread(Executor):
         except FutureTimeoutError:
             if self._ended.done():  # of the close itself
                 raise
-            self._cancel()
-            raise TimeoutError(f"{self} has not ended within {timeout:g} s{self._stuck()}") from None
+        else:
+            return
+        self._cancel()
+        remedy = "" if self.running is None else f"; {_KILLED_FIRST}"
+        # Out here, so that an error of the caller's on its way is its context.
+        raise TimeoutError(f"{self} has not ended within {timeout:g} s{self._stuck()}{remedy}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.shutdown()
+        except (CudaError, ContextLost, TimeoutError) as error:
+            if kind is None:
+                raise
+            print(f"watchdogd: {error}", file=sys.stderr)  # the error on its way says more than what follows from it
 
     def _stuck(self) -> str:
         running = self.running

@@ -228,6 +228,8 @@ class Canary:
         with self._worker.step(), self._worker.stage("canary"), memoryview(self._run(self._input)) as view:
             if not view.c_contiguous:
                 raise ValueError("the output is not contiguous: return a copy")
+            if view.nbytes != len(self._golden):
+                raise ValueError(f"the output has {view.nbytes} bytes, and the golden output {len(self._golden)}")
             deviation = _implementation.deviation(view, self._golden, *self._output)
         self._next_ns = time.monotonic_ns() + self._interval_ns
         passed = deviation <= self._allowed

@@ -25,12 +25,12 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 from watchdogd.worker import attach
-from watchdogd.worker.cuda import Context, CudaError
+from watchdogd.worker.cuda import Context, ContextLost, CudaError
 from watchdogd.worker.tensorrt_api import ICudaEngine, Runtime
 from watchdogd.worker.tensorrt_dla import KeepAlive, described, placement
 from watchdogd.worker.tensorrt_execution import Alone, EngineBusyError, EnqueueError, Execution
@@ -142,14 +142,14 @@ class Engine:
         The step in flight, or else the next one, counts as a first step: TensorRT has to prepare anew. Raises
         ValueError, and nothing has changed.
         """
-        with self._alone, self.context.current(), self._worker.stage("profile"):
+        with self._alone, self._current("use_profile"), self._worker.stage("profile"):
             self._is_first = True
             self._worker.first_step()
             self._live.use_profile(index, shapes or {})
 
     def set_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Of inputs, from now on, within the profile. Raises ValueError, and nothing has changed."""
-        with self._alone, self.context.current():
+        with self._alone, self._current("set_shapes"):
             self._live.set_shapes(shapes)
 
     @property
@@ -166,7 +166,7 @@ class Engine:
 
         Raises ValueError for an input that does not fit, EnqueueError, and CudaError.
         """
-        with self._alone, self.context.current():
+        with self._alone, self._current("infer"):
             if self._is_first:
                 self._worker.first_step()
             self._settle()
@@ -174,13 +174,28 @@ class Engine:
             if self._preprocess is not None:
                 with self._worker.stage("preprocess"), self.context.expected:
                     given = self._preprocess(self, frame)
+            if given is not None and not isinstance(given, Mapping):
+                example = f"{{{next(iter(self.inputs), 'name')!r}: ...}}"
+                raise TypeError(f"{self} takes its inputs by name, as {example}, and got {type(given).__name__}")
             return self._run(given or {})
 
     def again(self) -> dict[str, memoryview]:
         """Runs what is on the device once more, without the preprocess hook."""
-        with self._alone, self.context.current():
+        with self._alone, self._current("again"):
             self._settle()
             return self._run({})
+
+    @contextmanager
+    def _current(self, call: str) -> Iterator[None]:
+        """For a call of the user's: what refuses it names that, not the driver's."""
+        _ = self._live
+        with ExitStack() as then:
+            try:
+                then.enter_context(self.context.current())
+            except ContextLost as lost:
+                told = f"Engine.{call} of {self}"
+                raise ContextLost(told, lost.expected, lost.found, lost.owner, lost.caller) from None
+            yield
 
     def _settle(self) -> None:
         """The next frame must find nothing in flight, which what failed may have left."""
@@ -262,8 +277,10 @@ def handover(source: Tensor, target: Tensor) -> None:
     the device in the other's stream, and waits for that. So no work of one context ever waits for the other's. Where
     each has a thread of its own, for the other's thread.
 
-    Raises ValueError where they are not alike, and CudaError.
+    Raises ValueError where they are not alike, or the other is no input, and CudaError.
     """
+    if not target.is_input:
+        raise ValueError(f"{target} is no input: what is handed over to it would be overwritten")
     if (source.nbytes, source.dtype) != (target.nbytes, target.dtype):
         described = [f"{tensor} ({tensor.nbytes} bytes of {tensor.dtype})" for tensor in (source, target)]
         raise ValueError(f"{' does not go into '.join(described)}")

@@ -63,6 +63,8 @@ def described(found: Placement | None) -> str:
     if found is None:
         why = "the plan was built without ProfilingVerbosity.DETAILED, or the module has no inspector"
         return f"which layers fell back to the GPU cannot be told: {why}"
+    if not any(found):
+        return "which layers fell back to the GPU cannot be told: the plan tells of no layers"
     moves = f"{len(found.moves)} reformats on the GPU"
     if not found.dla:
         return f"no layer runs on the DLA: all {len(found.gpu)} fell back to the GPU; {moves}"

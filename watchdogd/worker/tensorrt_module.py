@@ -86,9 +86,10 @@ def find(names: tuple[str, ...] = NAMES) -> Module:
             return _load(name)
         except (ImportError, AttributeError, OSError) as error:  # also a mere folder of that name, or libraries amiss
             problems.append(f"{name}: {error}")
+    wanted = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
     raise TensorRTUnavailableError(
         f"no module of TensorRT's for this plan ({'; '.join(problems)}): on Jetson it is the system Python's (JetPack;"
-        " make the environment with --system-site-packages), else pip install one of " + ", ".join(names)
+        f" make the environment with --system-site-packages), else pip install {wanted}"
     )
 
 
