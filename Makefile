@@ -88,7 +88,7 @@ lint: $(STAMP)
 	$(MAKE) --no-print-directory -s -C tests/simulator
 
 unit: setup
-	$(BIN)/python -m pytest -m "not gpu" -n $(JOBS) --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -m "not gpu" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench $(BENCH)

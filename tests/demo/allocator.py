@@ -33,6 +33,7 @@ from tests.simulator.control import SimulatedDevice
 
 STILL_SECONDS = 1.5  # a deadlock, where a healthy worker counts one each ms
 SECONDS = 20.0  # for anything that is waited for
+PATIENCE_SECONDS = 20.0  # for the deadlock and its verdict
 ENOUGH = 20  # operations of a healthy worker
 OPERATIONS = 400  # of each kind, with our allocator
 FORBIDDEN = "HostFunctionError: cuMemAlloc: no CUDA call is allowed in a host function"
@@ -127,7 +128,7 @@ def none_for(seconds: float, counters: Mapping[str, Counters]) -> dict[str, int]
             last, since = seen, time.monotonic()
         return time.monotonic() - since >= seconds
 
-    until(f"no operation of any for {seconds} s", SECONDS, all_stand_still)
+    until(f"no operation of any for {seconds} s", PATIENCE_SECONDS, all_stand_still)
     return last
 
 
@@ -144,12 +145,12 @@ def are_found(directory: Path, device: SimulatedDevice, say: Say) -> dict[str, F
 
 
 def is_found(name: str, supervisor: Supervised, counters: Counters, say: Say) -> Found:
-    def recorded(kind: str, incarnation: int = 1) -> dict[str, Any]:
+    def recorded(kind: str, incarnation: int = 1, seconds: float = SECONDS) -> dict[str, Any]:
         what = f"{CASES[name].words}: {kind} of incarnation {incarnation}"
-        (event, *_) = until(what, SECONDS, lambda: supervisor.events(kind, name, incarnation=incarnation))
+        (event, *_) = until(what, seconds, lambda: supervisor.events(kind, name, incarnation=incarnation))
         return event
 
-    verdict = recorded("verdict")
+    verdict = recorded("verdict", seconds=PATIENCE_SECONDS)
     (supervisor.directory / f"{name}.go").unlink(missing_ok=True)
     others = verdict["also_in_flight"]
     named = {verdict["operation"], *(other["operation"] for other in others)}

@@ -24,6 +24,7 @@ from tests.simulator.control import SimulatedDevice
 BEFORE_NS = 1_000_000_000
 SILENCE_NS = 3_000_000_000
 SETTLED_NS = 500_000_000  # a line of tegrastats is about the 200 ms before it
+FREEZE_SECONDS = 10.0  # that it is waited for
 FREEZE: dict[str, Any] = {"at": "dla0", "spread_ms": 5}
 STACK = re.compile(r"hread 0x([0-9a-f]+) .*\n((?:  .*\n)+)")
 
@@ -36,7 +37,7 @@ def unguarded(here: Path, device: SimulatedDevice, say: Say) -> Told:
         _pass(began_ns + BEFORE_NS)
         load_before, written, seen = load()[-3:], _words(here), counts(here)[DLA_MODEL].done
         fault = device.fault("hang", mixed=1, scope="context", **FREEZE)
-        frozen_ns = until("work of H beside work of A to E in one context", 10, lambda: fault.fired_ns)
+        frozen_ns = until("work of H beside work of A to E in one context", FREEZE_SECONDS, lambda: fault.fired_ns)
         frame = counts(here)[DLA_MODEL].done - seen + 1
         say(f"   H froze, in frame {frame} after the fault was set; does anything tell of it?")
         _pass(frozen_ns + SETTLED_NS)

@@ -21,6 +21,7 @@ FRAMES = 200
 BAD_IN_A_ROW = 3
 RULE = {"bad_in_a_row": BAD_IN_A_ROW}
 MOST_FRAMES_LATE = 10  # from the one too many to the verdict: the supervisor looks every half of the shortest deadline
+VERDICT_SECONDS = 15.0  # that it is waited for
 WORKER = "detector"
 
 
@@ -87,7 +88,7 @@ def _judged(directory: Path, plan: Path, device: SimulatedDevice) -> tuple[list[
         observe(all(one.found == "good" for one in healthy), "a bad output with the order inserted")
         before = len(healthy)
         os.kill(pid, signal.SIGUSR1)
-        verdict = supervised.wait_event("verdict", WORKER)
+        verdict = until("a verdict", VERDICT_SECONDS, lambda: supervised.events("verdict", WORKER))[0]
         killed = supervised.wait_event("signal", WORKER)
         gone = supervised.wait_event("gone", WORKER)
         ready = supervised.wait_event("ready", WORKER, incarnation=2)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.soak.__main__ import soak
+from tests.bench.soak import __main__ as program
+from tests.bench.soak import conductor
 from tests.bench.soak.kinds import BY_NAME
 from tests.bench.soak.report import page
 
@@ -37,9 +38,13 @@ PLAYED = (
 SECONDS = 200.0  # at most
 
 
-def test_each_kind_of_fault_is_found_and_recovered_from_and_nothing_else_is_told(tmp_path: Path) -> None:
+def test_each_kind_of_fault_is_found_and_recovered_from_and_nothing_else_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "QUIET_SECONDS", 3.0)
+    monkeypatch.setattr(conductor, "LONGEST_PAUSE_SECONDS", 0.2)
     cards = [tuple(BY_NAME[name] for name in names) for names in PLAYED]
-    judgement, run = soak(tmp_path / "soak", SECONDS, 1, cards)
+    judgement, run = program.soak(tmp_path / "soak", SECONDS, 1, cards)
     told = page(judgement, run)
     assert judgement.is_clean, told
     assert run.ended == "", told

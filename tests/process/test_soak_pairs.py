@@ -23,11 +23,14 @@ def device(tmp_path: Path) -> Iterator[SimulatedDevice]:
         yield made
 
 
-def test_the_pair_that_hangs_only_together_is_found_and_no_other(device: SimulatedDevice, tmp_path: Path) -> None:
+def test_the_pair_that_hangs_only_together_is_found_and_no_other(
+    device: SimulatedDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "TRIGGER", pairs.TRIGGER.replace("after=40", "after=10"))
     fleet.lay_out(tmp_path, 0)
     workers, tables = pairs.vehicle(device, tmp_path)
     three = {name: workers[name] for name in ("model_a", "model_b", "model_h")}
-    seen = list(pairs.runs(three, tables, 3.0))
+    seen = list(pairs.runs(three, tables, 2.0))
     assert [each.names for each in seen] == [
         ("model_a",), ("model_b",), ("model_h",),
         ("model_a", "model_b"), ("model_a", "model_h"), ("model_b", "model_h"),

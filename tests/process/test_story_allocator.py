@@ -86,7 +86,8 @@ def test_the_story_is_told_from_the_command_line() -> None:
     assert told.stdout.endswith("All of this was observed.\n")
 
 
-def test_the_story_fails_where_our_allocator_is_not_used(tmp_path: Path) -> None:
+def test_the_story_fails_where_our_allocator_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "STILL_SECONDS", 0.5)
     said: list[str] = []
 
     def unguarded_all_the_same(directory: Path) -> list[str]:
@@ -100,13 +101,14 @@ def test_the_story_fails_where_our_allocator_is_not_used(tmp_path: Path) -> None
 
 def test_the_story_fails_where_nothing_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator, "meet", lambda *_: None)
-    monkeypatch.setattr(allocator, "SECONDS", 4.0)
+    monkeypatch.setattr(allocator, "PATIENCE_SECONDS", 2.5)
     with pytest.raises(NotObserved, match=r"no operation of any for 1.5 s was not observed"):
         allocator.play(tmp_path, print)
 
 
 def test_the_story_fails_where_nobody_looks_at_deadlines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator, "supervised", lambda *given: {**supervised(*given), "deadlines": {}})
-    monkeypatch.setattr(allocator, "SECONDS", 4.0)
+    monkeypatch.setattr(allocator, "STILL_SECONDS", 0.5)
+    monkeypatch.setattr(allocator, "PATIENCE_SECONDS", 2.5)
     with pytest.raises(NotObserved, match="managed alloc against free: verdict of incarnation 1 was not observed"):
         allocator.play(tmp_path, print)

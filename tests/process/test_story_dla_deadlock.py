@@ -35,13 +35,14 @@ def test_the_deadlock_comes_as_reported_and_by_neither_cure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "missed"),
-    [({"heal_ms": 1000}, "the load did not stand still"), ({"at": "dla1"}, "H beside work of A to E")],
+    ("change", "seconds", "missed"),
+    [({"heal_ms": 1000}, 10.0, "the load did not stand still"), ({"at": "dla1"}, 2.0, "H beside work of A to E")],
     ids=["a freeze that heals", "a freeze that nothing sets off"],
 )
 def test_what_does_not_happen_is_not_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], missed: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], seconds: float, missed: str
 ) -> None:
+    monkeypatch.setattr(dla_unguarded, "FREEZE_SECONDS", seconds)
     monkeypatch.setattr(dla_unguarded, "FREEZE", {**dla_unguarded.FREEZE, **change})
     vehicle.write_plans(tmp_path)
     with SimulatedDevice(tmp_path / "device") as device, pytest.raises(NotObserved, match=missed):

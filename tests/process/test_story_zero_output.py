@@ -30,8 +30,10 @@ def test_zeros_come_with_no_order_and_with_each_guard_they_do_not_or_are_noticed
 
 def test_without_the_rule_the_story_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(zero_output, "RULE", {})
+    monkeypatch.setattr(zero_output, "FRAMES", 50)
+    monkeypatch.setattr(zero_output, "VERDICT_SECONDS", 2.0)
     monkeypatch.setattr(sys, "argv", ["demo", "--story", "zero-output"])
     assert demo.main() == 1
     told = capsys.readouterr()
-    assert "FAILED: not within 15 s: verdict" in told.err
+    assert "FAILED: a verdict was not observed within 2 s" in told.err
     assert "All of this was observed" not in told.out

@@ -283,6 +283,9 @@ def test_a_question_that_cannot_be_ended_is_not_asked_again_beside_it(freezer: F
         pid = int(supervised.wait_file("pid"))
         try:
             freezer.freeze(pid)
+            supervised.wait_event("escalation", step="no consent")
+            supervised.let_pass(1.1)  # runs.STUCK_NS
+            supervised.ask("reset", "a")  # its next quarantine asks at once, and not in 10 s
             again = supervised.wait_event("escalation", step="no consent", count=2)
             assert again["reason"].startswith("is still there from the last time")
             assert lines(supervised, "asked") == 1
