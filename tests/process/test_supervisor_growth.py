@@ -99,13 +99,15 @@ def test_a_leak_is_ended_in_order_and_replaced_where_that_is_configured() -> Non
         healthy = supervised.worker("healthy")["pid"]
         supervised.touch("go")
         for name in LEAKS:
-            replaced = supervised.wait_phase(name, "running", 2)
+            supervised.wait_phase(name, "running", 2)
             supervised.wait_file(f"{name}.ended")  # by itself, when it was asked to
             verdict = supervised.wait_event("verdict", name)
             assert verdict["verdict"] == "leak" and f"{name} " in verdict["detail"]
             assert [event["signal"] for event in supervised.events("signal", name)] == ["SIGTERM"]
             warned = supervised.events("growth", name)[0]
             assert warned["times"] == 1 and warned["seq"] < verdict["seq"]
+            wait_until(lambda name=name: "outcome" in supervised.worker(name)["last_incident"], what=supervised.log)  # type: ignore[misc]
+            replaced = supervised.worker(name)
             assert replaced["last_incident"]["outcome"] == "recovered"
             assert (replaced["restarts"], replaced["budget_left"]) == ({"leak": 1}, 5)
         supervised.wait_phase("stubborn", "running", 2)
