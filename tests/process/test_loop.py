@@ -71,7 +71,7 @@ def test_a_wait_on_a_machine_that_runs_lasts_as_long_as_asked_and_tells_of_no_st
 def test_a_standstill_between_two_looks_ends_the_wait_and_is_told_whole(waited: Wait, begin: float) -> None:
     lasted, late, stalled = waited(2000, (begin, 0.15))
     assert (late, lasted < 1500) == (0, True)
-    assert stalled >= 149
+    assert stalled >= 145
 
 
 def test_a_standstill_past_the_instant_asked_for_is_told_from_its_begin_on(
@@ -79,7 +79,7 @@ def test_a_standstill_past_the_instant_asked_for_is_told_from_its_begin_on(
 ) -> None:
     _, late, stalled = waited(100, (0.06, 0.2))
     assert late >= 120
-    assert stalled >= 199
+    assert stalled >= 195
 
 
 def test_a_supervisor_s_own_work_is_no_standstill_however_late_it_makes_a_wait(

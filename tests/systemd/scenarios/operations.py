@@ -34,7 +34,7 @@ def the_way_to_a_firing_alert_is_as_it_is_written(service: Service) -> None:
         wait_until(lambda: 'alertstate="firing"' in _sh(alert), lambda: _sh(alert), ALERT_SECONDS)
         assert service.events("verdict", worker="trial")
         _sh(remove)
-        assert [worker["name"] for worker in service.view()["workers"]] == ["a"]
+        wait_until(lambda: [worker["name"] for worker in service.view()["workers"]] == ["a"], service.log)
     finally:
         run("systemctl", "stop", "prometheus")
         unit.unlink()
