@@ -229,12 +229,12 @@ def test_a_stream_of_one_thread_is_no_others_in_a_context_of_all(start: Start, c
 
 def test_a_thread_that_got_the_number_of_one_that_ended_is_not_its_heir(start: Start) -> None:
     worker = start("ctx = cuda.Context()\nowned = in_thread(lambda: ctx.stream(owner='thread'))")
-    assert worker.run(
-        "in_thread(lambda: [threading.get_ident() == owned._owner.ident, caught(owned.synchronize)[0]])"
-    ) == [
-        True,
-        "ContextLost",
-    ]
+    heir = "in_thread(lambda: [threading.get_ident() == owned._owner.ident, caught(owned.synchronize)[0]])"
+    tried = [worker.run(heir)]
+    while not tried[-1][0] and len(tried) < 50:  # the number is mostly given out at once, not always
+        tried.append(worker.run(heir))
+    assert tried[-1][0]
+    assert {told for _, told in tried} == {"ContextLost"}
 
 
 def test_a_misuse_of_a_streams_and_a_contexts_thread_is_one(start: Start) -> None:
