@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy  # type: ignore[import-not-found, unused-ignore]  # by which TensorRT takes weights
-import tensorrt as trt  # type: ignore[import-not-found, unused-ignore]
+import tensorrt as trt  # type: ignore[import-not-found, unused-ignore]  # only where there is a GPU
 
 PROFILES = (((1, 4), (2, 4), (4, 4)), ((4, 4), (8, 4), (16, 4)))
 CHANNELS, LAYERS = 64, 8

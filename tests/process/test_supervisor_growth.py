@@ -76,7 +76,7 @@ def test_a_worker_that_leaks_is_told_of_and_one_that_does_not_is_not_and_nobody_
         for resource in LEAKS:
             event = supervised.wait_event("growth", resource, resource=resource)
             assert event["value"] > event["baseline"] > 0 and event["incarnation"] == event["times"] == 1
-            wait_until(lambda name=resource: supervised.view(name)["growth"][name]["stands"])  # type: ignore[misc]
+            wait_until(lambda name=resource: supervised.view(name)["growth"][name]["stands"])  # type: ignore[misc]  # bound
             supervised.wait_event("growth", resource, resource=resource, times=2)  # a leak, had it been configured
         assert f"! holds more and more: {event['resource']} " in table(supervised)
         verdict = supervised.wait_event("verdict")
@@ -106,7 +106,7 @@ def test_a_leak_is_ended_in_order_and_replaced_where_that_is_configured() -> Non
             assert [event["signal"] for event in supervised.events("signal", name)] == ["SIGTERM"]
             warned = supervised.events("growth", name)[0]
             assert warned["times"] == 1 and warned["seq"] < verdict["seq"]
-            wait_until(lambda name=name: "outcome" in supervised.worker(name)["last_incident"], what=supervised.log)  # type: ignore[misc]
+            wait_until(lambda name=name: "outcome" in supervised.worker(name)["last_incident"], what=supervised.log)  # type: ignore[misc]  # bound
             replaced = supervised.worker(name)
             assert replaced["last_incident"]["outcome"] == "recovered"
             assert (replaced["restarts"], replaced["budget_left"]) == ({"leak": 1}, 5)
@@ -136,7 +136,7 @@ def test_one_that_leaks_waits_for_its_peer_and_a_hang_meanwhile_is_found() -> No
         for name, peer in (("a", "b"), ("c", "d")):
             supervised.wait_event("growth", name, times=2)
             waits = f"it leaks, and is replaced once {peer} of its redundancy group serves"
-            wait_until(lambda name=name, waits=waits: supervised.worker(name)["note"] == waits)  # type: ignore[misc]
+            wait_until(lambda name=name, waits=waits: supervised.worker(name)["note"] == waits)  # type: ignore[misc]  # bound
         supervised.let_pass(1.0)
         assert supervised.events("verdict") == [] and supervised.worker("a")["incarnation"] == 1
         supervised.touch("hang")

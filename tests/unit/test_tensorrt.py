@@ -39,7 +39,7 @@ LATER_TYPES = {
 def double() -> Any:
     sys.path.insert(0, DOUBLE)
     try:
-        import tensorrt  # type: ignore[import-not-found]  # noqa: PLC0415
+        import tensorrt  # type: ignore[import-not-found]  # noqa: PLC0415 - the double, found by this path alone
     finally:
         sys.path.remove(DOUBLE)
     return tensorrt
