@@ -1,12 +1,12 @@
 """The heartbeat: the one table that every party reads.
 
-A heartbeat is a file of ``SIZE`` bytes, one per incarnation of a worker, made and reserved by the supervisor and named
-to the worker by the environment variable ``ENVIRONMENT``. Workers (Python, C, C++, later the driver shim) map and write
-it; the supervisor, the exporter and ``watchdogd status`` only ever *read* it with ``pread``, so that a worker that
-truncates it gets a short read noticed, not a SIGBUS in its reader.
+A heartbeat is a file of ``SIZE`` bytes and the driver region, one per incarnation of a worker, made and reserved by the
+supervisor and named to the worker by the environment variable ``ENVIRONMENT``. Workers (Python, C, C++, the driver
+shim) map and write it; the supervisor, the exporter and ``watchdogd status`` only ever *read* it with ``pread``, so
+that a worker that truncates it gets a short read noticed, not a SIGBUS in its reader.
 
 Invariant: **one fact is one aligned 8-byte word** in native byte order, written with one plain store; no verdict
-needs two words to agree. ``watchdogd.h`` is generated from this module (``python -m watchdogd.abi``), and a test
+needs two words to agree. ``watchdogd.h`` is generated from this module (``python -m watchdogd.abi_header``), and a test
 compiles it and compares every offset.
 
 A *stamp* is such a word: 0, or a CLOCK_MONOTONIC time in ns whose low bits are replaced by a code. Eight bits (256 ns)
@@ -24,6 +24,7 @@ output counts         a word for each of ``OUTPUTS`` from writers with compare-a
                       the lock, from ``OUTPUT_COUNTS_OFFSET``
 requests              ``REQUESTS_HEADER`` words, then ``REQUESTS`` entries of two words, from ``REQUESTS_OFFSET``: which
                       work is in flight, by the worker's own numbers
+driver                beyond ``SIZE``, since version 3: what the driver shim saw (``watchdogd.abi_driver``)
 ====================  =================================================================================================
 
 Claiming. A lane belongs to one thread, a stage name to whoever wrote it first, a request to the step it was begun for.
@@ -52,16 +53,16 @@ Two words of the header are about it:
 - ``version``: that of the supervisor that made the file. Readers believe their own and all before it, and no later one.
 - ``oldest_writer``: libraries of this version and of all later ones may write the file; others go on unwatched.
 
-Who makes version 3 raises ``VERSION`` and says here what is new. If facts were only added: put them into words, or
+Who makes version 4 raises ``VERSION`` and says here what is new. If facts were only added: put them into words, or
 codes, that are 0 so far, and let 0 be judged to the good of a healthy worker. If words moved or mean something else:
-raise ``OLDEST_WRITER`` too, let the reader keep the offsets of version 2 for as long as its workers are to be adopted,
-and tell that programs built with version 2 must be built anew: unwatched, they are never ready.
+raise ``OLDEST_WRITER`` too, let the reader keep the offsets of version 3 for as long as its workers are to be adopted,
+and tell that programs built with version 3 must be built anew: unwatched, they are never ready.
 """
 
 from __future__ import annotations
 
 ENVIRONMENT = "WATCHDOGD_HEARTBEAT"
-VERSION = 2
+VERSION = 3
 OLDEST_WRITER = 1
 MAGIC = 0x3142_4854_474F_4457  # b"WDOGHTB1" on a little-endian machine
 BYTE_ORDER = 0x0102_0304_0506_0708
@@ -93,7 +94,7 @@ HEADER = (
     "spawned_pid",
     "version",  # 0 = 1, which had no such word
     "bisect",  # one of BISECTS: whether the worker is to synchronize after each stage
-    "reserved_19",
+    "driver",  # bits of abi_driver.OPTIONS: what the driver shim is to do
     "attached_pid",  # the process that attached last
     "pid_namespace",  # its inode: pids of another namespace cannot be looked up by the supervisor
     "state",  # stamp of STATES
@@ -197,7 +198,7 @@ OUTPUT_COUNTS = 16  # words for each of the two kinds of writers
 REQUESTS_OFFSET = OUTPUT_COUNTS_OFFSET + 2 * OUTPUT_COUNTS * WORD
 REQUEST_TABLE_OFFSET = REQUESTS_OFFSET + len(REQUESTS_HEADER) * WORD
 REQUESTS_SIZE = (len(REQUESTS_HEADER) + REQUESTS * REQUEST_WORDS) * WORD
-SIZE = (REQUESTS_OFFSET + REQUESTS_SIZE + 4095) // 4096 * 4096
+SIZE = (REQUESTS_OFFSET + REQUESTS_SIZE + 4095) // 4096 * 4096  # what versions 1 and 2 knew, and every library maps
 
 # What the supervisor writes at creation, and any reader or writer checks before it believes the rest. The first
 # words of the header, in order.
@@ -247,64 +248,3 @@ def bucket_upper_ns(index: int) -> int | None:
     octave, sub = divmod(index - 1, 1 << HISTOGRAM_SUB_BITS)
     octave += HISTOGRAM_FIRST_OCTAVE
     return (1 << octave) + ((sub + 1) << (octave - HISTOGRAM_SUB_BITS))
-
-
-def c_header_block() -> str:
-    """The constants as C preprocessor lines, for the marked block of ``watchdogd.h``."""
-    values: dict[str, int] = {
-        "VERSION": VERSION,
-        "MAGIC": MAGIC,
-        "BYTE_ORDER": BYTE_ORDER,
-        "SIZE": SIZE,
-        "LANES": LANES,
-        "LOCKED_EVERY": LOCKED_EVERY,
-        "HOT_OFFSET": HOT_OFFSET,
-        "HOT_STRIDE": HOT_STRIDE,
-        "STAGE_OFFSET": STAGE_OFFSET,
-        "STAGES": STAGES,
-        "STAGE_NAME_SIZE": STAGE_NAME_SIZE,
-        "FIRST_DYNAMIC_STAGE": FIRST_DYNAMIC_STAGE,
-        "COLD_OFFSET": COLD_OFFSET,
-        "COLD_STRIDE": COLD_STRIDE,
-        "RING_OFFSET": RING_OFFSET,
-        "RING_ENTRIES": RING_ENTRIES,
-        "HISTOGRAM_FIRST_OCTAVE": HISTOGRAM_FIRST_OCTAVE,
-        "HISTOGRAM_LAST_OCTAVE": HISTOGRAM_LAST_OCTAVE,
-        "HISTOGRAM_SUB_BITS": HISTOGRAM_SUB_BITS,
-        "BUCKETS": BUCKETS,
-        "HISTOGRAM_WORDS": HISTOGRAM_WORDS,
-        "CODE_MASK": CODE_MASK,
-        "ERROR_MASK": ERROR_MASK,
-        "OUTPUT_COUNTS_OFFSET": OUTPUT_COUNTS_OFFSET,
-        "OUTPUT_COUNTS": OUTPUT_COUNTS,
-        "REQUESTS_OFFSET": REQUESTS_OFFSET,
-        "REQUEST_TABLE_OFFSET": REQUEST_TABLE_OFFSET,
-        "REQUESTS": REQUESTS,
-        "REQUEST_WORDS": REQUEST_WORDS,
-        "RUN_LENGTH_SHIFT": RUN_LENGTH_SHIFT,
-        "MOST_IN_A_ROW": MOST_IN_A_ROW,
-        "BLOCK": BLOCK,
-        "KEY_SIGNED": KEY_SIGNED,
-        "KEY_UNSIGNED": KEY_UNSIGNED,
-        "KEY_FLOAT": KEY_FLOAT,
-        "KEY_BFLOAT": KEY_BFLOAT,
-    }
-    values |= {f"HEADER_{name.upper()}": index for name, index in H.items() if not name.startswith("reserved")}
-    values |= {f"LANE_{name.upper()}": index for name, index in L.items()}
-    values |= {f"OP_{name.upper()}": code for name, code in OPERATION.items()}
-    values |= {"STEP_FIRST": STEP_FIRST, "STEP_LATER": STEP_LATER}
-    values |= {f"BISECT_{name.upper()}": code for name, code in BISECT.items()}
-    values |= {f"STATE_{name.upper()}": code for name, code in STATE.items()}
-    values |= {f"OUTPUT_{name.upper()}": code for name, code in OUTPUT.items()}
-    values |= {f"REQUESTS_{name.upper()}": index for index, name in enumerate(REQUESTS_HEADER)}
-    values |= {f"REQUEST_{name.upper()}": code for name, code in REQUEST_STATE.items()}
-    values |= {f"STAGE_{name.upper()}": code for code, name in enumerate(WELL_KNOWN_STAGES)}
-    lines = [f'#define WATCHDOGD_ENVIRONMENT "{ENVIRONMENT}"']
-    lines += [f"#define WATCHDOGD_{name} UINT64_C(0x{value:x})" for name, value in values.items()]
-    names = ", ".join(f'"{name}"' for name in WELL_KNOWN_STAGES)
-    lines.append(f"#define WATCHDOGD_WELL_KNOWN_STAGES {names}")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(c_header_block(), end="")

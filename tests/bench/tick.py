@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.bench import rig
 from tests.bench.report import Row, Scale
-from watchdogd import abi
+from watchdogd import abi_driver
 
 SIZES = (1, 4, 16, 64, 256)
 
@@ -24,7 +24,7 @@ def run(scale: Scale) -> list[Row]:
     for size in SIZES:
         with rig.scratch() as directory:
             space = os.statvfs(directory)
-            if space.f_bavail * space.f_frsize < 2 * size * abi.SIZE:
+            if space.f_bavail * space.f_frsize < 2 * size * abi_driver.FILE_SIZE:
                 raise rig.Failed(f"{directory} has no room for {size} heartbeats")
             measured[size] = _measured(size, count, directory)
     quiet = {size: figures["quiet_ns"] / 1000 for size, figures in measured.items()}

@@ -6,13 +6,13 @@ import os
 import struct
 from pathlib import Path
 
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 
 
 class HeartbeatFile:
     def __init__(self, path: Path, **header: int) -> None:
         self.path = path
-        path.write_bytes(bytes(abi.SIZE))
+        path.write_bytes(bytes(abi_driver.FILE_SIZE))
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         for name, value in {**abi.CONSTANT_HEADER, **header}.items():
             self.set_header(name, value)

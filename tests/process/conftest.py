@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -37,12 +38,21 @@ class Freezer:
         self._set("THAWED")
 
     def remove(self) -> None:
-        """With all that is in it set free."""
+        """With all that is in it set free. What is about to die leaves it only then, and keeps it busy until then."""
         self.thaw()
+        wait_until(self._is_removed)
+
+    def _is_removed(self) -> bool:
         for pid in (self.path / "cgroup.procs").read_text().split():
-            with suppress(ProcessLookupError):  # what was to die while it was frozen does so now
+            with suppress(ProcessLookupError):
                 (FREEZER / "cgroup.procs").write_text(pid)
-        self.path.rmdir()
+        try:
+            self.path.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
 
     def _set(self, state: str) -> None:
         file = self.path / "freezer.state"

@@ -17,7 +17,7 @@ import pytest
 
 from tests.helpers.heartbeat_file import HeartbeatFile
 from tests.helpers.worker_process import ROOT, LineProcess, run_worker, wait_until
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 
 SOURCES = ROOT / "tests" / "native"
 INCLUDE = ROOT / "watchdogd" / "native"
@@ -79,7 +79,14 @@ def expected_constants() -> dict[str, int]:
         STEP_LATER STEP_FIRST OUTPUT_COUNTS_OFFSET OUTPUT_COUNTS RUN_LENGTH_SHIFT MOST_IN_A_ROW BLOCK
         KEY_SIGNED KEY_UNSIGNED KEY_FLOAT KEY_BFLOAT REQUESTS_OFFSET REQUEST_TABLE_OFFSET REQUESTS REQUEST_WORDS"""
     values |= {name: getattr(abi, name) for name in plain.split()}
-    return {name: value for name, value in values.items() if "RESERVED" not in name}
+    driver = """OFFSET SIZE LANES_OFFSET LANE_STRIDE CONTEXTS_OFFSET CONTEXTS CONTEXT_STRIDE STREAMS_OFFSET STREAMS
+        STREAM_STRIDE"""
+    values |= {f"DRIVER_{name}": getattr(abi_driver, name) for name in driver.split()}
+    values |= {f"DRIVER_OPTION_{name.upper()}": bit for name, bit in abi_driver.OPTION.items()}
+    for table in ("HEADER", "LANE", "CONTEXT", "STREAM"):
+        words = enumerate(getattr(abi_driver, table))
+        values |= {f"DRIVER_{table}_{word.upper()}": index for index, word in words}
+    return {name: value for name, value in values.items() if "RESERVED" not in name and "UNUSED" not in name}
 
 
 @pytest.mark.parametrize("language", ["c", "c++"])

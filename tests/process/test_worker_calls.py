@@ -294,12 +294,12 @@ def test_a_reader_would_see_a_word_that_is_not_one_store(tmp_path: Path, impleme
     source = f"""
 import mmap, struct
 memory = mmap.mmap(os.open({str(heartbeat.path)!r}, os.O_RDWR), 4096)
-struct.pack_into("=Q", memory, 8 * {abi.H["reserved_19"]}, 2**64 - 1)
+struct.pack_into("=Q", memory, 8 * {abi.H["driver"]}, 2**64 - 1)
 say()
-while True: struct.pack_into("=Q", memory, 8 * {abi.H["reserved_19"]}, 2**64 - 1)
+while True: struct.pack_into("=Q", memory, 8 * {abi.H["driver"]}, 2**64 - 1)
 """
     with run_worker(source, implementation, heartbeat.path) as worker:
         worker.hear()
         give_up = time.monotonic() + 10
-        while heartbeat.header("reserved_19") == 2**64 - 1:
+        while heartbeat.header("driver") == 2**64 - 1:
             assert time.monotonic() < give_up, "no torn word seen"

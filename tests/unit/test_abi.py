@@ -8,21 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from watchdogd import abi
+from watchdogd import abi, abi_header
 
 HEADER = Path(abi.__file__).parent / "native" / "watchdogd.h"
 
 
 def test_the_constants_of_the_c_header_are_those_of_the_table() -> None:
     block = HEADER.read_text().partition("do not edit --- */\n")[2].partition("/* --- end of the generated")[0]
-    assert block.strip() == abi.c_header_block().strip(), (
-        "paste what `python -m watchdogd.abi` prints between the marks"
+    assert block.strip() == abi_header.c_header_block().strip(), (
+        "paste what `python -m watchdogd.abi_header` prints between the marks"
     )
 
 
 def test_the_module_prints_the_block() -> None:
-    printed = subprocess.run([sys.executable, "-m", "watchdogd.abi"], capture_output=True, text=True, check=True).stdout
-    assert printed == abi.c_header_block()
+    printed = subprocess.run(
+        [sys.executable, "-m", "watchdogd.abi_header"], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == abi_header.c_header_block()
 
 
 def test_regions_follow_each_other_without_overlap_or_gap_beyond_alignment() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.fake_runtime import MS, FakeHeartbeat
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.observe import heartbeat
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader, Unreadable
 from watchdogd.pulse import Pulse, word_offset
@@ -51,9 +51,9 @@ def test_a_new_heartbeat_says_whose_it_is_and_has_its_space(tmp_path: Path) -> N
     assert (pulse.header("boot_id_high") << 64 | pulse.header("boot_id_low")) == BOOT_ID
     assert [pulse.header(name) for name in ("incarnation", "spawned_ns", "spawned_pid")] == [7, SPAWNED_NS, 4321]
     assert pulse.header("state") == abi.stamp(SPAWNED_NS, abi.STATE["created"])
-    assert [pulse.header(name) for name in ("version", "oldest_writer")] == [2, 1]  # so libraries of 1 attach
+    assert [pulse.header(name) for name in ("version", "oldest_writer")] == [3, 1]  # so libraries of 1 attach
     stat = (tmp_path / "new").stat()
-    assert stat.st_size == abi.SIZE and stat.st_blocks * 512 >= abi.SIZE
+    assert stat.st_size == abi_driver.FILE_SIZE and stat.st_blocks * 512 >= abi_driver.FILE_SIZE
     reader.close()
 
 
@@ -133,7 +133,7 @@ def test_this_version_and_those_before_it_are_read(
     assert reader.read().column("steps_done") == [41]
 
 
-@pytest.mark.parametrize(("version", "oldest_writer"), [(3, 1), (3, 2), (3, 3), (2, 3), (1 << 63, 1)])
+@pytest.mark.parametrize(("version", "oldest_writer"), [(4, 1), (4, 3), (4, 4), (3, 4), (1 << 63, 1)])
 def test_a_newer_version_is_not_read(
     beat: FakeHeartbeat, reader: HeartbeatReader, version: int, oldest_writer: int
 ) -> None:

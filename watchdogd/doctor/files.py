@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 
-from watchdogd import abi
+from watchdogd import abi_driver
 from watchdogd.doctor.rights import mounts
 from watchdogd.doctor.words import Machine, Outcome, degraded, missing, ok
 from watchdogd.model import SupervisorSettings
@@ -34,7 +34,7 @@ def runtime_directory(machine: Machine) -> Outcome:
     kind, free = _file_system(machine, place), _free_bytes(place)
     found = f"{path} on {kind}, {_size(free)} free"
     workers = len(machine.settings.workers) if machine.settings else 1
-    need = workers * _INCARNATIONS * abi.SIZE + _BOARD_BYTES
+    need = workers * _INCARNATIONS * abi_driver.FILE_SIZE + _BOARD_BYTES
     if free < need:
         remedy = f"a larger tmpfs (mount -o remount,size=...), with {_size(need)} free"
         return missing(f"{found}, {_size(need)} needed", lost=lost, remedy=remedy)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from enum import Enum
 
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.decide.requests import Entry, Requests
 from watchdogd.histogram import Histogram
 from watchdogd.pulse import Pulse, word_at
@@ -53,7 +53,7 @@ def create(
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
         # Reserved now, so that a full tmpfs fails our start and not the worker's store (SIGBUS).
-        os.posix_fallocate(descriptor, 0, abi.SIZE)
+        os.posix_fallocate(descriptor, 0, abi_driver.FILE_SIZE)
         if given:  # before the header: a file with one is whole
             os.pwrite(descriptor, _table_of(given), abi.REQUESTS_OFFSET)
         words = [0] * len(abi.HEADER)
