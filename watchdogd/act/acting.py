@@ -19,6 +19,7 @@ from watchdogd.act.spawning import launch
 from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, orders
 from watchdogd.decide.orders import Trigger
+from watchdogd.instrument import options
 from watchdogd.model import SECOND, Exit, Finding, Phase, Verdict
 from watchdogd.observe.heartbeat import create
 from watchdogd.observe.loop import Loop
@@ -192,7 +193,7 @@ class Actor:
             watched.reader = create(
                 self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
                 spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()), bisect=order.bisect,
-                given=watched.left.given,
+                driver=options.asked(settings), given=watched.left.given,
             )  # fmt: skip
             watched.tally.redelivered(watched.left.back)
             watched.left = None  # it is in the file, whatever becomes of this incarnation

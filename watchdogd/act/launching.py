@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from watchdogd import abi
 from watchdogd.act.runtime import CannotStart
 from watchdogd.act.spawning import Launch
+from watchdogd.instrument import options
 from watchdogd.model import WorkerSettings
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -63,6 +64,7 @@ def fingerprint(settings: WorkerSettings) -> str:
         settings.command, settings.user, settings.group, sorted(settings.environment), settings.working_directory,
         settings.cpu_affinity, settings.nice, settings.scheduling, settings.oom_score_adj,
         settings.cuda_visible_devices, settings.output, settings.on_supervisor_exit,
+        *((options.asked(settings),) if settings.instrument == "driver" else ()),
     )  # fmt: skip
     text = repr(launched).encode("utf-8", "surrogateescape")
     return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}"  # hashlib takes 10 ms to import, at each adoption
