@@ -57,6 +57,9 @@ class WorkerSettings(NamedTuple):
     name: str
     command: tuple[str, ...]
     accelerator: str | None = None
+    instrument: str = "worker"  # who stamps: the worker's own code, or a shim in front of the CUDA "driver"
+    check_context: bool = False  # the shim asks which context is current
+    sync_mode: str | None = None  # "spin" "yield" "blocking": how its synchronizes wait, set by the shim
     coupled_with: tuple[str, ...] = ()  # accelerators or workers whose hang can freeze this worker
     redundancy: str | None = None  # group of workers that do the same work
     deadlines: Deadlines = Deadlines()

@@ -62,8 +62,9 @@ LAYERS = {
     "decide": set[str](),
     "observe": {"decide"},
     "publish": {"decide"},
-    "act": {"decide", "observe", "publish"},
-    "supervisor": {"decide", "observe", "publish", "act"},
+    "instrument": set[str](),
+    "act": {"decide", "observe", "publish", "instrument"},
+    "supervisor": {"decide", "observe", "publish", "instrument", "act"},
     "view": {"observe", "publish"},
 }
 

@@ -19,6 +19,7 @@ from watchdogd.act.spawning import launch
 from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, orders
 from watchdogd.decide.orders import Trigger
+from watchdogd.instrument import options
 from watchdogd.model import SECOND, Exit, Finding, Phase, Verdict
 from watchdogd.observe.heartbeat import create
 from watchdogd.observe.loop import Loop
@@ -192,7 +193,7 @@ class Actor:
             watched.reader = create(
                 self._runtime.heartbeat(settings.name, incarnation), boot_id=self._boot_id, incarnation=incarnation,
                 spawned_ns=now_ns, owner=None if ids is None else (ids[0], os.getgid()), bisect=order.bisect,
-                given=watched.left.given,
+                driver=options.asked(settings), given=watched.left.given,
             )  # fmt: skip
             watched.tally.redelivered(watched.left.back)
             watched.left = None  # it is in the file, whatever becomes of this incarnation
@@ -204,7 +205,7 @@ class Actor:
                 watched.note = f"its output goes where the supervisor's does: {error.strerror}"
             request = launching.request(
                 settings, watched.reader.path, self._runtime.birth(settings.name, incarnation), output, os.environ, ids,
-                self._scope(settings.name, incarnation),
+                self._scope(settings.name, incarnation), self._runtime.shims,
             )  # fmt: skip
             watched.process = launch(request)
             watched.launched = launching.fingerprint(settings)

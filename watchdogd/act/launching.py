@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from watchdogd import abi
 from watchdogd.act.runtime import CannotStart
 from watchdogd.act.spawning import Launch
+from watchdogd.instrument import front, options
 from watchdogd.model import WorkerSettings
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -63,6 +64,7 @@ def fingerprint(settings: WorkerSettings) -> str:
         settings.command, settings.user, settings.group, sorted(settings.environment), settings.working_directory,
         settings.cpu_affinity, settings.nice, settings.scheduling, settings.oom_score_adj,
         settings.cuda_visible_devices, settings.output, settings.on_supervisor_exit,
+        *((options.asked(settings),) if settings.instrument == "driver" else ()),
     )  # fmt: skip
     text = repr(launched).encode("utf-8", "surrogateescape")
     return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}"  # hashlib takes 10 ms to import, at each adoption
@@ -102,8 +104,9 @@ def open_output(settings: WorkerSettings, logs: str) -> int | None:
 
 def request(
     settings: WorkerSettings, heartbeat: str, birth: str, output: int | None, base: Mapping[str, str],
-    ids: Identity | None, scope: tuple[str, str] | None = None,
+    ids: Identity | None, scope: tuple[str, str] | None = None, roots: tuple[str, ...] = (),
 ) -> Launch:  # fmt: skip
+    """``roots``: where a shim for its driver may be put."""
     scheduling = None
     if settings.scheduling is not None:
         name, _, priority = settings.scheduling.partition(":")
@@ -122,4 +125,5 @@ def request(
         die_with_parent=settings.on_supervisor_exit == "kill",
         birth=birth,
         scope=scope,
+        shim=front.Request(roots) if settings.instrument == "driver" else None,
     )

@@ -204,6 +204,21 @@ _WORKER = [
                 'what it runs on: `"gpuN"` or `"dlaN"`, as NVML and tegrastats count',
             ),
             (
+                "instrument",
+                choice_kind("worker", "driver"),
+                "who stamps its calls: the worker's own code, or a shim before the CUDA driver (no change of code)",
+            ),
+            (
+                "check_context",
+                values.BOOLEAN,
+                "with the shim: count calls whose context is not the one that their thread used before",
+            ),
+            (
+                "sync_mode",
+                choice_kind("spin", "yield", "blocking"),
+                "with the shim: how its synchronizes wait, set as a context is made; unset: as the program asks",
+            ),
+            (
                 "coupled_with",
                 values.STRINGS,
                 "accelerators or workers that a hang of this one can freeze, or the other way round;"

@@ -43,12 +43,13 @@ class HeartbeatError(Exception):
 
 def create(
     path: str, *, boot_id: int, incarnation: int, spawned_ns: int, owner: tuple[int, int] | None = None,
-    bisect: bool = False, given: Sequence[Entry] = (),
+    bisect: bool = False, driver: int = 0, given: Sequence[Entry] = (),
 ) -> HeartbeatReader:  # fmt: skip
     """Make the heartbeat of a new incarnation: a new inode, its space reserved, readable by the owner's group.
 
     ``owner`` is (uid, gid) of the worker where it differs from ours; ``bisect``: whether it is to synchronize after
-    each stage; ``given``: requests for it to work on again. Raises OSError (no space, no permission, exists).
+    each stage; ``driver``: what the driver shim is to do (bits of ``abi_driver.OPTIONS``); ``given``: requests
+    for it to work on again. Raises OSError (no space, no permission, exists).
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
@@ -65,6 +66,7 @@ def create(
         words[abi.H["incarnation"]] = incarnation
         words[abi.H["spawned_ns"]] = spawned_ns
         words[abi.H["bisect"]] = abi.BISECT["asked" if bisect else "off"]
+        words[abi.H["driver"]] = driver
         words[abi.H["state"]] = abi.stamp(spawned_ns, abi.STATE["created"])
         os.pwrite(descriptor, struct.pack(f"={len(words)}Q", *words), 0)
         if owner is not None:
