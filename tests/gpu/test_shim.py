@@ -29,7 +29,7 @@ from watchdogd.observe import heartbeat, procfs
 SOURCES = ROOT / "tests/gpu/shim"
 PROGRAMS = ROOT / "tests/gpu/programs"
 PTX = ROOT / "tests/gpu/kernels.ptx"
-CUPTI = Path("/usr/local/cuda/extras/CUPTI")
+CUDA = Path("/usr/local/cuda")  # with CUPTI's header and library
 STARTS = {True: 12, False: 3}  # pairs, on a real machine and a simulated one
 IMPORTS = {"torch_server": "torch", "cupy_script": "cupy", "jax_script": "jax"}
 
@@ -128,12 +128,12 @@ NAMES = ("torch_server", "cupy_script", "jax_script", "plain")
 @pytest.mark.parametrize("machine", ["real"], indirect=True)
 @pytest.mark.usefixtures("machine")
 def test_every_call_that_cupti_counts_is_stamped(name: str, shimmed: Shimmed, results: Results, tmp_path: Path) -> None:
-    needs(file=CUPTI)
+    needs(file=CUDA / "include/cupti.h")
     command = program_command(name, tmp_path, "--frames", "30")
-    include, library = CUPTI / "include", CUPTI / "lib64"
+    library = CUDA / "lib64"
     trace = tmp_path / "libtrace.so"
     subprocess.run(
-        ["cc", "-O2", "-shared", "-fPIC", "-o", trace, SOURCES / "trace.c", f"-I{include}", "-I/usr/local/cuda/include",
+        ["cc", "-O2", "-shared", "-fPIC", "-o", trace, SOURCES / "trace.c", f"-I{CUDA}/include",
          f"-L{library}", f"-Wl,-rpath,{library}", "-lcupti"], check=True, timeout=60,
     )  # fmt: skip
     environment = {
