@@ -26,6 +26,12 @@ UNITS = (
     "usr/local/lib/sysusers.d/gpu-watchdogd.conf",
     "usr/local/lib/tmpfiles.d/gpu-watchdogd.conf",
 )
+FOR_C = (
+    "usr/local/include/watchdogd.h",
+    "usr/local/lib/pkgconfig/watchdogd.pc",
+    "usr/local/lib/cmake/watchdogd/watchdogd-config.cmake",
+    "usr/local/lib/cmake/watchdogd/watchdogd-config-version.cmake",
+)
 AARCH64 = 0xB7  # e_machine
 
 
@@ -78,7 +84,7 @@ def test_it_is_the_package_its_dependencies_and_nothing_of_the_tests(installed: 
     } & names
     assert any(name.endswith("/watchdogd/_native.abi3.so") for name in names)
     assert {name for name in names if not name.startswith(f"{APP}/")} == {
-        *LINKS, *UNITS, "etc/gpu-watchdogd/watchdogd.toml",
+        *LINKS, *UNITS, *FOR_C, "etc/gpu-watchdogd/watchdogd.toml",
     }  # fmt: skip
 
 
