@@ -1,7 +1,7 @@
 """``examples/cpp``, built as its reader would, and the CUDA runtime that it is built with and run on.
 
-Invariant: it is compiled and linked with NVIDIA's own headers and library (the wheels of the ``dev`` extra), and run on the
-double of that library (``tests/simulator/cudart_double``): the real one accepts no driver but NVIDIA's.
+Invariant: it is compiled and linked with NVIDIA's own headers and library (the wheels of the ``dev`` extra), and run
+on the double of that library (``tests/simulator/cudart_double``): the real one accepts no driver but NVIDIA's.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def runtime_double(toolkit: Path, directory: Path) -> Path:
     node = directory / "version"
     node.write_text("libcudart.so.13 { global: cuda*; local: *; };\n")
     told([
-        "gcc", "-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror", f"-I{toolkit / 'include'}",
-        "-Wl,-soname,libcudart.so.13", f"-Wl,--version-script={node}", "-o", directory / "libcudart.so.13", DOUBLE, "-ldl",
+        "gcc", "-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror",
+        f"-I{toolkit / 'include'}", "-Wl,-soname,libcudart.so.13", f"-Wl,--version-script={node}",
+        "-o", directory / "libcudart.so.13", DOUBLE, "-ldl",
     ])  # fmt: skip
     return directory
 

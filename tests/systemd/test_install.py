@@ -16,6 +16,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from tests.helpers import cpp
 from tests.systemd.conftest import ROOT, SYSTEM_PYTHON, make_bundle
 
 APP = "opt/gpu-watchdogd"
@@ -125,6 +126,24 @@ def test_both_commands_lead_to_the_environment_and_it_runs(installed: Path) -> N
     command = [str(installed / APP / "bin/python"), "-m", "watchdogd", "--version"]
     told = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=True, env={})
     assert told.stdout.startswith("watchdogd ")
+
+
+def test_c_and_cxx_programs_find_what_is_installed_for_them_wherever_it_was_moved(
+    installed: Path, tmp_path: Path
+) -> None:
+    cpp.need("pkg-config")
+    prefix = tmp_path / "elsewhere"
+    for part in ("include", "lib/cmake", "lib/pkgconfig"):
+        shutil.copytree(installed / "usr/local" / part, prefix / part)
+    consumer = ROOT / "tests/native/consumer"
+    built = cpp.cmake(consumer, tmp_path / "build", CMAKE_PREFIX_PATH=prefix)
+    assert [cpp.told([built / program]) for program in ("of_c", "of_cxx")] == ["0.1.0 1\n"] * 2
+    assert str(prefix / "lib/cmake/watchdogd") in (built / "CMakeCache.txt").read_text()
+    flags = cpp.told(
+        ["pkg-config", "--cflags", "--libs", "watchdogd"], {"PKG_CONFIG_LIBDIR": f"{prefix}/lib/pkgconfig"}
+    )
+    assert "watchdogd/native" not in flags
+    cpp.told(["gcc", "-std=c11", *flags.split(), "-o", tmp_path / "program", consumer / "program.c"])
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11"])
