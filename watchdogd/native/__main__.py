@@ -1,4 +1,4 @@
-"""Where a compiler finds what ``pip install watchdogd`` brought for C and C++: ``python -m watchdogd.native --includes``.
+"""Where a compiler finds what ``pip install watchdogd`` brought: ``python -m watchdogd.native --includes``.
 
 Invariant: what it prints lies beside this file; an installation with a PREFIX needs none of it.
 """
