@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--hang-after", type=int, default=-1, metavar="N", help="a kernel without end after N steps")
+    parser.add_argument("--hang-after", type=int, metavar="N", help="a kernel without end after N steps")
     options = parser.parse_args()
     left = cupy.random.random((options.size, options.size), dtype=cupy.float32)
     right = cupy.random.random((options.size, options.size), dtype=cupy.float32)

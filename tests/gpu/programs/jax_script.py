@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--hang-after", type=int, default=-1, metavar="N", help="hang after N steps")
+    parser.add_argument("--hang-after", type=int, metavar="N", help="hang after N steps")
     parser.add_argument("--hang", choices=["kernel", "loop"], default="kernel", help="in what")
     options = parser.parse_args()
     left, right = (jax.random.normal(jax.random.key(seed), (options.size, options.size)) for seed in (0, 1))

@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--hang-after", type=int, default=-1, metavar="N", help="a kernel without end after N requests")
+    parser.add_argument("--hang-after", type=int, metavar="N", help="a kernel without end after N requests")
     parser.add_argument("--profile", action="store_true", help="under PyTorch's profiler, which uses CUPTI")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -71,7 +71,7 @@ def main() -> None:
 
     with torch.inference_mode():
         for _ in range(WARM_UP):
-            serve(-2)
+            serve(-1)
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
         profiler = torch.profiler.profile(activities=activities) if options.profile else None
         began = time.perf_counter()
