@@ -10,15 +10,29 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.simulator.control import SimulatedDevice
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "cpp"
 DOUBLE = ROOT / "tests" / "simulator" / "cudart_double" / "cudart.c"
 WHEEL = "nvidia-cuda-runtime"
+
+
+@dataclass(frozen=True)
+class Built:
+    programs: Path
+    runtime: Path  # the folder of the double
+
+    def environment(self, device: SimulatedDevice, label: str) -> dict[str, str]:
+        of_device = device.environment(label)
+        return {**of_device, "LD_LIBRARY_PATH": f"{self.runtime}:{of_device['LD_LIBRARY_PATH']}"}
 
 
 def told(command: list[str | Path], environment: Mapping[str, str] | None = None) -> str:
@@ -73,3 +87,14 @@ def cmake(source: Path, build: Path, **settings: Path | str) -> Path:
     told(["cmake", "-S", source, "-B", build, *(f"-D{name}={value}" for name, value in (given | settings).items())])
     told(["cmake", "--build", build])
     return build
+
+
+def pip_says(option: str) -> str:
+    """Where an installation by pip has what C programs need."""
+    return told([sys.executable, "-m", "watchdogd.native", option]).rstrip("\n")
+
+
+def build_examples(directory: Path) -> Built:
+    cuda = toolkit(directory / "cuda")
+    programs = cmake(EXAMPLES, directory / "build", CUDAToolkit_ROOT=cuda, watchdogd_DIR=pip_says("--cmakedir"))
+    return Built(programs, runtime_double(cuda, directory / "runtime"))

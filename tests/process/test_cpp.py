@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,18 @@ CONSUMER = ROOT / "tests" / "native" / "consumer"
 DEADLINES = {"startup": "20s", "sync": "200ms", "step": "1s"}
 
 
-def where(option: str) -> str:
-    """What an installation by pip says of itself."""
-    return cpp.told([sys.executable, "-m", "watchdogd.native", option]).rstrip("\n")
-
-
 # --- the header is found ----------------------------------------------------------------------------------------------
 
 
 def test_cmake_finds_the_package_of_a_pip_installation(tmp_path: Path) -> None:
-    built = cpp.cmake(CONSUMER, tmp_path / "build", watchdogd_DIR=where("--cmakedir"))
+    built = cpp.cmake(CONSUMER, tmp_path / "build", watchdogd_DIR=cpp.pip_says("--cmakedir"))
     for program in ("of_c", "of_cxx"):
         assert cpp.told([built / program]) == "0.1.0 1\n"  # stamps in private memory: nobody watches
 
 
 def test_cmake_refuses_a_version_that_is_not_there(tmp_path: Path) -> None:
     cpp.need("cmake", "g++")
-    asked = ["-DWANTED=99", f"-Dwatchdogd_DIR={where('--cmakedir')}"]
+    asked = ["-DWANTED=99", f"-Dwatchdogd_DIR={cpp.pip_says('--cmakedir')}"]
     command = ["cmake", "-S", str(CONSUMER), "-B", str(tmp_path / "build"), *asked]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
@@ -49,7 +43,7 @@ def test_cmake_refuses_a_version_that_is_not_there(tmp_path: Path) -> None:
 
 def test_pkg_config_gives_the_flags_of_a_pip_installation(tmp_path: Path) -> None:
     cpp.need("pkg-config", "gcc")
-    there = {"PKG_CONFIG_PATH": where("--pkgconfigdir")}
+    there = {"PKG_CONFIG_PATH": cpp.pip_says("--pkgconfigdir")}
     flags = cpp.told(["pkg-config", "--cflags", "--libs", "watchdogd"], there).split()
     cpp.told(["gcc", "-std=c11", "-Wall", "-Werror", *flags, "-o", tmp_path / "program", CONSUMER / "program.c"])
     assert cpp.told([tmp_path / "program"]).endswith(" 1\n")
@@ -57,7 +51,7 @@ def test_pkg_config_gives_the_flags_of_a_pip_installation(tmp_path: Path) -> Non
 
 def test_the_compiler_alone_is_told_the_way_too(tmp_path: Path) -> None:
     cpp.need("gcc")
-    flags = [where("--includes"), "-D_GNU_SOURCE", "-pthread"]
+    flags = [cpp.pip_says("--includes"), "-D_GNU_SOURCE", "-pthread"]
     cpp.told(["gcc", "-std=c11", *flags, "-o", tmp_path / "program", CONSUMER / "program.c"])
 
 
@@ -71,18 +65,9 @@ def test_all_say_the_version_of_the_project() -> None:
 # --- the examples -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Built:
-    programs: Path
-    runtime: Path  # the folder of the double
-
-
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    there = tmp_path_factory.mktemp("cpp")
-    toolkit = cpp.toolkit(there / "cuda")
-    programs = cpp.cmake(cpp.EXAMPLES, there / "build", CUDAToolkit_ROOT=toolkit, watchdogd_DIR=where("--cmakedir"))
-    return Built(programs, cpp.runtime_double(toolkit, there / "runtime"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> cpp.Built:
+    return cpp.build_examples(tmp_path_factory.mktemp("cpp"))
 
 
 @pytest.fixture
@@ -91,17 +76,14 @@ def device(tmp_path: Path) -> Iterator[SimulatedDevice]:
         yield opened
 
 
-def environment(built: Built, device: SimulatedDevice, label: str) -> dict[str, str]:
-    of_device = device.environment(label)
-    return {**of_device, "LD_LIBRARY_PATH": f"{built.runtime}:{of_device['LD_LIBRARY_PATH']}"}
-
-
-def example(built: Built, device: SimulatedDevice, *arguments: str) -> dict[str, Any]:
+def example(built: cpp.Built, device: SimulatedDevice, *arguments: str) -> dict[str, Any]:
     command = [str(built.programs / "worker"), *arguments]
-    return {"command": command, "environment": environment(built, device, "cpp"), "deadlines": DEADLINES}
+    return {"command": command, "environment": built.environment(device, "cpp"), "deadlines": DEADLINES}
 
 
-def test_the_example_is_ready_and_does_its_steps_and_nobody_replaces_it(built: Built, device: SimulatedDevice) -> None:
+def test_the_example_is_ready_and_does_its_steps_and_nobody_replaces_it(
+    built: cpp.Built, device: SimulatedDevice
+) -> None:
     with Supervised({"cpp": example(built, device)}) as supervised:
         first = supervised.wait_phase("cpp", "running", 1)["pid"]
         wait_until(lambda: supervised.view("cpp")["steps"] > 60, what=lambda: supervised.view("cpp"))
@@ -109,7 +91,9 @@ def test_the_example_is_ready_and_does_its_steps_and_nobody_replaces_it(built: B
         assert supervised.events("verdict") == []
 
 
-def test_the_example_on_a_hung_stream_is_replaced_within_its_deadline(built: Built, device: SimulatedDevice) -> None:
+def test_the_example_on_a_hung_stream_is_replaced_within_its_deadline(
+    built: cpp.Built, device: SimulatedDevice
+) -> None:
     with Supervised({"cpp": example(built, device)}) as supervised:
         supervised.wait_phase("cpp", "running", 1)
         device.fault("hang", label="cpp", scope="stream")
@@ -119,7 +103,7 @@ def test_the_example_on_a_hung_stream_is_replaced_within_its_deadline(built: Bui
         supervised.wait_phase("cpp", "running", 2)
 
 
-def test_an_error_of_the_device_is_in_the_record_of_its_crash(built: Built, device: SimulatedDevice) -> None:
+def test_an_error_of_the_device_is_in_the_record_of_its_crash(built: cpp.Built, device: SimulatedDevice) -> None:
     with Supervised({"cpp": example(built, device)}) as supervised:
         supervised.wait_phase("cpp", "running", 1)
         device.fault("error", label="cpp", code=700, times=1)
@@ -129,16 +113,16 @@ def test_an_error_of_the_device_is_in_the_record_of_its_crash(built: Built, devi
         assert "CUDA_ERROR_ILLEGAL_ADDRESS (700)" in verdict["detail"]
 
 
-def test_the_example_runs_by_hand_and_ends(built: Built, device: SimulatedDevice) -> None:
-    assert cpp.told([built.programs / "worker", "20"], environment(built, device, "cpp")) == ""
+def test_the_example_runs_by_hand_and_ends(built: cpp.Built, device: SimulatedDevice) -> None:
+    assert cpp.told([built.programs / "worker", "20"], built.environment(device, "cpp")) == ""
 
 
-def test_without_a_word_of_ours_it_does_the_same_work(built: Built, device: SimulatedDevice) -> None:
-    cpp.told([built.programs / "plain", "--frames", "20"], environment(built, device, "plain"))
+def test_without_a_word_of_ours_it_does_the_same_work(built: cpp.Built, device: SimulatedDevice) -> None:
+    cpp.told([built.programs / "plain", "--frames", "20"], built.environment(device, "plain"))
     assert "watchdogd_" not in (cpp.EXAMPLES / "plain.cpp").read_text()
 
 
-def test_it_hangs_when_told_to(built: Built, device: SimulatedDevice) -> None:
+def test_it_hangs_when_told_to(built: cpp.Built, device: SimulatedDevice) -> None:
     command = [str(built.programs / "plain"), "--frames", "20", "--hang-after", "2"]
     with pytest.raises(subprocess.TimeoutExpired):
-        subprocess.run(command, env=environment(built, device, "plain"), timeout=2, check=False)
+        subprocess.run(command, env=built.environment(device, "plain"), timeout=2, check=False)
