@@ -29,14 +29,16 @@ packages:
 	    gcc libc6-dev libsystemd-dev pkg-config procps >/dev/null; fi
 
 # The real parts that the tests run against, where root may install them: systemd-nspawn, a Python that its container
-# shares, a compiler for the board's bundle, Chromium, Prometheus. That one is unpacked into $(VENV), not installed: its
+# shares, a compiler for the board's bundle, CMake and a C++ compiler, Chromium, Prometheus. That one is unpacked into $(VENV), not installed: its
 # package would start it as a service.
 test-packages: $(STAMP)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  PATH="$$PATH:$(DEBIAN)/usr/bin"; \
 	  has() { for name; do command -v $$name >/dev/null || return 1; done; }; \
 	  CROSS=$$([ "$$(uname -m)" != x86_64 ] || echo aarch64-linux-gnu-gcc); \
-	  has chromium promtool systemd-nspawn $$CROSS || apt-get update -qq; \
+	  has chromium cmake g++ promtool systemd-nspawn $$CROSS || apt-get update -qq; \
+	  has cmake g++ || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends cmake g++ \
+	    >/dev/null || echo "no cmake: its tests will be skipped"; \
 	  has systemd-nspawn $$CROSS || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    dbus python3 systemd systemd-container $$([ -z "$$CROSS" ] || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross) \
 	    >/dev/null || echo "no systemd-nspawn: its tests will be skipped"; \

@@ -224,7 +224,7 @@ def bundle(target: Target, output: Path) -> Path:
         lacking = their_wheels(target, wheels, environment)
     check_glibc(target, wheels)
     run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", pip, "pip"])
-    for source in ("systemd", "config", "docs"):
+    for source in ("systemd", "config", "docs", "examples"):
         shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns("demo.toml"))
     for source in ("deploy/install.sh", "README.md", "LICENSE"):
         shutil.copy(ROOT / source, folder)

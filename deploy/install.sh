@@ -3,7 +3,7 @@
 # version, and root (or DESTDIR). `install.sh --uninstall` takes away what it installed; configuration and records stay.
 #
 #   DESTDIR   prepended to every path, for packagers
-#   PREFIX    where the commands, the unit and its like go (/usr/local)
+#   PREFIX    where the commands, the unit, the header for C and their like go (/usr/local)
 #   PYTHON    the interpreter to build the environment on (python3)
 #   FORCE=1   go on although another program called watchdogd is on PATH, or other users cannot run PYTHON
 set -eu
@@ -58,7 +58,9 @@ uninstall() {
   done
   rm -rf "$DESTDIR$APP"
   rm -f "$DESTDIR$UNITS/gpu-watchdogd.service" "$DESTDIR$UNITS/gpu-watchdogd-degraded.target" \
-    "$DESTDIR$PREFIX/lib/sysusers.d/gpu-watchdogd.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/gpu-watchdogd.conf"
+    "$DESTDIR$PREFIX/lib/sysusers.d/gpu-watchdogd.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/gpu-watchdogd.conf" \
+    "$DESTDIR$PREFIX/include/watchdogd.h" "$DESTDIR$PREFIX/lib/pkgconfig/watchdogd.pc"
+  rm -rf "$DESTDIR$PREFIX/lib/cmake/watchdogd"
   ! running_systemd || systemctl daemon-reload
   echo "removed; $CONFIG, /var/lib/gpu-watchdogd and the user and group watchdogd are kept"
 }
@@ -97,7 +99,7 @@ environment() { # made beside the old one and moved into place whole
   # What a worker under another interpreter puts on its PYTHONPATH: our package and nothing else of ours.
   mkdir "$new/python" "$new/share"
   ln -s "../lib/python$VERSION/site-packages/watchdogd" "$new/python/watchdogd"
-  cp -R "$HERE/systemd/drop-ins" "$HERE/config" "$HERE/docs" "$HERE/README.md" "$HERE/LICENSE" "$HERE/install.sh" "$new/share"
+  cp -R "$HERE/systemd/drop-ins" "$HERE/config" "$HERE/docs" "$HERE/examples" "$HERE/README.md" "$HERE/LICENSE" "$HERE/install.sh" "$new/share"
   ln -s ../python/watchdogd "$new/share/watchdogd" # where the README links to the header for C
   rm -rf "$DESTDIR$APP.old"
   [ ! -e "$DESTDIR$APP" ] || mv "$DESTDIR$APP" "$DESTDIR$APP.old"
@@ -128,6 +130,16 @@ install_files() {
   fi
 }
 
+install_for_c() { # copies, not links: an image that is built with them needs nothing else of ours
+  native=$DESTDIR$APP/python/watchdogd/native
+  mkdir -p "$DESTDIR$PREFIX/include" "$DESTDIR$PREFIX/lib/pkgconfig" "$DESTDIR$PREFIX/lib/cmake/watchdogd"
+  cp "$native/watchdogd.h" "$DESTDIR$PREFIX/include/"
+  sed -e '/^#/d' -e 's|^includedir=.*|includedir=${pcfiledir}/../../include|' \
+    "$native/pkgconfig/watchdogd.pc" >"$DESTDIR$PREFIX/lib/pkgconfig/watchdogd.pc"
+  cp "$native"/cmake/*.cmake "$DESTDIR$PREFIX/lib/cmake/watchdogd/"
+  sed -i 's|{watchdogd_HERE}/\.\.|{watchdogd_HERE}/../../../include|' "$DESTDIR$PREFIX/lib/cmake/watchdogd/watchdogd-config.cmake"
+}
+
 tell_systemd() {
   systemd-sysusers "$PREFIX/lib/sysusers.d/gpu-watchdogd.conf"
   systemd-tmpfiles --create "$PREFIX/lib/tmpfiles.d/gpu-watchdogd.conf"
@@ -153,6 +165,7 @@ case "${1:-}" in
     check
     environment
     install_files
+    install_for_c
     ! running_systemd || tell_systemd
     echo "installed in $DESTDIR$APP (native part: $NATIVE), on $(readlink -f "$DESTDIR$APP/bin/python"), Python $VERSION"
     echo "how to go on: $APP/share/docs/OPERATIONS.md"

@@ -16,6 +16,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from tests.helpers import cpp
 from tests.systemd.conftest import ROOT, SYSTEM_PYTHON, make_bundle
 
 APP = "opt/gpu-watchdogd"
@@ -25,6 +26,12 @@ UNITS = (
     "usr/local/lib/systemd/system/gpu-watchdogd-degraded.target",
     "usr/local/lib/sysusers.d/gpu-watchdogd.conf",
     "usr/local/lib/tmpfiles.d/gpu-watchdogd.conf",
+)
+FOR_C = (
+    "usr/local/include/watchdogd.h",
+    "usr/local/lib/pkgconfig/watchdogd.pc",
+    "usr/local/lib/cmake/watchdogd/watchdogd-config.cmake",
+    "usr/local/lib/cmake/watchdogd/watchdogd-config-version.cmake",
 )
 AARCH64 = 0xB7  # e_machine
 
@@ -78,7 +85,7 @@ def test_it_is_the_package_its_dependencies_and_nothing_of_the_tests(installed: 
     } & names
     assert any(name.endswith("/watchdogd/_native.abi3.so") for name in names)
     assert {name for name in names if not name.startswith(f"{APP}/")} == {
-        *LINKS, *UNITS, "etc/gpu-watchdogd/watchdogd.toml",
+        *LINKS, *UNITS, *FOR_C, "etc/gpu-watchdogd/watchdogd.toml",
     }  # fmt: skip
 
 
@@ -119,6 +126,24 @@ def test_both_commands_lead_to_the_environment_and_it_runs(installed: Path) -> N
     command = [str(installed / APP / "bin/python"), "-m", "watchdogd", "--version"]
     told = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=True, env={})
     assert told.stdout.startswith("watchdogd ")
+
+
+def test_c_and_cxx_programs_find_what_is_installed_for_them_wherever_it_was_moved(
+    installed: Path, tmp_path: Path
+) -> None:
+    cpp.need("pkg-config")
+    prefix = tmp_path / "elsewhere"
+    for part in ("include", "lib/cmake", "lib/pkgconfig"):
+        shutil.copytree(installed / "usr/local" / part, prefix / part)
+    consumer = ROOT / "tests/native/consumer"
+    built = cpp.cmake(consumer, tmp_path / "build", CMAKE_PREFIX_PATH=prefix)
+    assert [cpp.told([built / program]) for program in ("of_c", "of_cxx")] == ["0.1.0 1\n"] * 2
+    assert str(prefix / "lib/cmake/watchdogd") in (built / "CMakeCache.txt").read_text()
+    flags = cpp.told(
+        ["pkg-config", "--cflags", "--libs", "watchdogd"], {"PKG_CONFIG_LIBDIR": f"{prefix}/lib/pkgconfig"}
+    )
+    assert "watchdogd/native" not in flags
+    cpp.told(["gcc", "-std=c11", *flags.split(), "-o", tmp_path / "program", consumer / "program.c"])
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11"])
