@@ -17,13 +17,13 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from watchdogd.instrument import front
 
 from tests.gpu.conftest import Machine
 from tests.gpu.results import Results
 from tests.gpu.shim import calls, throughput
 from tests.helpers.worker_process import ROOT
 from watchdogd import abi
+from watchdogd.instrument import front
 from watchdogd.observe import heartbeat, procfs
 
 SOURCES = ROOT / "tests/gpu/shim"
@@ -58,7 +58,19 @@ def shimmed(machine: Machine, tmp_path: Path) -> Iterator[Shimmed]:
 
 def built(source: str, directory: Path, *flags: str) -> Path:
     program = directory / Path(source).stem
-    command = ["cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCES / source, *flags, "-ldl"]
+    command = [
+        "cc",
+        "-std=c11",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        str(program),
+        str(SOURCES / source),
+        *flags,
+        "-ldl",
+    ]
     subprocess.run(command, check=True, timeout=60)
     return program
 
@@ -79,7 +91,8 @@ def needs(*, module: str | None = None, program: str | None = None, file: Path |
 
 def test_what_the_shim_costs_a_call(machine: Machine, shimmed: Shimmed, results: Results, tmp_path: Path) -> None:
     kernel = "empty" if machine.real else "sim_sleep_us_1"
-    command = [built("cost.c", tmp_path), shimmed.library, shimmed.driver, PTX, kernel, str(machine.rounds)]
+    program = built("cost.c", tmp_path)
+    command = [str(program), shimmed.library, shimmed.driver, str(PTX), kernel, str(machine.rounds)]
     ran = subprocess.run(
         command, env=shimmed.environment, capture_output=True, text=True, timeout=100, check=True
     ).stdout

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,18 @@ def infer(weights: jax.Array, inputs: jax.Array) -> jax.Array:
     return jnp.tanh(inputs @ weights).sum()
 
 
-@jax.jit
+def _endless(inputs: Any, outputs: Any) -> None:
+    """One kernel that never ends: what it adds to is never below 0. (XLA drives a loop of its own from the host.)"""
+    outputs[0] = jax.lax.while_loop(lambda x: x >= 0, lambda x: x * 0.5 + 1.0, inputs[0])
+
+
 def spin(inputs: jax.Array) -> jax.Array:
-    """Never ends: what it adds to is never below 0."""
-    return jax.lax.while_loop(lambda x: x[0] >= 0, lambda x: x * 0.5 + 1.0, inputs)
+    from jax.experimental import pallas  # noqa: PLC0415 - where it is to hang
+    from jax.experimental.pallas import triton  # noqa: PLC0415
+
+    shape = jax.ShapeDtypeStruct((1,), inputs.dtype)
+    result: jax.Array = pallas.pallas_call(_endless, out_shape=shape, compiler_params=triton.CompilerParams())(inputs)
+    return result
 
 
 def main() -> None:
@@ -33,7 +42,7 @@ def main() -> None:
     inputs = jnp.ones((64, 512))
     for number in range(options.frames):
         if number == options.hang_after:
-            spin(inputs[0]).block_until_ready()
+            spin(inputs[0, :1]).block_until_ready()
         outputs = infer(weights, inputs).block_until_ready()
     print(f"{options.frames} frames, {float(outputs):.1f}")
 
