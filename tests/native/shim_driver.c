@@ -1,17 +1,17 @@
 /*
- * A driver that does nothing, for what is measured and tested of the shim alone. It knows which function was called last, and
- * answers with SHIM_RESULT. Like a later driver than the shim it has a new form of a known name, and one that is exported
+ * A driver that does nothing, for what is measured and tested of the shim alone. It knows which function was called last. Like
+ * a later driver than the shim it has a new form of a known name, and one that is exported
  * under no name at all.
  */
 #include <stdint.h>
-#include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
 
 static const char *last = "";
 static int result;
 
 const char *driver_last_call(void) { return last; }
-void driver_answer(int code) { result = code; }
+void driver_answer(int code) { result = code; } /* to every call from here on */
 
 int cuInit(unsigned flags)
 {
@@ -23,6 +23,13 @@ int cuInit(unsigned flags)
 int cuStreamSynchronize(void *stream)
 {
     (void)stream;
+    return result;
+}
+
+int cuStreamSynchronize_ptsz(void *stream)
+{
+    (void)stream;
+    last = "cuStreamSynchronize_ptsz";
     return result;
 }
 
@@ -70,12 +77,15 @@ static int hidden_free(uint64_t address) /* cuMemFree, which this driver does no
 
 int cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t flags, int *status)
 {
-    (void)flags, (void)status;
-    *function = strcmp(name, "cuMemFree") == 0 && version >= 3020             ? (void *)(uintptr_t)hidden_free
-                : strcmp(name, "cuMemAlloc") == 0 && version >= 99000         ? (void *)(uintptr_t)new_alloc
-                : strcmp(name, "cuMemAlloc") == 0 && version >= 3020          ? (void *)(uintptr_t)cuMemAlloc_v2
-                : strcmp(name, "cuStreamSynchronize") == 0 && version >= 2000 ? (void *)(uintptr_t)cuStreamSynchronize
-                : strcmp(name, "cuGetProcAddress") == 0 && version >= 12000   ? (void *)(uintptr_t)cuGetProcAddress_v2
+    (void)status;
+    if (flags == 2) /* the per-thread default stream */
+        *function = strcmp(name, "cuStreamSynchronize") == 0 ? (void *)(uintptr_t)cuStreamSynchronize_ptsz : NULL;
+    else
+        *function = strcmp(name, "cuMemFree") == 0 && version >= 3020             ? (void *)(uintptr_t)hidden_free
+                    : strcmp(name, "cuMemAlloc") == 0 && version >= 99000         ? (void *)(uintptr_t)new_alloc
+                    : strcmp(name, "cuMemAlloc") == 0 && version >= 3020          ? (void *)(uintptr_t)cuMemAlloc_v2
+                    : strcmp(name, "cuStreamSynchronize") == 0 && version >= 2000 ? (void *)(uintptr_t)cuStreamSynchronize
+                    : strcmp(name, "cuGetProcAddress") == 0 && version >= 12000   ? (void *)(uintptr_t)cuGetProcAddress_v2
                                                                               : NULL;
     return *function ? 0 : 500;
 }

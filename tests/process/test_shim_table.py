@@ -101,9 +101,7 @@ def test_every_row_is_of_the_version_that_cuGetProcAddress_asks_by(include: Path
             continue
         name = f"PFN_{match[1]}_v{version}{match[2] or ''}"
         assert f"{name})" in known, name
-        checks.append(
-            f"_Static_assert(__builtin_types_compatible_p({name}, CUresult (*){parameters}), \"{symbol}\");\n"
-        )
+        checks.append(f'_Static_assert(__builtin_types_compatible_p({name}, CUresult (*){parameters}), "{symbol}");\n')
     compiles("#define __CUDA_API_VERSION_INTERNAL 1\n#include <cudaTypedefs.h>\n" + "".join(checks), include)
 
 
