@@ -16,6 +16,7 @@ from tests.helpers.heartbeat_file import HeartbeatFile
 from tests.helpers.worker_process import ROOT, LineProcess, wait_until
 from tests.simulator.control import SimulatedDevice
 from watchdogd import abi, abi_driver
+from watchdogd.instrument import elf
 
 SIMULATOR = ROOT / "build" / "simulator"
 SOURCES = ROOT / "tests" / "native"
@@ -122,23 +123,58 @@ gate.set()
 """
 
 
-def test_every_call_that_the_driver_saw_is_stamped_in_the_lane_of_its_thread(
-    front: Path, heartbeat: HeartbeatFile, tmp_path: Path
-) -> None:
-    log = tmp_path / "calls"
+def compared(front: Path, heartbeat: HeartbeatFile, log: Path) -> list[tuple[dict[str, int], dict[str, int]]]:
+    """For each thread that called: what was stamped, and what the driver logged."""
     with talking(MANY_CALLS, front, heartbeat, SIMCUDA_CALLS=str(log)):
         expected: dict[int, Counter[str]] = {}
         for line in log.read_text().splitlines():
-            tid, name = line.split()
+            thread, name = line.split()
             if name in STAMPED:
-                expected.setdefault(int(tid), Counter())[STAMPED[name]] += 1
+                expected.setdefault(int(thread), Counter())[STAMPED[name]] += 1
         lanes = lanes_by_tid(heartbeat)
-        assert len(expected) == 3
-        for tid, counts in expected.items():
-            seen = shim.calls(heartbeat, lanes[tid])
-            # The simulated driver does not name a kernel's look-up; each thread here makes one.
-            assert {**seen, "other": seen["other"] - 1} == dict(counts)
-            assert heartbeat.lane(lanes[tid], "calls") == sum(seen.values())
+        pairs = [(shim.calls(heartbeat, lanes[tid]), dict(counts)) for tid, counts in expected.items()]
+        assert [heartbeat.lane(lanes[tid], "calls") for tid in expected] == [sum(seen.values()) for seen, _ in pairs]
+    for seen, _ in pairs:
+        seen["other"] -= 1  # the look-up of a kernel, which the simulated driver does not name; each thread made one
+    return pairs
+
+
+def test_every_call_that_the_driver_saw_is_stamped_in_the_lane_of_its_thread(
+    front: Path, heartbeat: HeartbeatFile, tmp_path: Path
+) -> None:
+    pairs = compared(front, heartbeat, tmp_path / "calls")
+    assert len(pairs) == 3
+    for seen, expected in pairs:
+        assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "operation"),
+    [
+        ("cuStreamSynchronize", "sync"),
+        ("cuEventSynchronize", "event"),
+        ("cuMemAllocAsync", "alloc"),
+        ("cuMemFree_v2", "free"),
+        ("cuMemcpyDtoD_v2", "copy"),
+        ("cuLaunchKernel", "launch"),
+        ("cuStreamDestroy_v2", "other"),
+    ],
+)
+def test_a_function_without_its_row_is_missed(
+    row: str, operation: str, heartbeat: HeartbeatFile, tmp_path: Path
+) -> None:
+    """So that the test above can fail: the driver's own function is then what the program gets."""
+    driver, lacking = SIMULATOR / "libcuda.so.1", tmp_path / "front"
+    lacking.mkdir()
+    exports = elf.of_bytes(driver.read_bytes()).exports()
+    # As if the driver lacked it: the shim exports none. Nor has it the text, by which it would look for the function.
+    content = elf.patched(shim.SHIM.read_bytes(), str(driver), exports - {row})
+    name = b"\0" + row.encode() + b"\0"
+    assert content.count(name) >= 2
+    (lacking / "libcuda.so.1").write_bytes(content.replace(name, name.replace(b"cu", b"no", 1)))
+    for seen, expected in compared(lacking, heartbeat, tmp_path / "calls"):
+        assert {name for name in expected if seen.get(name) != expected[name]} == {operation}
+        assert seen.get(operation, 0) < expected[operation]
 
 
 @pytest.mark.parametrize("way", ["link", "dlsym", "deepbind", "proc_address"])
@@ -294,6 +330,21 @@ def test_a_thread_without_the_context_that_its_call_needs_is_told(front: Path, h
         assert header["misuse_ns"]
 
 
+def test_a_launch_into_a_stream_of_another_context_is_told(front: Path, heartbeat: HeartbeatFile) -> None:
+    heartbeat.set_header("driver", abi_driver.OPTION["check_context"])
+    source = (
+        LOST
+        + """
+second = ok(d.cuCtxCreate(None, 0, 0)); function = kernel(10); assert int(launch(function, stream)[0]) == 400
+say('here'); say(int(context), int(second)); hear()
+"""
+    )
+    with talking(source, front, heartbeat) as process:
+        first, second = map(int, process.hear().split())
+        header = shim.header(heartbeat)
+        assert (header["misuses"], header["misuse_expected"], header["misuse_found"]) == (1, first, second)
+
+
 BEHIND = """
 real = ctypes.CDLL(os.environ["REAL"])  # what the shim does not see: a library that has the driver's own function
 """
@@ -345,7 +396,10 @@ def test_the_first_completed_synchronize_makes_the_worker_ready_where_that_is_as
     front: Path, heartbeat: HeartbeatFile
 ) -> None:
     heartbeat.set_header("driver", abi_driver.OPTION["ready_on_sync"])
-    source = "begin(); a = ok(d.cuMemAlloc(64)); ok(d.cuMemsetD8(a, 0, 64)); say('here'); hear(); d.cuCtxSynchronize(); say(1); hear()"
+    source = """
+begin(); a = ok(d.cuMemAlloc(64)); ok(d.cuMemsetD8(a, 0, 64)); say('here'); hear()
+d.cuCtxSynchronize(); say(1); hear()
+"""
     with talking(source, front, heartbeat) as process:
         assert heartbeat.state == "attached"
         process.ask("go")
@@ -424,7 +478,8 @@ def test_an_unprepared_shim_says_so_once_and_answers_as_a_stub(heartbeat: Heartb
     source = f"import ctypes; l = ctypes.CDLL({str(shim.SHIM)!r}); print(l.cuInit(0), l.cuCtxSynchronize())"
     result = subprocess.run(
         [sys.executable, "-c", source],
-        env={**os.environ, abi.ENVIRONMENT: str(heartbeat.path)}, capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, abi.ENVIRONMENT: str(heartbeat.path)},
+        capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert result.stdout == "34 34\n"
     assert result.stderr == "watchdogd: driver shim: not prepared: it has no driver\n"

@@ -29,7 +29,8 @@ real, front = ctypes.CDLL(os.environ["REAL"]), ctypes.CDLL(os.environ["FRONT"])
 real.driver_last_call.restype = ctypes.c_char_p
 def ask(name, version, flags=0):
     function, status = ctypes.c_void_p(), ctypes.c_int()
-    result = front.cuGetProcAddress_v2(name, ctypes.byref(function), version, ctypes.c_uint64(flags), ctypes.byref(status))
+    flags = ctypes.c_uint64(flags)
+    result = front.cuGetProcAddress_v2(name, ctypes.byref(function), version, flags, ctypes.byref(status))
     return function.value if result == 0 else result
 def address(library, name): return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
 """
@@ -92,7 +93,8 @@ def test_a_driver_that_leads_back_to_the_shim_is_none(driver: Path, tmp_path: Pa
 
 def test_what_is_asked_for_by_name_and_version_is_the_wrapper_of_that_very_form(driver: Path, front: Path) -> None:
     source = """
-print(ask(b"cuStreamSynchronize", 12000) == address(front, "cuStreamSynchronize") != address(real, "cuStreamSynchronize"))
+wrapper = address(front, "cuStreamSynchronize")
+print(ask(b"cuStreamSynchronize", 12000) == wrapper != address(real, "cuStreamSynchronize"))
 print(ask(b"cuStreamSynchronize", 12000, 2) == address(front, "cuStreamSynchronize_ptsz"))
 print(ask(b"cuMemAlloc", 13000) == address(front, "cuMemAlloc_v2"), ask(b"cuMemAlloc", 2000))
 print(ask(b"cuGetProcAddress", 12000) == address(front, "cuGetProcAddress_v2"))
@@ -142,6 +144,17 @@ for code in ({first}, {second}, 0, 2):
 """
     run(source, driver, front, heartbeat)
     assert heartbeat.header("last_error") & abi.ERROR_MASK == kept
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "aarch64-linux-gnu-gcc"])
+def test_the_shim_compiles_without_a_warning(compiler: str) -> None:
+    """Tested here rather than by -Werror in the package: a compiler of tomorrow must not refuse to install it."""
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler}")
+    for source in sorted((NATIVE / "shim").glob("*.c")):
+        command = [compiler, *C11[1:], "-O2", "-Wshadow", "-fvisibility=hidden", "-fsyntax-only", str(source)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (result.returncode, result.stderr) == (0, "")
 
 
 # --- threads, forks and signals, under the sanitizers ---------------------------------------------------------------
