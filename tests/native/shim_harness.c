@@ -19,7 +19,7 @@ int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, uns
 int cuMemAlloc_v2(uint64_t *, size_t);
 int cuGetProcAddress_v2(const char *, void **, int, uint64_t, int *);
 
-enum { THREADS = 6, TIMES = 400, GENERATIONS = 5, STREAMS = 80, CHILDREN = 4, SIGNALS = 50 };
+enum { THREADS = 6, TIMES = 400, GENERATIONS = 5, STREAMS = 80, CHILDREN = 4, SIGNALS = 50, RACES = 40 };
 
 static void in_signal(int number)
 {
@@ -41,6 +41,19 @@ static void *work(void *argument)
         cuMemAlloc_v2(&address, 64);
         if (i % 50 == 0 && (cuGetProcAddress_v2("cuMemFree", &function, 12000, 0, &status) || !function))
             abort();
+    }
+    return NULL;
+}
+
+static pthread_barrier_t start;
+
+/* All use a stream for the first time at one moment: it is still one entry. */
+static void *race(void *argument)
+{
+    (void)argument;
+    for (uintptr_t i = 0; i < RACES; i++) {
+        pthread_barrier_wait(&start);
+        cuStreamSynchronize((void *)(0x90000 + i * 64));
     }
     return NULL;
 }
@@ -67,6 +80,12 @@ int main(void)
 {
     signal(SIGUSR1, in_signal);
     cuInit(0);
+    pthread_t racers[THREADS];
+    pthread_barrier_init(&start, NULL, THREADS);
+    for (int i = 0; i < THREADS; i++)
+        pthread_create(&racers[i], NULL, race, NULL);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(racers[i], NULL);
     for (int i = 0; i < GENERATIONS; i++)
         generation();
     for (int i = 0; i < CHILDREN; i++) {
@@ -80,7 +99,7 @@ int main(void)
             return 1;
     }
     int works = (THREADS * GENERATIONS + CHILDREN) * TIMES;
-    printf("{\"sync\": %d, \"event\": %d, \"alloc\": %d, \"launch\": %d, \"other\": 1}\n", works, SIGNALS * GENERATIONS, works,
-           works);
+    printf("{\"sync\": %d, \"event\": %d, \"alloc\": %d, \"launch\": %d, \"other\": 1}\n", works + THREADS * RACES,
+           SIGNALS * GENERATIONS, works, works);
     return 0;
 }

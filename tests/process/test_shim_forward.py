@@ -15,7 +15,7 @@ from tests.helpers import shim
 from tests.helpers.heartbeat_file import HeartbeatFile
 from tests.helpers.worker_process import ROOT, wait_until
 from tests.process.test_shim_table import rows
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.instrument import elf
 
 SOURCES = ROOT / "tests" / "native"
@@ -133,6 +133,18 @@ def test_the_default_stream_of_a_thread_is_not_that_of_all(driver: Path, front: 
     assert found == {0: 1, 2: 2}
 
 
+def test_a_child_of_a_fork_has_entries_of_its_own(driver: Path, front: Path, heartbeat: HeartbeatFile) -> None:
+    source = """
+front.cuStreamSynchronize(None); child = os.fork()
+front.cuStreamSynchronize(None); front.cuStreamSynchronize(None)
+if child: os.waitpid(child, 0); print(os.getpid(), child)
+else: os._exit(0)
+"""
+    (said,) = run(source, driver, front, heartbeat)
+    parent, child = map(int, said.split())
+    assert {entry["owner"] >> 32: entry["completed"] for entry in shim.streams(heartbeat)} == {parent: 3, child: 2}
+
+
 @pytest.mark.parametrize(("first", "second", "kept"), [(2, 1, 0), (600, 400, 0), (710, 700, 700), (700, 719, 700)])
 def test_the_first_error_after_which_nothing_works_is_kept(
     first: int, second: int, kept: int, driver: Path, front: Path, heartbeat: HeartbeatFile
@@ -191,7 +203,10 @@ def test_threads_forks_and_signal_handlers_harm_nothing(
     expected = json.loads(result.stdout)
     if watched:
         assert seen == expected
-        assert sum(entry["completed"] for entry in shim.streams(heartbeat)) > 0
+        entries = [(entry["owner"], entry["handle"]) for entry in shim.streams(heartbeat)]
+        assert len(entries) == len(set(entries)) == abi_driver.STREAMS
+        raced = [entry["completed"] for entry in shim.streams(heartbeat) if entry["handle"] >= 0x90000]
+        assert len(raced) == 40 and all(0 < count <= 6 for count in raced)
     else:
         assert seen == {}
 

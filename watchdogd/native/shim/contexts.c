@@ -68,12 +68,13 @@ void shim_note_context(CUcontext context, CUdevice device)
 
 uint64_t *shim_end_context(CUcontext context)
 {
-    uint64_t *entry = shim.region && context ? find(context) : NULL;
-    if (entry) {
+    uint64_t *entry, *ended = NULL;
+    while (shim.region && context && (entry = find(context))) { /* two threads may have noted it at one moment */
         shim_end_streams_of(context);
         watchdogd_store_(entry + WATCHDOGD_DRIVER_CONTEXT_GONE_NS, watchdogd_now_ns());
+        ended = entry;
     }
-    return entry;
+    return ended;
 }
 
 void shim_unend_context(uint64_t *entry)
