@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 
 from tests.helpers.running import Supervised, wait_until
 from tests.simulator.control import SimulatedDevice
-from watchdogd.model import Exit
+from tests.simulator.control import build as simulator
+from watchdogd.act import shimmed
+from watchdogd.model import SECOND, Exit
+from watchdogd.view import status, status_table
 
 PLAIN = """
 from cuda.bindings import driver
@@ -67,6 +71,10 @@ def program(device: SimulatedDevice, way: str = "the shim", **keys: Any) -> dict
     return {"command": [sys.executable, "-c", body], **settings}
 
 
+def table(supervised: Supervised) -> str:
+    return status_table.table(status.collect(str(supervised.runtime), time.monotonic_ns(), "a"), 200, False)
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("call", "operation"),
@@ -110,3 +118,55 @@ def test_a_sticky_error_is_one_however_it_is_stamped(device: SimulatedDevice, wa
         assert fault.fired == 1
         assert verdict["verdict"] == "sticky_error"
         supervised.wait_phase("a", "running", 2)
+
+
+def test_what_stands_in_front_of_its_driver_is_told_and_nothing_else(device: SimulatedDevice) -> None:
+    with Supervised({"a": program(device)}) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        wait_until(lambda: supervised.worker("a")["shim"]["loaded"])
+        driver = str(simulator() / "libcuda.so.1")
+        assert supervised.worker("a")["shim"] == {"driver": driver, "loaded": True, "why": ""}
+        supervised.let_pass(shimmed.EVERY_NS / SECOND + 2)  # two looks
+        assert not supervised.worker("a")["uninstrumented"]
+
+
+def test_a_worker_without_a_driver_runs_all_the_same_and_is_uninstrumented(device: SimulatedDevice) -> None:
+    environment = {**device.environment("a"), "WATCHDOGD_CUDA_DRIVER": "/nowhere/libcuda.so.1"}
+    with Supervised({"a": program(device, environment=environment)}) as supervised:
+        event = supervised.wait_event("verdict", "a")
+        assert event["verdict"] == "uninstrumented"
+        assert "/nowhere/libcuda.so.1 is not there" in event["detail"]
+        wait_until(lambda: device.load_sample().busy_ns > 0)  # it works
+        assert supervised.worker("a")["uninstrumented"]
+        assert supervised.events("signal") == []
+
+
+def test_a_process_that_uses_cuda_past_the_shim_is_named_and_left_alone(device: SimulatedDevice) -> None:
+    leaves = f"import os, sys; os.environ['LD_LIBRARY_PATH'] = {str(simulator())!r}\n"
+    past = leaves + f"os.execv(sys.executable, [sys.executable, '-c', {PLAIN!r}])"
+    command = {"command": [sys.executable, "-c", past]}
+    with Supervised({"a": {**program(device), **command}}) as supervised:
+        event = supervised.wait_event("verdict", "a")
+        assert event["verdict"] == "uninstrumented"
+        assert f"pid {supervised.worker('a')['pid']} (" in event["detail"]
+        assert "LD_LIBRARY_PATH without the shim's folder" in event["detail"]
+        assert supervised.phase("a") == "starting"
+        assert supervised.events("signal") == []
+
+
+def test_a_child_of_a_fork_that_uses_no_cuda_is_not_past_the_shim(device: SimulatedDevice) -> None:
+    forks = PLAIN.replace("while True:", "import os, time\nif os.fork() == 0:\n    time.sleep(60)\nwhile True:")
+    with Supervised({"a": {**program(device), "command": [sys.executable, "-c", forks]}}) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.let_pass(shimmed.EVERY_NS / SECOND + 2)
+        assert not supervised.worker("a")["uninstrumented"]
+
+
+def test_a_worker_that_has_not_come_to_cuda_yet_is_neither_idle_nor_at_fault(device: SimulatedDevice) -> None:
+    late = "import time; time.sleep(2.5)\n" + PLAIN
+    with Supervised({"a": {**program(device), "command": [sys.executable, "-c", late]}}) as supervised:
+        wait_until(lambda: supervised.worker("a")["shim"]["driver"] is not None)
+        assert "no CUDA seen yet" in table(supervised)
+        supervised.wait_phase("a", "running", 1)
+        wait_until(lambda: "no CUDA seen yet" not in table(supervised))
+        assert supervised.events("verdict") == []
