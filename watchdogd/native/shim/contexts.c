@@ -21,14 +21,8 @@ static CUcontext primaries[DEVICES];
 
 CUcontext shim_current_context(void)
 {
-    static CUresult (*ask)(CUcontext *);
-    CUresult (*function)(CUcontext *) = __atomic_load_n(&ask, __ATOMIC_RELAXED);
     CUcontext current = NULL;
-    if (!function) {
-        function = (CUresult (*)(CUcontext *))(uintptr_t)shim_find("cuCtxGetCurrent");
-        __atomic_store_n(&ask, function, __ATOMIC_RELAXED);
-    }
-    return function && function(&current) == CUDA_SUCCESS ? current : NULL;
+    return shim_get_current && shim_get_current(&current) == CUDA_SUCCESS ? current : NULL;
 }
 
 /* --- the table --- */

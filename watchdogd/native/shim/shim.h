@@ -30,6 +30,7 @@ extern void *const shim_wrappers[ROWS];
 /* --- real.c: the driver behind --- */
 
 extern void *shim_functions[ROWS]; /* NULL: the driver has none */
+extern CUresult (*shim_get_current)(CUcontext *); /* the same; found beforehand, as the check asks it in each call */
 
 void shim_find_driver(void);
 /* A function of the driver that is not wrapped; NULL if it has none. */
