@@ -80,9 +80,12 @@ def test_it_is_the_package_its_dependencies_and_nothing_of_the_tests(installed: 
     }  # fmt: skip
     foreign = re.compile(r"simulator|libcuda|tests?/|hypothesis|pytest|pip/|\.c$")
     ours = {name for name in names if "/site-packages/" not in name or "/watchdogd/" in name}
-    assert {name for name in ours if foreign.search(name)} == {
-        f"{APP}/{_module(packages, installed)}/native/{source}.c" for source in ("module", "output", "place", "doze")
+    native, sources = f"{APP}/{_module(packages, installed)}/native", ROOT.joinpath("watchdogd/native").rglob("*.c")
+    shim = f"{native}/libcuda_shim.so"
+    assert {name for name in ours if foreign.search(name)} - {shim} == {
+        f"{native}/{source.relative_to(ROOT / 'watchdogd/native')}" for source in sources
     } & names
+    assert shim in names
     assert any(name.endswith("/watchdogd/_native.abi3.so") for name in names)
     assert {name for name in names if not name.startswith(f"{APP}/")} == {
         *LINKS, *UNITS, *FOR_C, "etc/gpu-watchdogd/watchdogd.toml",

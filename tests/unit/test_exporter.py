@@ -114,7 +114,7 @@ def scraper(runtime: FakeRuntime) -> Scraper:
 def everything(runtime: FakeRuntime) -> FakeHeartbeat:
     """Publish a state in which every metric has a sample, but for the time of a step."""
     growth = {"device_memory": {"now": 7 << 20, "stands": False}, "threads": {"now": 90, "stands": True}}
-    beat = runtime.incarnation("model_h", 3, growth=growth)
+    beat = runtime.incarnation("model_h", 3, growth=growth, shim={"driver": None, "loaded": True, "why": ""})
     beat.enter(0, "sync", time.monotonic_ns())
     now_ns = time.monotonic_ns()
     runtime.accelerators = [{**ACCELERATOR, "sample_ns": now_ns, "uuid": "GPU-1"}]

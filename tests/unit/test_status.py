@@ -78,11 +78,19 @@ def shape(value: Any) -> Any:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
+SHIM = {"driver": "/usr/lib/libcuda.so.1", "loaded": True, "why": ""}
+
+
 def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None:
     incident = {"id": "i-1", "verdict": "call", "operation": "sync", "time": "2025-01-02T03:04:05.000006Z"}
     thread = {"pid": 7, "tid": 8, "since_ns": 9, "place": "uvm_spin_loop"}
-    beat = runtime.incarnation("model_h", 3, last_incident=incident, kernel=xid(), blocked=[thread], growth=held())
+    beat = runtime.incarnation(
+        "model_h", 3, last_incident=incident, kernel=xid(), blocked=[thread], growth=held(), shim=SHIM
+    )
     beat.enter(0, "sync", time.monotonic_ns())
+    beat.driver(misuses=1)
+    beat.context(0, owner=1 << 32 | 1)
+    beat.stream(0, owner=1 << 32 | 1)
     runtime.accelerators = [{**ACCELERATOR, "kernel": xid()}]
     runtime.sources = [SOURCE]
     runtime.supervisor["escalation"] = ESCALATION
@@ -123,7 +131,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "restarts": None,
                 "budget_left": None,
                 "accelerator": None,
-                "call": {"operation": None, "age_seconds": None, "deadline_seconds": None},
+                "call": {"operation": None, "age_seconds": None, "deadline_seconds": None, "waits_for": None},
                 "sync_seconds": {"p50": None, "p99": None, "count": None},
                 "steps": None,
                 "steps_dropped": None,
@@ -135,6 +143,13 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
                 "kernel": said,
                 "blocked": blocked,
+                "uninstrumented": None,
+                "shim": {
+                    **dict.fromkeys(("driver", "loaded", "why", "version", "queued", "completed", "misuses")),
+                    "misuse": dict.fromkeys(("pid", "tid", "expected", "found", "age_seconds")),
+                    "contexts": [dict.fromkeys(("pid", "device", "handle"))],
+                    "streams": [dict.fromkeys(("pid", "handle", "context", "queued", "completed", "age_seconds"))],
+                },
                 "growth": {"descriptors": dict.fromkeys(("now", "most", "measured", "limit", "stands"))},
             }
         ],

@@ -29,6 +29,7 @@ from watchdogd.supervisor.blocked import Blocked
 from watchdogd.supervisor.growth import GrowthLooks
 from watchdogd.supervisor.kernel_log import KernelLog
 from watchdogd.supervisor.loads import Loads, Source
+from watchdogd.supervisor.shims import ShimLooks
 
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 
@@ -52,6 +53,7 @@ class Household:
             self._children.append(self.kernel_log.child)
         self.blocked = Blocked(watched, journal, lambda: self.loads.haunted)
         self._growth = GrowthLooks(watched, journal, fleet)
+        self._shims = ShimLooks(watched, runtime)
         if settings.metrics.listen:
             self._children.append(_exporter(settings, runtime))
         self._report = ""
@@ -84,6 +86,7 @@ class Household:
                 self._told(log.child.name, log.up, "reads" if log.up else "its reader hangs", now_ns)
         self.dirty = self.blocked.look(now_ns) or self.dirty
         self._growth.look(now_ns)
+        self._shims.look(now_ns)
         suppressed = self._journal.suppressed
         self.dirty = self.dirty or suppressed != self._suppressed
         self._suppressed = suppressed
@@ -169,6 +172,7 @@ class Household:
         self._journal.flush()
         self.blocked.close()
         self._growth.close()
+        self._shims.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()
@@ -178,6 +182,7 @@ class Household:
         deadline = time.monotonic() + END_SECONDS
         self.blocked.close()
         self._growth.close()
+        self._shims.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()

@@ -40,6 +40,12 @@ static void free_entries_of_old_image(void)
 
 static void set_owner(void) { shim.owner = (uint64_t)getpid() << 32; }
 
+static void after_fork(void)
+{
+    set_owner();
+    shim_streams_after_fork();
+}
+
 static void attach(const char *path)
 {
     set_owner();
@@ -53,7 +59,7 @@ static void attach(const char *path)
                       : shim.options & WATCHDOGD_DRIVER_OPTION_SYNC_BLOCKING ? CU_CTX_SCHED_BLOCKING_SYNC
                                                                              : 0;
     shim.ready_on_sync = (shim.options & WATCHDOGD_DRIVER_OPTION_READY_ON_SYNC) != 0;
-    pthread_atfork(NULL, NULL, set_owner);
+    pthread_atfork(NULL, NULL, after_fork);
     shim.region = map_region(path);
     if (shim.region) {
         uint64_t *header = shim_words(WATCHDOGD_DRIVER_OFFSET);

@@ -21,14 +21,8 @@ static CUcontext primaries[DEVICES];
 
 CUcontext shim_current_context(void)
 {
-    static CUresult (*ask)(CUcontext *);
-    CUresult (*function)(CUcontext *) = __atomic_load_n(&ask, __ATOMIC_RELAXED);
     CUcontext current = NULL;
-    if (!function) {
-        function = (CUresult (*)(CUcontext *))(uintptr_t)shim_find("cuCtxGetCurrent");
-        __atomic_store_n(&ask, function, __ATOMIC_RELAXED);
-    }
-    return function && function(&current) == CUDA_SUCCESS ? current : NULL;
+    return shim_get_current && shim_get_current(&current) == CUDA_SUCCESS ? current : NULL;
 }
 
 /* --- the table --- */
@@ -68,12 +62,13 @@ void shim_note_context(CUcontext context, CUdevice device)
 
 uint64_t *shim_end_context(CUcontext context)
 {
-    uint64_t *entry = shim.region && context ? find(context) : NULL;
-    if (entry) {
+    uint64_t *entry, *ended = NULL;
+    while (shim.region && context && (entry = find(context))) { /* two threads may have noted it at one moment */
         shim_end_streams_of(context);
         watchdogd_store_(entry + WATCHDOGD_DRIVER_CONTEXT_GONE_NS, watchdogd_now_ns());
+        ended = entry;
     }
-    return entry;
+    return ended;
 }
 
 void shim_unend_context(uint64_t *entry)

@@ -17,6 +17,7 @@ enum { MARKER = 16 };
 static const volatile char place[1024] = "WDOG-REAL-DRIVER";
 
 void *shim_functions[ROWS];
+CUresult (*shim_get_current)(CUcontext *);
 /* What cuGetProcAddress gives for a row, where it is not what dlsym() gives. */
 static void *others[ROWS];
 static void *driver;
@@ -46,6 +47,7 @@ void shim_find_driver(void)
         dprintf(STDERR_FILENO, "watchdogd: driver shim: %s\n", path[0] ? dlerror() : "not prepared: it has no driver");
         return;
     }
+    shim_get_current = (CUresult (*)(CUcontext *))(uintptr_t)shim_find("cuCtxGetCurrent");
     for (unsigned row = 0; row < ROWS; row++) {
         void *function = dlsym(driver, rows[row].symbol);
         if (function != shim_wrappers[row]) /* a path that leads back here: better none than itself for ever */

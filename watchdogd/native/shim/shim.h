@@ -30,6 +30,7 @@ extern void *const shim_wrappers[ROWS];
 /* --- real.c: the driver behind --- */
 
 extern void *shim_functions[ROWS]; /* NULL: the driver has none */
+extern CUresult (*shim_get_current)(CUcontext *); /* the same; found beforehand, as the check asks it in each call */
 
 void shim_find_driver(void);
 /* A function of the driver that is not wrapped; NULL if it has none. */
@@ -98,6 +99,7 @@ void shim_begin_line(uint64_t *line); /* its lane has changed hands */
 uint64_t *shim_stream(CUstream stream); /* its entry; NULL if there is none for it */
 CUcontext shim_context_of(CUstream stream); /* NULL: not known */
 void shim_end_stream(CUstream stream);
+void shim_streams_after_fork(void);
 void shim_end_streams_of(CUcontext context);
 /* Claims an entry of a table by its first word; `spent`: whether one of a living owner may be taken. NULL: all are in use. */
 uint64_t *shim_claim_entry(uint64_t offset, unsigned entries, unsigned words, uint64_t owner, int (*spent)(const uint64_t *));

@@ -4,8 +4,9 @@
  * A small cache of this process leads from a handle to its entry. It only hints: an entry is believed by its own words, so
  * that a hint may be wrong, lost, or a parent's after a fork.
  *
- * Invariant: an entry is claimed by a swap of its first word, and one of another living process is never written. (A count
- * of a call that uses a stream while another thread destroys it may be lost, or go to the stream that comes next.)
+ * Invariant: an entry is claimed by a swap of its first word, and one of another living process is never written. (A call
+ * that uses a stream as another thread first does may not be counted in it; nor one that does as another thread destroys it,
+ * which may go to the stream that comes next. The counts of lanes are exact.)
  */
 #include "shim.h"
 
@@ -13,6 +14,7 @@ enum { HINTS = 256, NONE = 0xff, WORDS = WATCHDOGD_DRIVER_STREAM_STRIDE / 8 };
 
 /* handle << 8 | its entry, or NONE: there was no free one. */
 static uint64_t hints[HINTS];
+static int claiming;
 
 static uint64_t owner(void) { return shim.owner | 1; }
 
@@ -67,8 +69,12 @@ uint64_t *shim_claim_entry(uint64_t offset, unsigned entries, unsigned words, ui
     return claimed;
 }
 
+/* The number of an entry that is now the handle's; NONE. */
 static uint64_t claim(uint64_t handle)
 {
+    uint64_t number = find(handle, WATCHDOGD_DRIVER_STREAMS);
+    if (number < WATCHDOGD_DRIVER_STREAMS) /* another thread was quicker */
+        return number;
     uint64_t *entry =
         shim_claim_entry(WATCHDOGD_DRIVER_STREAMS_OFFSET, WATCHDOGD_DRIVER_STREAMS, WORDS, owner(), NULL);
     if (!entry) {
@@ -79,12 +85,8 @@ static uint64_t claim(uint64_t handle)
     for (unsigned word = WATCHDOGD_DRIVER_STREAM_QUEUED; word < WORDS; word++)
         watchdogd_store_(entry + word, 0);
     watchdogd_store_(entry + WATCHDOGD_DRIVER_STREAM_CONTEXT, (uint64_t)(uintptr_t)shim_current_context());
-    __atomic_store_n(entry + WATCHDOGD_DRIVER_STREAM_HANDLE, handle, __ATOMIC_SEQ_CST);
-    /* Another thread may have done the same at this moment: the first entry stays. */
-    uint64_t number = (uint64_t)(entry - entry_at(0)) / WORDS, first = find(handle, number);
-    if (first < number)
-        free_entry(entry);
-    return first;
+    watchdogd_store_(entry + WATCHDOGD_DRIVER_STREAM_HANDLE, handle);
+    return (uint64_t)(entry - entry_at(0)) / WORDS;
 }
 
 uint64_t *shim_stream(CUstream stream)
@@ -100,11 +102,18 @@ uint64_t *shim_stream(CUstream stream)
             return entry_at(number);
     }
     number = find(handle, WATCHDOGD_DRIVER_STREAMS);
-    if (number == WATCHDOGD_DRIVER_STREAMS)
+    if (number == WATCHDOGD_DRIVER_STREAMS) {
+        /* One thread at a time, so that no stream gets two entries. The others do not wait: they go without for this call. */
+        if (__atomic_exchange_n(&claiming, 1, __ATOMIC_ACQUIRE))
+            return NULL;
         number = claim(handle);
+        __atomic_store_n(&claiming, 0, __ATOMIC_RELEASE);
+    }
     __atomic_store_n(hint, handle << 8 | number, __ATOMIC_RELAXED);
     return number == NONE ? NULL : entry_at(number);
 }
+
+void shim_streams_after_fork(void) { claiming = 0; }
 
 CUcontext shim_context_of(CUstream stream)
 {
