@@ -38,6 +38,7 @@ class RestartSettings(NamedTuple):
     window_ns: int = 60 * SECOND
     when_spent: str = "quarantine"  # or "retry-slowly"
     bisect_after: int = 0  # kills for hangs whose stage does not tell where; 0 = however many
+    before_exit: int = 0  # with on_verdict "exit": restarts after verdicts before it
 
 
 class OutputSettings(NamedTuple):
@@ -64,6 +65,7 @@ class WorkerSettings(NamedTuple):
     redundancy: str | None = None  # group of workers that do the same work
     deadlines: Deadlines = Deadlines()
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
+    on_verdict: str = "restart"  # or "exit": the supervisor ends, and whoever owns it starts both again
     restart: RestartSettings = RestartSettings()
     outputs: OutputSettings = OutputSettings()
     growth: GrowthSettings = GrowthSettings()

@@ -193,6 +193,8 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "restart.window", '"1h"', "window_ns", 3600 * SECOND),
     ("workers.NAME", "restart.when_spent", '"retry-slowly"', "when_spent", "retry-slowly"),
     ("workers.NAME", "restart.bisect_after", "3", "bisect_after", 3),
+    ("workers.NAME", "restart.before_exit", "2", "before_exit", 2),
+    ("workers.NAME", "on_verdict", '"exit"', "on_verdict", "exit"),
     ("workers.NAME", "outputs.bad_in_a_row", "255", "bad_in_a_row", 255),
     ("workers.NAME", "growth.baseline", '"10m"', "baseline_ns", 600 * SECOND),
     ("workers.NAME", "growth.baseline", '"never"', "baseline_ns", None),

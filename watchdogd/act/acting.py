@@ -64,6 +64,7 @@ class Actor:
         self._happenings = happenings
         self._identities = identities
         self._slice = slice_name
+        self.left: tuple[Watched, orders.Leave] | None = None  # the first one that was left to whoever owns us
 
     def perform(self, watched: Watched, order: Order, published_ns: int | None, now_ns: int) -> None:
         if isinstance(order, orders.OpenIncident):
@@ -83,6 +84,8 @@ class Actor:
                 EventKind.BISECT, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
                 incident=watched.state.incident, change=order.change, reason=order.reason,
             )  # fmt: skip
+        elif isinstance(order, orders.Leave):
+            self.left = self.left or (watched, order)
         elif isinstance(order, orders.Refrain):
             self._journal.emit(
                 EventKind.REFRAINED, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
@@ -211,7 +214,7 @@ class Actor:
             watched.launched = launching.fingerprint(settings)
             watched.reader.write_spawned_pid(watched.process.pid)
         except (OSError, ImportError, CannotStart) as error:
-            watched.exit = Exit(code=127)
+            watched.exit = watched.ended = Exit(code=127)
             watched.note = f"cannot start: {error}"
             finding = Finding(Verdict.CRASHED, detected_ns=now_ns, detail=watched.note)
             self._happenings.append(Happening(watched, Trigger.EXITED, finding))
@@ -255,7 +258,7 @@ class Actor:
         if status is None:
             return
         self._loop.forget(watched.process.pidfd)  # it stays readable for ever
-        watched.exit = status
+        watched.exit = watched.ended = status
         watched.read()
         error = watched.process.launch_error()
         watched.note = error or watched.note

@@ -43,6 +43,7 @@ class Watched:
         self.reader: HeartbeatReader | None = None
         self.process: Process | None = None
         self.exit: Exit | None = None
+        self.ended: Exit | None = None  # how the last incarnation did that has
         self.pulse: Pulse | None = None
         self._owners: owners.Owners | None = None  # of that pulse's words
         self.examination = Examination(self.rules, self._threads)

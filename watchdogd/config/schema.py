@@ -171,6 +171,11 @@ _RESTART = _table(
             integer_kind(0),
             "kills for hangs whose stage does not tell where, to turn on `watchdogd bisect` until the next; 0: never",
         ),
+        (
+            "before_exit",
+            integer_kind(0),
+            'with `on_verdict = "exit"`: restarts after verdicts before the supervisor ends; 0: none',
+        ),
     ],
     "restart.",
 )
@@ -232,7 +237,18 @@ _WORKER = [
         ],
     ),
     *_DEADLINES,
-    *_table(_ANY_WORKER, [("soft", values.FRACTION, "fraction of a deadline from which a call counts as slow")]),
+    *_table(
+        _ANY_WORKER,
+        [
+            ("soft", values.FRACTION, "fraction of a deadline from which a call counts as slow"),
+            (
+                "on_verdict",
+                choice_kind("restart", "exit"),
+                "exit: once a verdict (or it itself) has ended it, the supervisor ends the others and itself, with"
+                " status 124 (or its); whoever owns it (kubelet, ros2 launch, systemd) starts all again",
+            ),
+        ],
+    ),
     *_RESTART,
     *_OUTPUTS,
     *_GROWTH,

@@ -23,7 +23,7 @@ from watchdogd.act.runtime import CannotStart, Runtime
 from watchdogd.act.sweep import reap_ended
 from watchdogd.act.together import Together
 from watchdogd.act.watched import Watched
-from watchdogd.decide.orders import Trigger
+from watchdogd.decide.orders import Leave, Trigger
 from watchdogd.model import SECOND, Phase, Settings, Verdict
 from watchdogd.observe import procfs
 from watchdogd.observe.loop import Loop
@@ -181,6 +181,8 @@ class Supervisor:
             self.judging.settle(now_ns)
         if forget_retired(self.watched):
             self.publication.changed()
+        if self.actor.left is not None and not self.stopping:
+            self._leave(*self.actor.left)
         if self.stopping and all(w.state.phase in (Phase.STOPPED, Phase.UNKILLABLE) for w in self.watched):
             self.finished = True
         self._publish()
@@ -227,6 +229,15 @@ class Supervisor:
         """End as ``stop`` does, with a status that systemd's FailureAction= may act on."""
         self.exit_status = exits.SERVICE_FAIL
         self.stop(f"escalation: {reason}")
+
+    def _leave(self, watched: Watched, order: Leave) -> None:
+        """A worker's next start is up to whoever owns us, who is to know why."""
+        if order.verdict is not None:
+            self.exit_status = exits.VERDICT
+        elif watched.ended is not None:
+            self.exit_status = exits.of(watched.ended)
+        told = f"verdict {order.verdict}" if order.verdict is not None else f"it {watched.ended}"
+        self.stop(f"{watched.settings.name}: {told}, and on_verdict is exit")
 
     def _tell(self, change: str, **fields: Any) -> None:
         """Its own life is on record too: without it a gap in the record could be anything."""
