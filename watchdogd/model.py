@@ -90,6 +90,7 @@ class WorkerSettings(NamedTuple):
     output: str = "file"  # "file" "journal" "inherit" "null"
     output_max_bytes: int = 16 * 1024 * 1024
     on_supervisor_exit: str = "kill"
+    foreground: bool = False  # of `exec`: with all that we were started with, terminal and standard input included
 
 
 class SupervisorSettings(NamedTuple):
@@ -106,6 +107,7 @@ class SupervisorSettings(NamedTuple):
     hold_max_ns: int = 5 * SECOND  # longest deferral of a kill in favour of an older suspect
     events_max_bytes: int = 8 * 1024 * 1024
     log_format: str = "auto"  # or "text" "json" "journal"
+    events_file: str | None = None  # of `exec`: where events go instead of to ``state_dir``; never rotated
     worker_slice: str = "gpu-watchdogd-workers.slice"  # of systemd, for a scope per worker; "" = none
 
 

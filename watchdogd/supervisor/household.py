@@ -30,6 +30,7 @@ from watchdogd.supervisor.growth import GrowthLooks
 from watchdogd.supervisor.kernel_log import KernelLog
 from watchdogd.supervisor.loads import Loads, Source
 
+UNBOUNDED = 1 << 62  # bytes: a file that somebody named is not rotated
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 
 
@@ -210,7 +211,8 @@ def _recorder(settings: Settings, runtime: Runtime) -> Child:
     }
     command = (
         sys.executable, "-m", "watchdogd.publish.recorder", "--file", runtime.events, "--keep", "4",
-        "--max-bytes", str(settings.supervisor.events_max_bytes), "--bounds", json.dumps(logs),
+        "--max-bytes", str(UNBOUNDED if settings.supervisor.events_file else settings.supervisor.events_max_bytes),
+        "--bounds", json.dumps(logs),
         "--echo", journald.resolve(settings.supervisor.log_format, os.environ),
     )  # fmt: skip
     # Not killed with us: it ends by the end of its input, so that it writes what a dying supervisor said last.

@@ -26,7 +26,7 @@ from watchdogd.act.watched import Watched
 from watchdogd.decide.orders import Leave, Trigger
 from watchdogd.model import SECOND, Phase, Settings, Verdict
 from watchdogd.observe import procfs
-from watchdogd.observe.loop import Loop
+from watchdogd.observe.loop import CAUGHT, Loop
 from watchdogd.publish import events
 from watchdogd.publish.board import Board
 from watchdogd.publish.events import EventKind
@@ -86,9 +86,11 @@ class Supervisor:
         except OSError as error:
             remedy = "make room there, or choose another supervisor.runtime_dir"
             raise CannotStart(f"cannot make {runtime.board}: {error.strerror}; {remedy}") from None
-        first_seq = max(events.last_seq(runtime.state_directory) + 1, self._adoption.next_seq)
+        first_seq = max(events.last_seq(runtime.state_directory, runtime.events) + 1, self._adoption.next_seq)
         self.journal = Journal(boot_id, first_seq, Throttle(settings.supervisor.events_max_bytes))
-        self.loop = Loop(self._on_signals, settings.supervisor.late_margin_ns)
+        self.is_foreground = any(worker.foreground for worker in settings.workers)
+        caught = {signal.SIGCHLD} if self.is_foreground else CAUGHT  # the others are the program's
+        self.loop = Loop(self._on_signals, settings.supervisor.late_margin_ns, caught)
         slice_name, scopes = scope.available(settings.supervisor.worker_slice)
         self.actor = Actor(
             runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, self._identities,
@@ -149,7 +151,8 @@ class Supervisor:
         gc.freeze()  # what lives for ever need not be looked at again
         gc.enable()
         self.notifier.ready()
-        listening()
+        if not self.is_foreground:
+            listening()
         while not self.finished:
             woke = self.loop.wait(self._next_ns)
             if woke.late_ns:
