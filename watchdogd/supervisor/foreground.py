@@ -26,7 +26,7 @@ _NOT_PASSED_ON = frozenset(
     )
 )  # fmt: skip
 _BY_THE_KERNEL = 0x80  # SI_KERNEL: of a terminal, to its whole foreground process group
-_SIZE = 128  # of signalfd_siginfo
+_SIZE = 128  # of signalfd_siginfo, and of sigset_t
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,9 +37,7 @@ class Signals:
         ignored = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
         passed_on = signal.valid_signals() - _NOT_PASSED_ON - ignored
         signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
-        mask = ctypes.create_string_buffer(128)  # a sigset_t
-        for number in passed_on:
-            mask[(number - 1) // 8] = mask.raw[(number - 1) // 8] | 1 << (number - 1) % 8
+        mask = sum(1 << number - 1 for number in passed_on).to_bytes(_SIZE, "little")  # a sigset_t
         self.descriptor: int = _libc.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
         if self.descriptor < 0:
             code = ctypes.get_errno()
