@@ -12,7 +12,7 @@ import select
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from watchdogd.act import launching
 from watchdogd.act.children import Child, start_due
@@ -27,8 +27,10 @@ from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
 from watchdogd.supervisor.blocked import Blocked
 from watchdogd.supervisor.growth import GrowthLooks
-from watchdogd.supervisor.kernel_log import KernelLog
 from watchdogd.supervisor.loads import Loads, Source
+
+if TYPE_CHECKING:
+    from watchdogd.supervisor.kernel_log import KernelLog
 
 UNBOUNDED = 1 << 62  # bytes: a file that somebody named is not rotated
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
@@ -46,9 +48,7 @@ class Household:
         self.sources = [_source(source) for source in settings.sources if source.command]
         self._recorder = _recorder(settings, runtime)
         self._children = [self._recorder, *(source.child for source in self.sources)]
-        self.kernel_log = (
-            KernelLog(settings.kmsg, watched, journal, procfs.pid_namespace()) if settings.kmsg.command else None
-        )
+        self.kernel_log = _kernel_log(settings, watched, journal) if settings.kmsg.command else None
         if self.kernel_log is not None:
             self._children.append(self.kernel_log.child)
         self.blocked = Blocked(watched, journal, lambda: self.loads.haunted)
@@ -201,6 +201,12 @@ class Household:
 
 def _source(settings: SourceSettings) -> Source:
     return Source(settings, Child(settings.name, settings.command, os.environ, stdin=False, stdout=True))
+
+
+def _kernel_log(settings: Settings, watched: Sequence[Watched], journal: Journal) -> KernelLog:
+    from watchdogd.supervisor.kernel_log import KernelLog  # noqa: PLC0415 - 15 ms, only where one is configured
+
+    return KernelLog(settings.kmsg, watched, journal, procfs.pid_namespace())
 
 
 def _recorder(settings: Settings, runtime: Runtime) -> Child:
