@@ -28,7 +28,7 @@ def _nothing(_event: Mapping[str, Any]) -> str | None:
 
 def _verdict(event: Mapping[str, Any]) -> str | None:
     if event.get("verdict") in _OWN_ENDS:
-        return None if str(event.get("detail")).startswith(_PLAIN) else str(event.get("detail"))
+        return "; ".join(said for said in str(event.get("detail")).split("; ") if not said.startswith(_PLAIN)) or None
     what = " ".join(str(event[key]) for key in ("verdict", "operation", "stage") if event.get(key))
     told = "; ".join(_particulars(event))
     return f"verdict {what}{': ' if told else ''}{told}"
