@@ -29,6 +29,7 @@ from watchdogd.supervisor.blocked import Blocked
 from watchdogd.supervisor.growth import GrowthLooks
 from watchdogd.supervisor.kernel_log import KernelLog
 from watchdogd.supervisor.loads import Loads, Source
+from watchdogd.supervisor.progress import readers
 
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 
@@ -36,7 +37,7 @@ END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 class Household:
     def __init__(
         self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, fleet: Fleet,
-        watched: Sequence[Watched],
+        watched: Sequence[Watched], identities: launching.Identities,
     ) -> None:  # fmt: skip
         self._loop = loop
         self._journal = journal
@@ -44,7 +45,8 @@ class Household:
         self.loads = Loads()
         self.sources = [_source(source) for source in settings.sources if source.command]
         self._recorder = _recorder(settings, runtime)
-        self._children = [self._recorder, *(source.child for source in self.sources)]
+        self._progress = {reader.child: reader for reader in readers(watched, identities)}
+        self._children = [self._recorder, *(source.child for source in self.sources), *self._progress]
         self.kernel_log = (
             KernelLog(settings.kmsg, watched, journal, procfs.pid_namespace()) if settings.kmsg.command else None
         )
@@ -82,6 +84,11 @@ class Household:
             self.dirty = True
             if log.up or log.is_silent:  # that it is down is else told when it ends
                 self._told(log.child.name, log.up, "reads" if log.up else "its reader hangs", now_ns)
+        for reader in self._progress.values():
+            up = reader.watch(now_ns)
+            if up is not None:
+                reason = "tells" if up else reader.watched.progressing.silent
+                self._told(reader.child.name, up, reason, now_ns)
         self.dirty = self.blocked.look(now_ns) or self.dirty
         self._growth.look(now_ns)
         suppressed = self._journal.suppressed
@@ -110,6 +117,8 @@ class Household:
         for source in self.sources:
             if source.child is child:
                 source.started(time.monotonic_ns())
+        if child in self._progress:
+            self._progress[child].started(time.monotonic_ns())
         log = self._log_of(child)
         if log is not None:
             log.started(time.monotonic_ns())
@@ -124,6 +133,8 @@ class Household:
             self._loop.forget(descriptor)
         if child is self._recorder:
             self._take_report(data)
+        if child in self._progress:
+            self._progress[child].feed(data, now_ns)
         log = self._log_of(child)
         if log is not None:
             self.dirty = log.feed(data, now_ns) or self.dirty

@@ -127,7 +127,9 @@ class Supervisor:
 
         self.commands = Commands(self.runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
-        self.household = Household(self.settings, self.runtime, self.loop, self.journal, self.fleet, self.watched)
+        self.household = Household(
+            self.settings, self.runtime, self.loop, self.journal, self.fleet, self.watched, self._identities
+        )
         self.publication.furnish(self.household, lock_memory())
 
     def run(self) -> None:
