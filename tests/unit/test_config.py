@@ -175,6 +175,9 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "command", '["python3", "-m", "x"]', "command", ("python3", "-m", "x")),
     ("workers.NAME", "accelerator", '"dla1"', "accelerator", "dla1"),
     ("workers.NAME", "coupled_with", '["dla0", "b"]', "coupled_with", ("dla0", "b")),
+    ("workers.NAME", "instrument", '"driver"', "instrument", "driver"),
+    ("workers.NAME", "check_context", "true", "check_context", True),
+    ("workers.NAME", "sync_mode", '"blocking"', "sync_mode", "blocking"),
     ("workers.NAME", "redundancy", '"front"', "redundancy", "front"),
     *(
         ("workers.NAME", f"deadlines.{name}", '"7s"', f"{name}_ns", 7 * SECOND)

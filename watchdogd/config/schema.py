@@ -212,7 +212,7 @@ _WORKER = [
             (
                 "instrument",
                 choice_kind("worker", "driver"),
-                "who stamps its calls: the worker's own code, or a shim in front of the CUDA driver (no change of code)",
+                "who stamps its calls: the worker's own code, or a shim before the CUDA driver (no change of code)",
             ),
             (
                 "check_context",

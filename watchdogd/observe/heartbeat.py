@@ -48,7 +48,8 @@ def create(
     """Make the heartbeat of a new incarnation: a new inode, its space reserved, readable by the owner's group.
 
     ``owner`` is (uid, gid) of the worker where it differs from ours; ``bisect``: whether it is to synchronize after
-    each stage; ``driver``: what the driver shim is to do (bits of ``abi_driver.OPTIONS``); ``given``: requests for it to work on again. Raises OSError (no space, no permission, exists).
+    each stage; ``driver``: what the driver shim is to do (bits of ``abi_driver.OPTIONS``); ``given``: requests
+    for it to work on again. Raises OSError (no space, no permission, exists).
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
