@@ -5,8 +5,8 @@ an instant or a span; what is further apart than ``T / LINKS`` is not of the sam
 something after its last synchronize, and then waits for its next request, is idle however long it waits, and its next
 request has three quarters of ``T`` at least.
 
-Invariant: pure; what is unknown is no evidence, and no verdict: neither a sample that did not come, nor one that cannot be
-read, nor a counter that went back.
+Invariant: pure; what is unknown is no evidence, and no verdict: neither a sample that did not come, nor one that
+cannot be read, nor a counter that went back.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def of_driver(course: Course, seen: Completions, deadline_ns: int, now_ns: int) 
     elif spans:
         asked = seen.unready_ns >= seen.queued_ns
         at = max(spans)[1]
-        pending = f"work {'asked for' if asked else 'queued'} {_span(now_ns - at)} ago"
+        pending = f"{'a query found work undone' if asked else 'work queued'} {_span(now_ns - at)} ago"
     return _linked(course, sorted(spans), deadline_ns)._replace(pending=pending)
 
 
