@@ -85,6 +85,8 @@ def fetch(url: str, most_bytes: int) -> bytes:
             while most_bytes and len(body) <= most_bytes:
                 part = answer.read(min(READ_BYTES, most_bytes + 1 - len(body)))
                 if not part:
+                    if answer.length:
+                        raise Failed(f"broke off {answer.length} bytes before the end of its answer")
                     break
                 body += part
             return bytes(body)
@@ -128,6 +130,8 @@ def ask_metrics(url: str, counter: str, pending: str) -> Ask:
             if len(body) > MOST_BYTES:
                 raise Failed(f"answers with more than {MOST_BYTES >> 20} MiB")
             text = body.decode("utf-8", "replace")
+            if not text.endswith("\n"):  # the last number may be half a number
+                raise Failed("broke off within a line")
             return Sample(0, True, counter=total(text, counter), pending=total(text, pending))
 
     return ask
