@@ -64,7 +64,7 @@ def answers(body: str = "", status: int = 200, **headers: str) -> Behaviour:
     return behave
 
 
-def hangs(handler: http.server.BaseHTTPRequestHandler, over: threading.Event) -> None:
+def hangs(_handler: http.server.BaseHTTPRequestHandler, over: threading.Event) -> None:
     """Accepts, reads the request, and never says a word."""
     over.wait(60)
 

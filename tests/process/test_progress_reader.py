@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -225,7 +226,7 @@ def test_it_asks_every_interval_and_ends_when_nobody_reads() -> None:
     with Endpoint(answers()) as endpoint, running("--interval", "0.1", "http", endpoint.url) as process:
         assert process.stdout is not None
         begun = [json.loads(process.stdout.readline())["begun_ns"] for _ in range(6)]
-        gaps = [(after - before) / 1e9 for before, after in zip(begun, begun[1:], strict=False)]
+        gaps = [(after - before) / 1e9 for before, after in pairwise(begun)]
         assert all(gap > 0.09 for gap in gaps) and sum(gaps) < 5
         process.stdout.close()
         assert process.wait(10) == 0

@@ -198,5 +198,5 @@ class Progressing:
             "pending_since_ns": self._course.since_ns,
             "unknown": self.silent or self._course.unknown,
             "failed": failed,
-            "told": self._is_told,
+            "failing": self._is_told and self.only_tells,
         }
