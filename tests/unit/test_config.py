@@ -188,7 +188,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
         ("workers.NAME", f"deadlines.{name}", '"7s"', f"{name}_ns", 7 * SECOND)
         for name in ("startup", "first_step", "step")
     ),
-    ("workers.NAME", "deadlines.progress", '"7s"\nprogress = "http://h/"', "progress_ns", 7 * SECOND),
+    ("workers.NAME", "deadlines.progress", '"9s"\nprogress = "http://h/"', "progress_ns", 9 * SECOND),
     ("workers.NAME", "progress", '"http://[::1]:8/h?x=1"', "progress", Progress("http", ("http://[::1]:8/h?x=1",))),
     ("workers.NAME", "progress", '"http:http://h/health"', "progress", Progress("http", ("http://h/health",))),
     ("workers.NAME", "progress", '"https://h"', "progress", Progress("http", ("https://h",))),
