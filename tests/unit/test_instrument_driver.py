@@ -115,7 +115,8 @@ def test_an_empty_entry_is_the_directory_it_is_started_in(
 
 @pytest.mark.parametrize("separator", [":", ";"])
 def test_entries_may_be_relative(find: Find, there: Callable[[str], Path], separator: str) -> None:
-    assert find(f"/nowhere{separator}own") == str(there("own"))
+    own = there("own")
+    assert find(f"/nowhere{separator}own") == str(own)
 
 
 def test_a_stub_is_no_driver(find: Find, there: Callable[[str], Path], tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_the_shim_of_an_outer_watchdogd_is_passed_over(
         find(str(outer.parent))
 
 
-def test_a_library_for_another_machine_is_passed_over(find: Find, there: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_library_for_another_machine_is_passed_over(find: Find, there: Callable[[str], Path]) -> None:
     known, other = there("known"), there("other")
     raw = bytearray(other.read_bytes())
     raw[18] = 40  # 32-bit ARM
@@ -147,9 +148,7 @@ def test_a_library_for_another_machine_is_passed_over(find: Find, there: Callabl
     assert find(str(other.parent)) == str(known)
 
 
-def test_where_there_is_none_it_says_what_was_found_instead(
-    find: Find, there: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_where_there_is_none_it_says_what_was_found_instead(find: Find, there: Callable[[str], Path]) -> None:
     broken = there("broken")
     broken.write_bytes(b"#!/bin/sh\n" * 10)
     with pytest.raises(NoDriver, match=f"{broken} is no ELF file.*{driver.OVERRIDE}"):

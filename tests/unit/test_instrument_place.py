@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_the_next_root_is_taken_where_the_first_cannot_be_written(tmp_path: Path
 def test_a_folder_that_others_may_write_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "shim").mkdir()
     (tmp_path / "shim").chmod(0o777)
-    with pytest.raises(NoPlace, match="not a directory that only user .* can write"):
+    with pytest.raises(NoPlace, match=r"not a directory that only user .* can write"):
         put(tmp_path)
 
 
@@ -80,7 +81,7 @@ def test_a_name_that_the_search_path_cannot_hold_is_none(tmp_path: Path) -> None
 def test_a_folder_that_its_user_cannot_pass_through_is_none_and_says_where(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(NoPlace, match=rf"user 4711 cannot pass through .* \(mode 0700\).*state_dir"):
+    with pytest.raises(NoPlace, match=r"user 4711 cannot pass through .* \(mode 0700\).*state_dir"):
         put(closed, ids=(4711, 4712, ()))
     assert put(closed)  # we ourselves can
     assert put(closed, ids=(0, 0, ()))
@@ -103,16 +104,30 @@ def test_a_copy_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path) -> Non
     assert list((tmp_path / "shim").iterdir()) == []
 
 
+def aged(folder: Path) -> Path:
+    os.utime(folder, (0, time.time() - place.YOUNG_SECONDS - 1))
+    return folder
+
+
 def test_a_sweep_leaves_what_is_in_use(tmp_path: Path) -> None:
-    kept, gone = put(tmp_path, name="kept"), put(tmp_path, name="gone")
+    kept, gone = aged(put(tmp_path, name="kept")), aged(put(tmp_path, name="gone"))
     half = kept.with_name(".half.17")
     half.mkdir()
+    aged(half)
     place.sweep([str(tmp_path), str(tmp_path / "nowhere")], [str(kept)])
     assert [path.exists() for path in (kept / NAME, gone, half)] == [True, False, False]
 
 
+def test_a_sweep_leaves_what_another_start_has_just_taken(tmp_path: Path) -> None:
+    new, again, old = put(tmp_path, name="new"), aged(put(tmp_path, name="again")), aged(put(tmp_path, name="old"))
+    put(tmp_path, name="again")
+    place.sweep([str(tmp_path)], [])
+    assert [path.exists() for path in (new, again, old)] == [True, True, False]
+
+
 def test_a_sweep_does_not_follow_a_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "precious").mkdir(parents=True)
+    aged(tmp_path / "elsewhere" / "precious")
     (tmp_path / "shim").symlink_to(tmp_path / "elsewhere")
-    place.sweep([str(tmp_path)])
+    place.sweep([str(tmp_path)], [])
     assert (tmp_path / "elsewhere" / "precious").exists()

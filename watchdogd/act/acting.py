@@ -218,7 +218,7 @@ class Actor:
                 watched.note = f"its output goes where the supervisor's does: {error.strerror}"
             request = launching.request(
                 settings, watched.reader.path, self._runtime.birth(settings.name, incarnation), output, os.environ, ids,
-                self._scope(settings.name, incarnation),
+                self._scope(settings.name, incarnation), self._runtime.shims,
             )  # fmt: skip
             watched.process = launch(request)
             watched.launched = launching.fingerprint(settings)

@@ -16,6 +16,7 @@ from watchdogd.act.evidence import Evidence
 from watchdogd.act.growing import Growing
 from watchdogd.act.process import Process
 from watchdogd.act.progressing import Progressing
+from watchdogd.act.shimmed import Shimmed
 from watchdogd.act.sweep import Swept
 from watchdogd.decide import bisecting, budget, liveness, memory, outputs
 from watchdogd.decide.facts import fact, stands
@@ -51,6 +52,7 @@ class Watched:
         self.evidence = Evidence()
         self.growing = Growing(settings.growth)
         self.progressing = Progressing(settings)
+        self.shimmed = Shimmed(is_wanted=settings.instrument == "driver")
         self.tally = Tally()
         self.launched = ""  # fingerprint of the settings that its process was started with
         self.is_retired = False  # no longer in the configuration: to be forgotten once it has ended
@@ -238,16 +240,16 @@ class Watched:
         if self.clearing.again_ns is not None:
             yield self.clearing.again_ns
 
-    def notice_uninstrumented(self) -> bool:
-        """Whether it has just been found that its calls are not stamped."""
-        if self.pulse is None or self.state.ready_ns is None:
-            return False
-        found = liveness.uninstrumented(self.pulse, self.rules)
-        if found == self.uninstrumented:
-            return False
-        self.uninstrumented = found
+    def notice_uninstrumented(self) -> str:
+        """In words, if it has just been found that calls of it are not stamped."""
+        why = self.shimmed.why
+        if not why and self.pulse is not None and self.state.ready_ns is not None:
+            why = "steps go by, but no call was ever stamped" * liveness.uninstrumented(self.pulse, self.rules)
+        if bool(why) == self.uninstrumented:
+            return ""
+        self.uninstrumented = bool(why)
         self.changed()
-        return found
+        return why
 
     def activity(self) -> tuple[bool, int]:
         """As ``inflight.activity``; nothing while its heartbeat cannot be read."""
@@ -280,9 +282,13 @@ class Watched:
         """Its processes that are known: the one that was spawned, and those with a lane. ``namespace``: ours."""
         if self.process is None:
             return frozenset()
+        return frozenset((self._root, *(self.stamped(namespace) or ())))
+
+    def stamped(self, namespace: int | None) -> frozenset[int] | None:
+        """Its processes that own a lane; None if that is not known. ``namespace``: ours."""
         if self.pulse is None or self.pulse.header("pid_namespace") not in (0, namespace):
-            return frozenset((self._root,))
-        return frozenset((self._root, *(owner >> 32 for owner in self.pulse.column("owner") if owner >> 32)))
+            return None
+        return frozenset(owner >> 32 for owner in self.pulse.column("owner") if owner >> 32)
 
     def begin_sweep(self, cgroup: str | None, now_ns: int) -> None:
         if self.process is not None:
@@ -312,6 +318,7 @@ class Watched:
         self.evidence.forget()
         self.growing.forget()
         self.progressing.forget()
+        self.shimmed.forget()
         self.exit = None
         self.held = None
         self.note = ""
@@ -388,6 +395,7 @@ class Watched:
             "bad_in_a_row": settings.outputs.bad_in_a_row,
             "soft_exceeded": self.examination.soft_exceeded,
             "uninstrumented": self.uninstrumented,
+            "shim": self.shimmed.describe(),
             "heartbeat_error": self.heartbeat_error,
             "last_error": self.last_error,
             "held": self.held,

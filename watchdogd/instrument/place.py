@@ -1,7 +1,8 @@
 """Where the patched copy of the shim lies: a folder that the worker may pass through and run code from.
 
 A folder is named by what is in it, so that a restart finds it again and an upgraded driver gets another. Invariant: a
-folder that can be seen under its name is whole; nobody but us can change what is in it.
+folder that can be seen under its name is whole; nobody but us can change what is in it; and none goes that a start has
+taken within a minute, or of which somebody says that it is in use.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+import time
 from collections.abc import Callable, Collection, Iterable
 
 from watchdogd.instrument.driver import NAME
 
 SUBFOLDER = "shim"
+YOUNG_SECONDS = 60.0
 _PLAIN_NAME = "libcuda.so"  # what some programs load
 _Ids = tuple[int, int, tuple[int, ...]]  # uid, gid, groups
 
@@ -25,7 +28,7 @@ class NoPlace(Exception):
 def put(name: str, size: int, content: Callable[[], bytes], roots: Iterable[str], ids: _Ids | None) -> str:
     """The folder with that content of that size, in the first root where it can be. Raises NoPlace.
 
-    ``ids``: whom the worker runs as, None = as we do. What ``content`` raises is not ours.
+    ``ids``: whom the worker runs as, None = as we do.
     """
     problems = []
     for root in roots:
@@ -36,18 +39,22 @@ def put(name: str, size: int, content: Callable[[], bytes], roots: Iterable[str]
                 _make(home, name, size, content)
                 return f"{home}/{name}"
         except OSError as error:
-            problem = f"{home}: {error.strerror}"
+            problem = f"{home}: {error}"
         problems.append(problem)
     remedy = "name a supervisor.state_dir that it can read, on a file system that is not mounted noexec"
     raise NoPlace(f"the shim can be put nowhere: {'; '.join(problems)}; {remedy}")
 
 
-def sweep(roots: Iterable[str], kept: Collection[str] = ()) -> None:
-    """Remove the folders but those of ``kept``: the worker of one may still start programs. Raises OSError."""
+def sweep(roots: Iterable[str], kept: Collection[str]) -> None:
+    """Remove the folders but those of ``kept``: the worker of one may still start programs. Raises OSError.
+
+    A start that takes a folder has not said so yet: so the young ones stay too.
+    """
+    young = time.time() - YOUNG_SECONDS
     for root in roots:
         home = f"{root}/{SUBFOLDER}"
         for name in os.listdir(home) if os.path.isdir(home) and not os.path.islink(home) else ():
-            if f"{home}/{name}" not in kept:
+            if f"{home}/{name}" not in kept and os.lstat(f"{home}/{name}").st_mtime < young:
                 _remove(f"{home}/{name}")
 
 
@@ -84,6 +91,7 @@ def _make(home: str, name: str, size: int, content: Callable[[], bytes]) -> None
     if os.path.isdir(folder):
         if _is_whole(f"{folder}/{NAME}", size):
             _try_to_run(f"{folder}/{NAME}")
+            os.utime(folder)  # it is taken now
             return
         _remove(folder)
     new = content()

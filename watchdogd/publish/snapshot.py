@@ -27,7 +27,9 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "deadlines": {"startup" "first_step" "step" "sync" ...: seconds, only those that are set},
                   "soft" or null, "bad_in_a_row": of outputs, for a verdict; 0 = none is,
                   "hangs": {OPERATION: count}, "would_have_killed", "near_misses", "soft_exceeded",
-                  "uninstrumented": bool, "heartbeat_error": text or null, "last_error": CUresult or null,
+                  "uninstrumented": bool, "shim": {"driver": FILE or null, "loaded": bool, "why": text (what of its CUDA
+                  cannot be seen) or ""} or null (it has none),
+                  "heartbeat_error": text or null, "last_error": CUresult or null,
                   "held": text or null,   (a verdict stands, its kill waits; why)
                   "steps_dropped", "steps_redelivered" (in flight at an end, and given back to a successor or not),
                   "recovery": {"counts": [per RECOVERY_BOUNDS_NS, then the rest], "total_ns"},

@@ -30,6 +30,7 @@ from watchdogd.supervisor.growth import GrowthLooks
 from watchdogd.supervisor.kernel_log import KernelLog
 from watchdogd.supervisor.loads import Loads, Source
 from watchdogd.supervisor.progress import readers
+from watchdogd.supervisor.shims import ShimLooks
 
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 
@@ -54,6 +55,7 @@ class Household:
             self._children.append(self.kernel_log.child)
         self.blocked = Blocked(watched, journal, lambda: self.loads.haunted)
         self._growth = GrowthLooks(watched, journal, fleet)
+        self._shims = ShimLooks(watched, runtime)
         if settings.metrics.listen:
             self._children.append(_exporter(settings, runtime))
         self._report = ""
@@ -91,6 +93,7 @@ class Household:
                 self._told(reader.child.name, up, reason, now_ns)
         self.dirty = self.blocked.look(now_ns) or self.dirty
         self._growth.look(now_ns)
+        self._shims.look(now_ns)
         suppressed = self._journal.suppressed
         self.dirty = self.dirty or suppressed != self._suppressed
         self._suppressed = suppressed
@@ -180,6 +183,7 @@ class Household:
         self._journal.flush()
         self.blocked.close()
         self._growth.close()
+        self._shims.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()
@@ -189,6 +193,7 @@ class Household:
         deadline = time.monotonic() + END_SECONDS
         self.blocked.close()
         self._growth.close()
+        self._shims.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()

@@ -259,9 +259,9 @@ class Supervisor:
         self.household.watch(now_ns)
         for watched in self.watched:
             watched.count_budget(now_ns)
-            if watched.notice_uninstrumented():
-                detail = "steps go by, but no call was ever stamped"
-                self.actor.record_report_only(watched, Verdict.UNINSTRUMENTED, detail, now_ns)
+            unstamped = watched.notice_uninstrumented()
+            if unstamped:
+                self.actor.record_report_only(watched, Verdict.UNINSTRUMENTED, unstamped, now_ns)
         self.commands.poll(now_ns)  # connections end, and what they still said counts
         self._reap_orphans()
         phases = [watched.state.phase for watched in self.watched]
