@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEBIAN := $(VENV)/debian
 BUNDLER := build/bundler
-SOURCES := $(wildcard watchdogd/native/*.c watchdogd/native/*.h)
-C_FILES := $(wildcard watchdogd/native/*.[ch] tests/native/*.[ch] tests/simulator/*.[ch] tests/simulator/src/*.[ch])
+SOURCES := $(wildcard watchdogd/native/*.[ch] watchdogd/native/shim/*)
+C_FILES := $(wildcard watchdogd/native/*.[ch] watchdogd/native/shim/*.[ch] tests/native/*.[ch] tests/simulator/*.[ch] tests/simulator/src/*.[ch])
 
 # How many test files run at a time.
 JOBS ?= 2
@@ -47,7 +47,7 @@ test-packages: $(STAMP)
 
 # Compat: a line in a .pth file. The default is an import hook that costs every interpreter here 15 ms, which nothing that
 # is installed on a vehicle pays.
-$(STAMP): pyproject.toml $(SOURCES) | packages
+$(STAMP): pyproject.toml setup.py $(SOURCES) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --config-settings editable_mode=compat \
 	  --editable ".[dev$$(pkg-config --exists libsystemd 2>/dev/null && echo ,systemd)]"
@@ -112,4 +112,4 @@ test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu -s tests/gpu $(PYTEST)
 
 clean:
-	rm -rf build dist $(VENV) *.egg-info watchdogd/*.so
+	rm -rf build dist $(VENV) *.egg-info watchdogd/*.so watchdogd/native/*.so

@@ -131,7 +131,7 @@ def our_wheel(target: Target, wheels: Path, environment: dict[str, str] | None) 
         # A copy: setuptools leaves its work in the tree, for one architecture.
         source = Path(scratch)
         shutil.copytree(ROOT / "watchdogd", source / "watchdogd", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
+        for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source)
         if environment is None:
             project = source / "pyproject.toml"

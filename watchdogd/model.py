@@ -29,6 +29,7 @@ class Deadlines(NamedTuple):
     first_step_ns: int | None = None
     step_ns: int | None = None
     calls_ns: tuple[int | None, ...] = (None,) * len(abi.OPERATIONS)  # indexed by operation code
+    progress_ns: int | None = None
 
 
 class RestartSettings(NamedTuple):
@@ -54,6 +55,21 @@ class GrowthSettings(NamedTuple):
     leak: bool = False  # whether growth that goes on is a verdict
 
 
+class ProgressSource(NamedTuple):
+    """What tells of a worker's progress where its code does not."""
+
+    kind: str  # "sync": the driver shim; "metrics": its own Prometheus endpoint; "http", "command": a probe
+    target: tuple[str, ...] = ()  # the URL, or the program and its arguments
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it tells only that something answers."""
+        return self.kind in {"http", "command"}
+
+    def __str__(self) -> str:
+        return f"{self.kind} {' '.join(self.target)}".rstrip()
+
+
 class WorkerSettings(NamedTuple):
     name: str
     command: tuple[str, ...]
@@ -64,6 +80,12 @@ class WorkerSettings(NamedTuple):
     coupled_with: tuple[str, ...] = ()  # accelerators or workers whose hang can freeze this worker
     redundancy: str | None = None  # group of workers that do the same work
     deadlines: Deadlines = Deadlines()
+    progress: ProgressSource | None = None
+    progress_counter: str | None = None  # series of the program's metrics, such as 'name' or 'name{label="x"}'
+    progress_pending: str | None = None
+    progress_interval_ns: int = SECOND  # between two attempts, and the longest that one may take
+    progress_kills: bool = False  # whether a probe alone may
+    ready_after_ns: int | None = None  # after its spawn it counts as ready
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
     on_verdict: str = "restart"  # or "exit": the supervisor ends, and whoever owns it starts both again
     restart: RestartSettings = RestartSettings()
@@ -262,6 +284,7 @@ class Verdict(str, Enum):
     FIRST_STEP = "first_step"
     STEP = "step"
     CALL = "call"
+    STALL = "stall"
     CRASHED = "crashed"
     EXITED = "exited"
     STICKY_ERROR = "sticky_error"

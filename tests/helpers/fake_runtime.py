@@ -45,6 +45,7 @@ WORKER: dict[str, Any] = {
     "steps_redelivered": 14,
     "soft_exceeded": 11,
     "uninstrumented": False,
+    "shim": None,
     "heartbeat_error": None,
     "last_error": None,
     "held": None,

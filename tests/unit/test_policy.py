@@ -107,7 +107,18 @@ def test_the_table(phase: Phase, trigger: Trigger) -> None:
 
 
 # What a finding of each verdict leads to in a phase that listens. EXITED and CRASHED come as T.EXITED.
-ACTED_ON = {V.STARTUP, V.FIRST_STEP, V.STEP, V.CALL, V.STICKY_ERROR, V.SILENT_OUTPUT, V.LEAK, V.EXITED, V.CRASHED}
+ACTED_ON = {
+    V.STARTUP,
+    V.FIRST_STEP,
+    V.STEP,
+    V.CALL,
+    V.STALL,
+    V.STICKY_ERROR,
+    V.SILENT_OUTPUT,
+    V.LEAK,
+    V.EXITED,
+    V.CRASHED,
+}
 LISTENING = {P.STARTING, P.RUNNING, P.OBSERVED}
 
 

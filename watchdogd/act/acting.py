@@ -144,6 +144,17 @@ class Actor:
             reason="its outputs are good again",
         )  # fmt: skip
 
+    def record_stall_over(self, watched: Watched, now_ns: int) -> None:
+        """Something has moved, or nothing is known to be pending any more, before the kill."""
+        watched.tally.near_miss()
+        finding = watched.state.finding
+        self._journal.emit_limited(
+            EventKind.NEAR_MISS, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            incident=watched.state.incident, operation="progress",
+            entered_ns=None if finding is None else finding.entered_ns,
+            deadline_ns=None if finding is None else finding.deadline_ns, reason="it gets on again",
+        )  # fmt: skip
+
     def record_ready(self, watched: Watched, incident: str | None, now_ns: int) -> None:
         ready_ns = watched.state.ready_ns
         recovery_ns = None if ready_ns is None else watched.tally.recovered(ready_ns)
@@ -168,8 +179,10 @@ class Actor:
 
     def _signal(self, watched: Watched, action: orders.Signal) -> None:
         number = signal.SIGKILL if action.kind == orders.KILL else signal.SIGTERM
-        if action.confirm is not None and not watched.still(action.confirm):
+        if action.confirm is not None and not watched.still(action.confirm, time.monotonic_ns()):
             self._fleet.spared()
+            if action.confirm.verdict is Verdict.STALL:
+                self.record_stall_over(watched, time.monotonic_ns())
             self._happenings.append(Happening(watched, Trigger.RETURNED))
             return
         refusal = watched.signal(number, time.monotonic_ns())
@@ -208,7 +221,7 @@ class Actor:
                 watched.note = f"its output goes where the supervisor's does: {error.strerror}"
             request = launching.request(
                 settings, watched.reader.path, self._runtime.birth(settings.name, incarnation), output, os.environ, ids,
-                self._scope(settings.name, incarnation),
+                self._scope(settings.name, incarnation), self._runtime.shims,
             )  # fmt: skip
             watched.process = launch(request)
             watched.launched = launching.fingerprint(settings)

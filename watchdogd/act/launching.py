@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from watchdogd import abi
 from watchdogd.act.runtime import CannotStart
 from watchdogd.act.spawning import Launch
-from watchdogd.instrument import options
+from watchdogd.instrument import front, options
 from watchdogd.model import WorkerSettings
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -104,8 +104,9 @@ def open_output(settings: WorkerSettings, logs: str) -> int | None:
 
 def request(
     settings: WorkerSettings, heartbeat: str, birth: str, output: int | None, base: Mapping[str, str],
-    ids: Identity | None, scope: tuple[str, str] | None = None,
+    ids: Identity | None, scope: tuple[str, str] | None = None, roots: tuple[str, ...] = (),
 ) -> Launch:  # fmt: skip
+    """``roots``: where a shim for its driver may be put."""
     scheduling = None
     if settings.scheduling is not None:
         name, _, priority = settings.scheduling.partition(":")
@@ -126,4 +127,5 @@ def request(
         birth=birth,
         scope=scope,
         foreground=settings.foreground,
+        shim=front.Request(roots) if settings.instrument == "driver" else None,
     )

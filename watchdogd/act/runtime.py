@@ -42,11 +42,12 @@ class Runtime:
         self.socket = f"{self.directory}/control.sock"
         self.events = settings.events_file or f"{self.state_directory}/events.jsonl"
         self.logs = f"{self.state_directory}/log"
+        self.shims = (self.state_directory, self.directory)  # /run is often mounted noexec
         for name, directory, inside, mode in (
             ("runtime_dir", self.directory, "", 0o751),  # workers of other users pass through to their heartbeat
             ("runtime_dir", self.directory, "heartbeats", 0o751),
             ("runtime_dir", self.directory, "births", 0o700),
-            ("state_dir", self.state_directory, "", 0o750),
+            ("state_dir", self.state_directory, "", 0o751),  # and to their shim; what is in it says who may read it
             ("state_dir", self.state_directory, "log", 0o750),
         ):
             path = os.path.join(directory, inside) if inside else getattr(settings, name)

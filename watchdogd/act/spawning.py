@@ -12,10 +12,12 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from watchdogd.act import birth, privileges, scope
 from watchdogd.act.process import Process, hold
+from watchdogd.instrument import front, place
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -48,6 +50,7 @@ class Launch(NamedTuple):
     birth: str | None = None  # file in which the child says who it is (``birth``)
     scope: tuple[str, str] | None = None  # systemd scope to enter, and the slice it is in
     foreground: bool = False  # in our session and process group, with the descriptors and limits we were started with
+    shim: front.Request | None = None  # what is to stand in front of its CUDA driver
 
 
 def launch(request: Launch) -> Process:
@@ -84,8 +87,8 @@ def _become(request: Launch, parent: int, errors: int) -> NoReturn:
     status = CANNOT_EXECUTE
     try:
         errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, 10)  # out of the way of 0 to 2
-        _prepare(request, parent, errors)
-        os.execvpe(request.command[0], request.command, dict(request.environment))
+        environment = _prepare(request, parent, errors)
+        os.execvpe(request.command[0], request.command, environment)
     except BaseException as error:  # noqa: BLE001 - whatever it is, this copy of the supervisor must not go on
         name = getattr(error, "filename", None)
         text = f"{request.command[0]}: {error}" if name is None else f"{error}"
@@ -95,7 +98,8 @@ def _become(request: Launch, parent: int, errors: int) -> NoReturn:
         os._exit(status)
 
 
-def _prepare(request: Launch, parent: int, errors: int) -> None:
+def _prepare(request: Launch, parent: int, errors: int) -> dict[str, str]:
+    """With the environment for the program."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         if signal.getsignal(number) is not signal.SIG_IGN:  # what nohup(1) had us ignore
@@ -112,6 +116,7 @@ def _prepare(request: Launch, parent: int, errors: int) -> None:
         os.dup2(null if source is None else source, target, inheritable=True)
     if request.birth is not None:
         birth.tell(request.birth, *_enter_scope(request))
+    environment = _with_shim(request)
     if not request.foreground:  # else the exec closes ours, and leaves what somebody gave us for the program
         os.closerange(3, errors)
         os.closerange(errors + 1, 2**20)
@@ -129,6 +134,7 @@ def _prepare(request: Launch, parent: int, errors: int) -> None:
     # After the birth was told: the next supervisor has seen it, or we see that ours is dead. Never two, never none.
     if os.getppid() != parent:
         os._exit(CANNOT_EXECUTE)
+    return environment
 
 
 def _enter_scope(request: Launch) -> tuple[str | None, str | None]:
@@ -140,6 +146,19 @@ def _enter_scope(request: Launch) -> tuple[str | None, str | None]:
         return scope.enter(unit, slice_name), None
     except scope.NoScope as error:
         return None, str(error)
+
+
+def _with_shim(request: Launch) -> dict[str, str]:
+    """The environment, with the shim first where there can be one. Here, where a disk may take its time."""
+    if request.shim is None:
+        return dict(request.environment)
+    directory = os.path.join(os.getcwd(), request.directory or "")
+    shim, environment = front.stand(request.shim, request.environment, directory, request.ids)
+    if request.birth is not None:
+        birth.add_shim(request.birth, shim)
+        with suppress(OSError):  # what cannot be removed is in nobody's way
+            place.sweep(request.shim.roots, birth.folders(os.path.dirname(request.birth)))
+    return environment
 
 
 def _limit(request: Launch) -> None:

@@ -15,6 +15,8 @@ from watchdogd.act.clearing import AGAIN_NS, RETRY_NS, Clearing
 from watchdogd.act.evidence import Evidence
 from watchdogd.act.growing import Growing
 from watchdogd.act.process import Process
+from watchdogd.act.progressing import Progressing
+from watchdogd.act.shimmed import Shimmed
 from watchdogd.act.sweep import Swept
 from watchdogd.decide import bisecting, budget, liveness, memory, outputs
 from watchdogd.decide.facts import fact, stands
@@ -50,6 +52,8 @@ class Watched:
         self.clearing = Clearing()
         self.evidence = Evidence()
         self.growing = Growing(settings.growth)
+        self.progressing = Progressing(settings)
+        self.shimmed = Shimmed(is_wanted=settings.instrument == "driver")
         self.tally = Tally()
         self.launched = ""  # fingerprint of the settings that its process was started with
         self.is_retired = False  # no longer in the configuration: to be forgotten once it has ended
@@ -102,7 +106,22 @@ class Watched:
                 self.heartbeat_error = error
                 self.changed()
         self._notice_unseen_startup(now_ns)
+        if self.progressing.look(self.reader, self.pulse, self.state, now_ns):
+            self.changed()
         return returned
+
+    def declare_ready(self, now_ns: int) -> None:
+        """In its header, where a probe or a time says so: all behind it goes by what stands there."""
+        if self.pulse is None or self.reader is None or liveness.is_ready(self.pulse):
+            return
+        if self.progressing.is_ready(self.pulse, self.state, now_ns):
+            try:
+                self.reader.write_ready(now_ns)
+            except OSError as error:  # it is tried again at the next look; its startup deadline holds
+                self.note = f"cannot be made ready: {error.strerror}"
+                self.changed()
+                return
+            self.read()
 
     def _notice_unseen_startup(self, now_ns: int) -> None:
         """Past its startup deadline, and whether it is ready cannot be read: shown, and condemns nobody."""
@@ -143,7 +162,8 @@ class Watched:
         for found in (self.sticky_error(now_ns), self._silent_output(now_ns)):
             if found is not None and not (observed and fact(found) in self.examination.reported):
                 return found
-        return None
+        stall_ns = self.examination.stall_ns
+        return self.progressing.judge(self.state, self._threads, stall_ns, late_margin_ns, now_ns)
 
     def _described(self, finding: Finding, pending: Pending, threads: Threads | None) -> Finding:
         if self.pulse is None or self.reader is None:
@@ -173,11 +193,26 @@ class Watched:
         finding = outputs.silent(self.pulse, self.settings.outputs, now_ns, self._stood or 0)
         return finding if finding is not None and self.still(finding) else None
 
-    def still(self, finding: Finding) -> bool:
+    def still(self, finding: Finding, now_ns: int | None = None) -> bool:
         """Whether the fact a finding rests on reads the same right now."""
+        if finding.verdict is Verdict.STALL:
+            return self._is_stalled(finding.detected_ns if now_ns is None else now_ns)
         if self.reader is None or finding.offset is None:
             return stands(finding, None)
         return stands(finding, self.reader.word(finding.offset))
+
+    def _is_stalled(self, now_ns: int) -> bool:
+        """No single word says so: looked at anew, as far as there is something to look at."""
+        self.read()
+        if self.reader is not None and self.settings.progress is not None and self.settings.progress.kind == "sync":
+            self.progressing.see(self.reader, self.pulse, self.state, now_ns)
+        return self.progressing.stands(self.state, now_ns)
+
+    def gets_on_again(self, now_ns: int) -> bool:
+        """Whether the stall is over that its standing verdict is about."""
+        finding = self.state.finding
+        stalled = finding is not None and finding.verdict is Verdict.STALL and self.state.phase is not Phase.OBSERVED
+        return stalled and not self.progressing.stands(self.state, now_ns)
 
     def is_good_again(self) -> bool:
         """Whether the run of bad outputs is over that its standing verdict is about."""
@@ -196,6 +231,9 @@ class Watched:
             yield self.examination.look.next_check_ns
             if self.examination.waiting_ns is not None:
                 yield self.examination.waiting_ns
+            progress_ns = self.progressing.due_ns()
+            if progress_ns is not None and self.state.phase is not Phase.STARTING:
+                yield progress_ns
             if self.held is not None:
                 yield now_ns + HELD_CHECK_NS
         elif self.state.deadline_ns is not None:
@@ -203,16 +241,16 @@ class Watched:
         if self.clearing.again_ns is not None:
             yield self.clearing.again_ns
 
-    def notice_uninstrumented(self) -> bool:
-        """Whether it has just been found that its calls are not stamped."""
-        if self.pulse is None or self.state.ready_ns is None:
-            return False
-        found = liveness.uninstrumented(self.pulse, self.rules)
-        if found == self.uninstrumented:
-            return False
-        self.uninstrumented = found
+    def notice_uninstrumented(self) -> str:
+        """In words, if it has just been found that calls of it are not stamped."""
+        why = self.shimmed.why
+        if not why and self.pulse is not None and self.state.ready_ns is not None:
+            why = "steps go by, but no call was ever stamped" * liveness.uninstrumented(self.pulse, self.rules)
+        if bool(why) == self.uninstrumented:
+            return ""
+        self.uninstrumented = bool(why)
         self.changed()
-        return found
+        return why
 
     def activity(self) -> tuple[bool, int]:
         """As ``inflight.activity``; nothing while its heartbeat cannot be read."""
@@ -245,9 +283,13 @@ class Watched:
         """Its processes that are known: the one that was spawned, and those with a lane. ``namespace``: ours."""
         if self.process is None:
             return frozenset()
+        return frozenset((self._root, *(self.stamped(namespace) or ())))
+
+    def stamped(self, namespace: int | None) -> frozenset[int] | None:
+        """Its processes that own a lane; None if that is not known. ``namespace``: ours."""
         if self.pulse is None or self.pulse.header("pid_namespace") not in (0, namespace):
-            return frozenset((self._root,))
-        return frozenset((self._root, *(owner >> 32 for owner in self.pulse.column("owner") if owner >> 32)))
+            return None
+        return frozenset(owner >> 32 for owner in self.pulse.column("owner") if owner >> 32)
 
     def begin_sweep(self, cgroup: str | None, now_ns: int) -> None:
         if self.process is not None:
@@ -276,6 +318,8 @@ class Watched:
         self.clearing.forget()
         self.evidence.forget()
         self.growing.forget()
+        self.progressing.forget()
+        self.shimmed.forget()
         self.exit = None
         self.held = None
         self.note = ""
@@ -352,11 +396,13 @@ class Watched:
             "bad_in_a_row": settings.outputs.bad_in_a_row,
             "soft_exceeded": self.examination.soft_exceeded,
             "uninstrumented": self.uninstrumented,
+            "shim": self.shimmed.describe(),
             "heartbeat_error": self.heartbeat_error,
             "last_error": self.last_error,
             "held": self.held,
             "launched": self.launched,
             "growth": self.growing.describe(),
+            "progress": self.progressing.describe(),
             "remembered": memory.remember(state),
             **self.evidence.describe(settings.name),
             **self.tally.describe(),

@@ -15,7 +15,7 @@ TERM, KILL = "TERM", "KILL"
 
 # Reported, never acted on: evidence that is missing or spoilt condemns nobody.
 REPORT_ONLY = frozenset((Verdict.UNREADABLE, Verdict.UNINSTRUMENTED))
-HANGS = frozenset((Verdict.STARTUP, Verdict.FIRST_STEP, Verdict.STEP, Verdict.CALL))
+HANGS = frozenset((Verdict.STARTUP, Verdict.FIRST_STEP, Verdict.STEP, Verdict.CALL, Verdict.STALL))
 ALIVE = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED, Phase.PAUSED))
 
 

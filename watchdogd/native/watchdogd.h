@@ -421,11 +421,9 @@ static inline void watchdogd_after_fork_(void)
 
 /* --- calls --- */
 
-static inline void watchdogd_call_enter(unsigned operation)
+/* Of the calling thread, which has a lane. For callers that have its address: finding it is a part of the cost of a call. */
+static inline void watchdogd_enter_(struct watchdogd_thread *thread, unsigned operation)
 {
-    struct watchdogd_thread *thread = &watchdogd_thread_;
-    if (__builtin_expect(!thread->hot, 0) && !watchdogd_claim_thread_(thread))
-        return;
     unsigned depth = thread->depth;
     thread->depth = depth + 1; /* before the stamp, so that a signal handler's guard nests in this one */
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -440,16 +438,16 @@ static inline void watchdogd_call_enter(unsigned operation)
         watchdogd_store_(thread->hot + depth, watchdogd_stamp_(now_ns, operation));
 }
 
-/* Without a matching enter it does nothing. */
-static inline void watchdogd_call_leave(void)
+/* Returns the time, or 0 if it did nothing: without a matching enter, or nested too deep. */
+static inline uint64_t watchdogd_leave_(struct watchdogd_thread *thread)
 {
-    struct watchdogd_thread *thread = &watchdogd_thread_;
+    uint64_t now_ns = 0;
     if (thread->depth == 0)
-        return;
+        return 0;
     unsigned depth = thread->depth - 1;
     if (depth < WATCHDOGD_DEPTH) {
         uint64_t *hot = thread->hot, *cold = thread->cold;
-        uint64_t now_ns = watchdogd_now_ns();
+        now_ns = watchdogd_now_ns();
         if (depth <= WATCHDOGD_LANE_INNER)
             watchdogd_store_(hot + depth, 0);
         uint64_t started_ns = thread->started_ns[depth], duration_ns = now_ns - started_ns;
@@ -464,7 +462,18 @@ static inline void watchdogd_call_leave(void)
     }
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     thread->depth = depth;
+    return now_ns;
 }
+
+static inline void watchdogd_call_enter(unsigned operation)
+{
+    struct watchdogd_thread *thread = &watchdogd_thread_;
+    if (__builtin_expect(thread->hot != NULL, 1) || watchdogd_claim_thread_(thread))
+        watchdogd_enter_(thread, operation);
+}
+
+/* Without a matching enter it does nothing. */
+static inline void watchdogd_call_leave(void) { watchdogd_leave_(&watchdogd_thread_); }
 
 /* --- stages --- */
 

@@ -28,14 +28,15 @@ def look(also: Collection[int] = (), devices: tuple[str, ...] = DEVICES) -> list
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         if time.monotonic() > give_up:
             break
-        held = sorted(set(_held(pid, devices)))
-        if (held or pid in also) and pid != os.getpid():
-            found.append(_holder(pid, held))
+        open_here = sorted(set(held(pid, devices)))
+        if (open_here or pid in also) and pid != os.getpid():
+            found.append(_holder(pid, open_here))
     found.sort(key=lambda holder: not holder["waits"])
     return found[:MOST_HOLDERS]
 
 
-def _held(pid: int, devices: tuple[str, ...]) -> Iterator[str]:
+def held(pid: int, devices: tuple[str, ...]) -> Iterator[str]:
+    """Which of the devices it has open."""
     try:
         numbers = os.listdir(f"/proc/{pid}/fd")[:MOST_DESCRIPTORS]
     except (FileNotFoundError, PermissionError, ProcessLookupError):
@@ -49,12 +50,12 @@ def _held(pid: int, devices: tuple[str, ...]) -> Iterator[str]:
             yield path
 
 
-def _holder(pid: int, held: list[str]) -> dict[str, Any]:
+def _holder(pid: int, devices: list[str]) -> dict[str, Any]:
     threads = procfs.threads(pid) or {}
     return {
         "pid": pid,
         "name": procfs.name(pid),
-        "devices": held[:MOST_DEVICES],
+        "devices": devices[:MOST_DEVICES],
         "lineage": sorted(procfs.lineage(pid)),
         "waits": [
             {"tid": tid, "ran_ns": sample.ran_ns, "place": _place(pid, tid)}

@@ -29,17 +29,17 @@ class Holdings(NamedTuple):
 
 def look(roots: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Of each worker whose first process (``roots``) is there: sums over its tree and its session, and the pids."""
-    families = _families(set(roots.values()))
+    trees = families(set(roots.values()))
     found = {}
     for worker, root in roots.items():
-        pids = families.get(root, [])
+        pids = trees.get(root, [])
         held = [each for each in map(holdings, pids) if each is not None]
         if root in pids and held:
             found[worker] = {**_sum(held)._asdict(), "pids": pids if len(pids) <= MOST_PIDS else []}
     return found
 
 
-def _families(roots: set[int]) -> dict[int, list[int]]:
+def families(roots: set[int]) -> dict[int, list[int]]:
     """The processes that are there, by the root whose descendants they are, or in whose session."""
     stats = {}
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
@@ -49,12 +49,12 @@ def _families(roots: set[int]) -> dict[int, list[int]]:
             continue
         if stat is not None and stat.state not in "ZX":
             stats[pid] = stat
-    families: dict[int, list[int]] = {}
+    found: dict[int, list[int]] = {}
     for pid in sorted(stats):
         root = _root(pid, stats, roots)
         if root is not None:
-            families.setdefault(root, []).append(pid)
-    return families
+            found.setdefault(root, []).append(pid)
+    return found
 
 
 def _root(pid: int, stats: Mapping[int, procfs.Stat], roots: set[int]) -> int | None:

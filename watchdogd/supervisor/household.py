@@ -28,6 +28,8 @@ from watchdogd.publish.journal import Journal
 from watchdogd.supervisor.blocked import Blocked
 from watchdogd.supervisor.growth import GrowthLooks
 from watchdogd.supervisor.loads import Loads, Source
+from watchdogd.supervisor.progress import readers
+from watchdogd.supervisor.shims import ShimLooks
 
 if TYPE_CHECKING:
     from watchdogd.supervisor.kernel_log import KernelLog
@@ -39,7 +41,7 @@ END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 class Household:
     def __init__(
         self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, fleet: Fleet,
-        watched: Sequence[Watched],
+        watched: Sequence[Watched], identities: launching.Identities,
     ) -> None:  # fmt: skip
         self._loop = loop
         self._journal = journal
@@ -47,12 +49,14 @@ class Household:
         self.loads = Loads()
         self.sources = [_source(source) for source in settings.sources if source.command]
         self._recorder = _recorder(settings, runtime)
-        self._children = [self._recorder, *(source.child for source in self.sources)]
+        self._progress = {reader.child: reader for reader in readers(watched, identities)}
+        self._children = [self._recorder, *(source.child for source in self.sources), *self._progress]
         self.kernel_log = _kernel_log(settings, watched, journal) if settings.kmsg.command else None
         if self.kernel_log is not None:
             self._children.append(self.kernel_log.child)
         self.blocked = Blocked(watched, journal, lambda: self.loads.haunted)
         self._growth = GrowthLooks(watched, journal, fleet)
+        self._shims = ShimLooks(watched, runtime)
         if settings.metrics.listen:
             self._children.append(_exporter(settings, runtime))
         self._report = ""
@@ -83,8 +87,14 @@ class Household:
             self.dirty = True
             if log.up or log.is_silent:  # that it is down is else told when it ends
                 self._told(log.child.name, log.up, "reads" if log.up else "its reader hangs", now_ns)
+        for reader in self._progress.values():
+            up = reader.watch(now_ns)
+            if up is not None:
+                reason = "tells" if up else reader.watched.progressing.silent
+                self._told(reader.child.name, up, reason, now_ns)
         self.dirty = self.blocked.look(now_ns) or self.dirty
         self._growth.look(now_ns)
+        self._shims.look(now_ns)
         suppressed = self._journal.suppressed
         self.dirty = self.dirty or suppressed != self._suppressed
         self._suppressed = suppressed
@@ -111,6 +121,8 @@ class Household:
         for source in self.sources:
             if source.child is child:
                 source.started(time.monotonic_ns())
+        if child in self._progress:
+            self._progress[child].started(time.monotonic_ns())
         log = self._log_of(child)
         if log is not None:
             log.started(time.monotonic_ns())
@@ -125,6 +137,8 @@ class Household:
             self._loop.forget(descriptor)
         if child is self._recorder:
             self._take_report(data)
+        if child in self._progress:
+            self._progress[child].feed(data, now_ns)
         log = self._log_of(child)
         if log is not None:
             self.dirty = log.feed(data, now_ns) or self.dirty
@@ -170,6 +184,7 @@ class Household:
         self._journal.flush()
         self.blocked.close()
         self._growth.close()
+        self._shims.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()
@@ -179,6 +194,7 @@ class Household:
         deadline = time.monotonic() + END_SECONDS
         self.blocked.close()
         self._growth.close()
+        self._shims.close()
         for child in self._children:
             if child is not self._recorder:
                 child.kill()

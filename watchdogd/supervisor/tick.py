@@ -129,7 +129,9 @@ class Supervisor:
 
         self.commands = Commands(self.runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
-        self.household = Household(self.settings, self.runtime, self.loop, self.journal, self.fleet, self.watched)
+        self.household = Household(
+            self.settings, self.runtime, self.loop, self.journal, self.fleet, self.watched, self._identities
+        )
         self.publication.furnish(self.household, lock_memory())
 
     def run(self) -> None:
@@ -271,9 +273,9 @@ class Supervisor:
         self.household.watch(now_ns)
         for watched in self.watched:
             watched.count_budget(now_ns)
-            if watched.notice_uninstrumented():
-                detail = "steps go by, but no call was ever stamped"
-                self.actor.record_report_only(watched, Verdict.UNINSTRUMENTED, detail, now_ns)
+            unstamped = watched.notice_uninstrumented()
+            if unstamped:
+                self.actor.record_report_only(watched, Verdict.UNINSTRUMENTED, unstamped, now_ns)
         self.commands.poll(now_ns)  # connections end, and what they still said counts
         self._reap_orphans()
         phases = [watched.state.phase for watched in self.watched]

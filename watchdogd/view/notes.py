@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from watchdogd.model import SECOND, Phase
+from watchdogd.view import progress
 from watchdogd.view.span import span
-from watchdogd.view.status import StatusView, WorkerView, age
+from watchdogd.view.status import AS_IT_SHOULD, StatusView, WorkerView, age
 
 UNCHECKED_AFTER_STEPS = 10
 _RECENT_NS = 600 * SECOND  # for so long what the kernel said is news
@@ -33,10 +34,10 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
         yield f"a verdict stands, its kill waits: {body['held']}"
     if worker.heartbeat_error:
         yield f"{worker.heartbeat_error}; its hangs cannot be seen"
-    if body["uninstrumented"]:
-        yield "none of its calls is stamped: a hang inside one cannot be seen; see the worker API"
+    yield from _unstamped(worker)
     if worker.is_first_again and "step" in body["deadlines"] and "first_step" not in body["deadlines"]:
         yield "its step is a first one, says the worker: never overdue, since deadlines.first_step is not set"
+    yield from progress.notes(worker)
     yield from _outputs(worker, now_ns)
     yield from _bisect(worker)
     if body["would_have_killed"]:
@@ -48,6 +49,16 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
     yield from (f"holds more and more: {course['text']}" for course in worker.growth.values() if course["stands"])
     yield from (in_d_state(thread, now_ns) for thread in body["blocked"])
     yield from said(body["kernel"], now_ns)
+
+
+def _unstamped(worker: WorkerView) -> Iterator[str]:
+    shim = worker.body.get("shim")  # a supervisor of before tells none
+    if shim is not None and shim["why"]:
+        yield f"uninstrumented, a hang inside a call of it may not be seen: {shim['why']}"
+    elif worker.body["uninstrumented"]:
+        yield "none of its calls is stamped: a hang inside one cannot be seen; see the worker API"
+    elif shim is not None and not shim["loaded"] and worker.phase in AS_IT_SHOULD:
+        yield "no CUDA seen yet: no process of it has loaded the driver"
 
 
 def said(message: Mapping[str, Any] | None, now_ns: int) -> Iterator[str]:

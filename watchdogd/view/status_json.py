@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from watchdogd.model import SECOND
-from watchdogd.view import escalation
+from watchdogd.view import escalation, progress
 from watchdogd.view.status import StatusView, WorkerView, age
 
 SCHEMA = 1
@@ -109,6 +109,7 @@ def _worker_json(worker: WorkerView, view: StatusView) -> dict[str, Any]:
         "last_incident": worker.body["last_incident"],
         "kernel": _said(worker.body["kernel"], view),
         "blocked": _blocked(worker.body["blocked"], view),
+        "progress": progress.to_json(worker, view.as_of_ns),
         "growth": {
             resource: {key: course[key] for key in ("now", "most", "measured", "limit", "stands")}
             for resource, course in worker.growth.items()

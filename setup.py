@@ -1,0 +1,45 @@
+"""What pyproject.toml cannot say of the driver shim: it is a plain shared object, not a module of Python.
+
+Invariant: the package itself is described by pyproject.toml alone; here is only how one of its ext-modules is linked.
+"""
+
+from __future__ import annotations
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SHIM = "watchdogd.native.libcuda_shim"
+# One entry of .dynamic and room in .dynstr: where the library runs, they become its dependency on the real driver.
+RESERVED = "/watchdogd-real-driver/".ljust(1023, "x")
+LINK = (
+    "-Wl,-soname,libcuda.so.1",
+    # now: no call of a program ends up in the loader's resolver, which takes a lock and is not for signal handlers.
+    # nodelete: threads that have used it run its code as they end.
+    "-Wl,-z,now,-z,relro,-z,nodelete,-z,defs",
+    "-Wl,-Bsymbolic",  # its table of functions holds its own, whoever else in the program has one of that name
+    f"-Wl,--enable-new-dtags,-rpath,{RESERVED}",
+    "-pthread",
+    "-ldl",  # glibc before 2.34
+)
+
+
+class BuildExt(build_ext):
+    def get_ext_filename(self, fullname: str) -> str:
+        if fullname.endswith(SHIM.rpartition(".")[2]):
+            return f"{fullname.replace('.', '/')}.so"
+        return str(super().get_ext_filename(fullname))
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        return list(ext.export_symbols) if ext.name == SHIM else list(super().get_export_symbols(ext))
+
+    def build_extension(self, ext: Extension) -> None:
+        linker = self.compiler.linker_so
+        if ext.name == SHIM:
+            ext.extra_link_args = [*ext.extra_link_args, *LINK]
+            # Where this Python's own libraries are (pyenv, conda) is nothing to the shim, and would share its entry.
+            self.compiler.linker_so = [part for part in linker if not part.startswith("-Wl,-rpath")]
+        super().build_extension(ext)
+        self.compiler.linker_so = linker
+
+
+setup(cmdclass={"build_ext": BuildExt})

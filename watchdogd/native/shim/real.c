@@ -1,0 +1,104 @@
+/*
+ * The driver behind the shim: where it is, and its functions.
+ *
+ * Its path is written into a copy of this file at start, where it runs (watchdogd/instrument): no compiler is there, and
+ * each machine has it elsewhere. The loader then loads it as a dependency, by which dlsym() on this library finds every
+ * function that the shim does not wrap.
+ *
+ * Invariant: a function of the driver is only ever taken from the driver, and paired with the wrapper of its own form.
+ */
+#include "shim.h"
+
+#include <dlfcn.h>
+
+enum { MARKER = 16 };
+
+/* Volatile: what the compiler sees is not what is there. */
+static const volatile char place[1024] = "WDOG-REAL-DRIVER";
+
+void *shim_functions[ROWS];
+/* What cuGetProcAddress gives for a row, where it is not what dlsym() gives. */
+static void *others[ROWS];
+static void *driver;
+
+static const struct {
+    const char *symbol;
+    int version;
+} rows[ROWS] = {
+#define ROW(symbol, version, operation, effect, subject, parameters, arguments) [AT_##symbol] = {#symbol, version},
+#include "functions.def"
+#undef ROW
+    [AT_cuGetProcAddress] = {"cuGetProcAddress", 11030},
+    [AT_cuGetProcAddress_v2] = {"cuGetProcAddress_v2", 12000},
+};
+
+void *shim_find(const char *symbol) { return driver ? dlsym(driver, symbol) : NULL; }
+
+void shim_find_driver(void)
+{
+    char path[sizeof place - MARKER];
+    for (unsigned byte = 0; byte < sizeof path; byte++)
+        path[byte] = place[MARKER + byte];
+    path[sizeof path - 1] = 0;
+    if (path[0])
+        driver = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* it is loaded already: a handle */
+    if (!driver) {
+        dprintf(STDERR_FILENO, "watchdogd: driver shim: %s\n", path[0] ? dlerror() : "not prepared: it has no driver");
+        return;
+    }
+    for (unsigned row = 0; row < ROWS; row++) {
+        void *function = dlsym(driver, rows[row].symbol);
+        if (function != shim_wrappers[row]) /* a path that leads back here: better none than itself for ever */
+            __atomic_store_n(&shim_functions[row], function, __ATOMIC_RELAXED);
+    }
+}
+
+/* Whether a row is a form of this name: the name, then at most _v2 and the suffix of the per-thread default stream. */
+static int is_form_of(const char *symbol, const char *name)
+{
+    size_t length = strlen(name);
+    return strncmp(symbol, name, length) == 0 && (symbol[length] == 0 || symbol[length] == '_');
+}
+
+static int is_per_thread(const char *symbol)
+{
+    const char *end = symbol + strlen(symbol) - 5;
+    return strcmp(end, "_ptsz") == 0 || strcmp(end, "_ptds") == 0;
+}
+
+/* What the driver itself gives for each form of a name, at the version that brought it. */
+static void learn(const char *name)
+{
+    CUresult (*ask)(const char *, void **, int, cuuint64_t, int *) =
+        (CUresult (*)(const char *, void **, int, cuuint64_t, int *))(uintptr_t)shim_real(AT_cuGetProcAddress_v2);
+    for (unsigned row = 0; ask && row < ROWS; row++) {
+        void *function = NULL;
+        int status = 0;
+        cuuint64_t flags = is_per_thread(rows[row].symbol) ? CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
+                                                           : CU_GET_PROC_ADDRESS_LEGACY_STREAM;
+        if (!is_form_of(rows[row].symbol, name) ||
+            ask(name, &function, rows[row].version, flags, &status) != CUDA_SUCCESS || !function)
+            continue;
+        __atomic_store_n(&others[row], function, __ATOMIC_RELEASE);
+        if (!shim_real(row)) /* not exported by name: then this is where its wrapper leads */
+            __atomic_store_n(&shim_functions[row], function, __ATOMIC_RELEASE);
+    }
+}
+
+static void *wrapper_of(const void *function)
+{
+    for (unsigned row = 0; row < ROWS; row++)
+        if (function == shim_real(row) || function == __atomic_load_n(&others[row], __ATOMIC_ACQUIRE))
+            return shim_wrappers[row];
+    return NULL;
+}
+
+void *shim_translate(const char *name, void *function)
+{
+    void *wrapper = wrapper_of(function);
+    if (!wrapper) {
+        learn(name);
+        wrapper = wrapper_of(function);
+    }
+    return wrapper ? wrapper : function;
+}

@@ -1,0 +1,105 @@
+/*
+ * What the parts of the shim know of each other.
+ *
+ * Invariant: whatever is wrong (no heartbeat, no lane, no region, no such function in the driver), calls are forwarded and
+ * the rest does nothing. On the path of a call there is no lock, no allocation and no system call but reading the clock.
+ */
+#ifndef WATCHDOGD_SHIM_H
+#define WATCHDOGD_SHIM_H
+
+#include "../watchdogd.h"
+#include "types.h"
+
+#define EXPORTED __attribute__((visibility("default")))
+#define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+#define PER_THREAD_VERSION(version) ((version) < 7000 ? 7000 : (version))
+
+enum {
+#define ROW(symbol, version, operation, effect, subject, parameters, arguments) AT_##symbol,
+#include "functions.def"
+#undef ROW
+    AT_cuGetProcAddress,
+    AT_cuGetProcAddress_v2,
+    ROWS
+};
+
+/* --- forward.c --- */
+
+extern void *const shim_wrappers[ROWS];
+
+/* --- real.c: the driver behind --- */
+
+extern void *shim_functions[ROWS]; /* NULL: the driver has none */
+
+void shim_find_driver(void);
+/* A function of the driver that is not wrapped; NULL if it has none. */
+void *shim_find(const char *symbol);
+/* What to give a program that asked for `name` and would get `function`. */
+void *shim_translate(const char *name, void *function);
+
+static inline void *shim_real(unsigned row) { return __atomic_load_n(&shim_functions[row], __ATOMIC_RELAXED); }
+
+/* --- attach.c: this process and its heartbeat --- */
+
+struct shim {
+    char *region;    /* the file from its start, with the driver region; NULL: nothing to write it to */
+    uint64_t owner;  /* pid << 32, as in entries of the region */
+    uint64_t options;
+    unsigned scheduling; /* of contexts that are made; 0: as the program asks */
+    int ready_on_sync;
+};
+
+extern struct shim shim;
+
+/* The lane of a thread that had none; NULL if there is none to be had. */
+struct watchdogd_thread *shim_claim(struct watchdogd_thread *thread);
+
+static inline uint64_t *shim_words(uint64_t offset) { return (uint64_t *)(void *)(shim.region + offset); }
+
+/* The driver's line of a lane. Both strides are the same. */
+static inline uint64_t *shim_line(const struct watchdogd_thread *thread)
+{
+    return shim_words(WATCHDOGD_DRIVER_LANES_OFFSET - WATCHDOGD_HOT_OFFSET +
+                      (uint64_t)((const char *)thread->hot - (const char *)watchdogd_process_.words));
+}
+
+/* --- stamp.c: a call --- */
+
+struct watchdogd_thread *shim_enter(unsigned operation, const void *object);
+/* Each returns `result`. `thread`: what shim_enter() returned. */
+CUresult shim_leave(struct watchdogd_thread *thread, CUresult result);
+CUresult shim_leave_queued(struct watchdogd_thread *thread, CUresult result);
+CUresult shim_leave_queued_in(struct watchdogd_thread *thread, CUresult result, CUstream stream);
+CUresult shim_leave_completed(struct watchdogd_thread *thread, CUresult result);
+CUresult shim_leave_awaited(struct watchdogd_thread *thread, CUresult result);
+CUresult shim_leave_awaited_stream(struct watchdogd_thread *thread, CUresult result, CUstream stream);
+CUresult shim_answered(CUresult result);
+CUresult shim_answered_stream(CUresult result, CUstream stream);
+/* For calls that are not stamped. */
+CUresult shim_returned(CUresult result);
+
+/* --- contexts.c --- */
+
+CUcontext shim_current_context(void); /* asks the driver */
+void shim_note_current(void);         /* this thread made another one current */
+void shim_note_context(CUcontext context, CUdevice device);
+void shim_note_primary(CUcontext context, CUdevice device);
+void shim_set_primary_flags(CUdevice device);
+uint64_t *shim_end_context(CUcontext context); /* before it ends; what shim_unend_context() needs if it did not */
+void shim_unend_context(uint64_t *entry);
+void shim_check_primary(CUdevice device); /* after a release: whether it is gone */
+/* The option check_context: around a stamped call. */
+void shim_check_before(unsigned operation, const void *object);
+void shim_check_after(CUresult result);
+void shim_begin_line(uint64_t *line); /* its lane has changed hands */
+
+/* --- streams.c --- */
+
+uint64_t *shim_stream(CUstream stream); /* its entry; NULL if there is none for it */
+CUcontext shim_context_of(CUstream stream); /* NULL: not known */
+void shim_end_stream(CUstream stream);
+void shim_end_streams_of(CUcontext context);
+/* Claims an entry of a table by its first word; `spent`: whether one of a living owner may be taken. NULL: all are in use. */
+uint64_t *shim_claim_entry(uint64_t offset, unsigned entries, unsigned words, uint64_t owner, int (*spent)(const uint64_t *));
+
+#endif
