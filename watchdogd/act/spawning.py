@@ -165,9 +165,8 @@ def _limit(request: Launch) -> None:
     hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
     resource.setrlimit(resource.RLIMIT_RTTIME, (hard, hard))  # the supervisor's own bound is not the worker's
     with open("/proc/self/oom_score_adj", encoding="ascii") as file:
-        protected = (
-            int(file.read()) < 0 and not request.foreground
-        )  # as the supervisor is; its children shall not be, unless they are told to
+        # As the supervisor is; its children shall not be, unless they are told to.
+        protected = int(file.read()) < 0 and not request.foreground
     if protected or request.oom_score_adj is not None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(request.oom_score_adj or 0))
