@@ -16,6 +16,8 @@ DURATIONS = {
     "copy": ("deadlines.copy", "longest a synchronous copy may block"),
     "launch": ("deadlines.launch", "longest a launch may block"),
     "other": ("deadlines.other", "longest any other call may block, such as the load of a module"),
+    "stall": ("deadlines.progress", "longest it may go without progress while work is pending (with --progress)"),
+    "ready-after": ("ready_after", "so long after its start all deadlines hold; at once, if there is no --startup"),
     "grace": ("stop_timeout", "SIGTERM to SIGKILL"),
 }
 
@@ -25,6 +27,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="D", help=f'{text} ("500ms", "2s", "1m")')
     parser.add_argument(
         "--instrument", help="who stamps its calls: driver (a shim in front of libcuda), or its own code"
+    )
+    parser.add_argument(
+        "--progress", metavar="SPEC", help='what tells of progress: "sync", "metrics:URL", "http://...", "command:..."'
     )
     parser.add_argument("--accelerator", metavar="NAME", help='what it runs on, for the record: "gpu0", "dla1"')
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""A directory for one life of `exec`: made where nothing waits for a disk, and gone after it.
+"""The directories of one life of `exec`: made where nothing waits for a disk, and gone after it.
 
 Its name is no lock, since two containers may share the place and not the pids. A lock of ``flock`` on the directory
 itself is: who holds it lives. Invariant: what is removed was locked before, and is our own user's.
@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from watchdogd.act import trust
@@ -24,28 +24,44 @@ _IN_MEMORY = frozenset(("tmpfs", "ramfs"))
 
 
 class Private:
-    """Raises CannotStart. ``path``: mode 0700, for ``RUN`` and ``STATE``."""
+    """Raises CannotStart. Both have mode 0700 and end with us: ``run`` is in memory, ``state`` where code may be run.
+
+    Docker mounts /dev/shm noexec, and a shim in front of the driver is a library.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
+        self._made: list[tuple[str, int]] = []
         refused: list[str] = []
         usable = [place for place in _places(environ) if _is_usable(place, refused)]
         usable.sort(key=lambda place: not is_in_memory(place))  # a stable sort
-        for place in usable:
+        home = self._make(usable, refused)
+        if home is None:
+            raise CannotStart(
+                f"no directory for the heartbeat ({'; '.join(refused)}); mount a tmpfs (docker run --tmpfs /tmp), "
+                "or set TMPDIR to a directory that can be written"
+            )
+        apart = None if _may_execute(home) else self._make([place for place in usable if _may_execute(place)], refused)
+        self.run, self.state = f"{home}/run", f"{apart or home}/state"
+
+    def _make(self, places: Iterable[str], refused: list[str]) -> str | None:
+        for place in places:
             try:
                 _clear(place)
-                self.path, self._lock = _made(place)
+                self._made.append(_made(place))
             except OSError as error:
                 refused.append(f"{place}: {error.strerror}")
             else:
-                return
-        raise CannotStart(
-            f"no directory for the heartbeat ({'; '.join(refused)}); mount a tmpfs (docker run --tmpfs /tmp), "
-            "or set TMPDIR to a directory that can be written"
-        )
+                return self._made[-1][0]
+        return None
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)  # what is left of it, the next one finds unlocked
-        os.close(self._lock)
+        for path, lock in self._made:
+            shutil.rmtree(path, ignore_errors=True)  # what is left of it, the next one finds unlocked
+            os.close(lock)
+
+
+def _may_execute(place: str) -> bool:
+    return not os.statvfs(place).f_flag & os.ST_NOEXEC
 
 
 def _places(environ: Mapping[str, str]) -> Iterator[str]:

@@ -35,6 +35,8 @@ _OFF: dict[str, dict[str, Any]] = {
     "nvdla": {"enabled": False},
     "kmsg": {"enabled": False},
 }
+_TEXTS = ("accelerator", "progress")
+_AT_ONCE = "1ms"
 _EVENTS_BYTES = 1 << 20  # of each of five files, in memory
 
 
@@ -50,9 +52,9 @@ def run(options: argparse.Namespace) -> int:
     except CannotStart as error:
         raise Failed(str(error), exits.REFUSED) from None
     try:
-        settings = _settings(options, program, private.path)
-        if not is_in_memory(private.path):
-            _say(f"{private.path} is on a disk, whose writes may delay the program: mount a tmpfs on /dev/shm or /tmp")
+        settings = _settings(options, program, private)
+        if not is_in_memory(home := os.path.dirname(private.run)):
+            _say(f"{home} is on a disk, which may delay the program: mount a tmpfs on /dev/shm or /tmp")
         if options.verbose:
             _say(f"pid {os.getpid()}; WATCHDOGD_RUNTIME_DIR={settings.supervisor.runtime_dir} watchdogd status")
         return Foreground(settings, signals).run()
@@ -75,11 +77,11 @@ def _check_program(name: str) -> None:
     raise Failed(f"{name}: no such program", exits.NOT_FOUND)
 
 
-def _settings(options: argparse.Namespace, program: list[str], directory: str) -> Settings:
+def _settings(options: argparse.Namespace, program: list[str], private: Private) -> Settings:
     """Raises Failed."""
     tree = Tree()
     name = re.sub(r"[^A-Za-z0-9_-]", "_", os.path.basename(program[0]))[:40] or "program"
-    tree.add(SOURCE, {**_OFF, **_tables(options, directory), "workers": {name: _worker(options, program)}})
+    tree.add(SOURCE, {**_OFF, **_tables(options, private), "workers": {name: _worker(options, program)}})
     try:
         settings = settings_of(tree, Problems(tree, []), environ=os.environ)
         if (taken := check_port(settings)) is not None:
@@ -93,11 +95,11 @@ def _settings(options: argparse.Namespace, program: list[str], directory: str) -
     )
 
 
-def _tables(options: argparse.Namespace, directory: str) -> dict[str, dict[str, Any]]:
+def _tables(options: argparse.Namespace, private: Private) -> dict[str, dict[str, Any]]:
     return {
         "supervisor": {
-            "runtime_dir": f"{directory}/run",
-            "state_dir": f"{directory}/state",
+            "runtime_dir": private.run,
+            "state_dir": private.state,
             "events_max_bytes": _EVENTS_BYTES,
             "worker_slice": "",
         },
@@ -115,10 +117,11 @@ def _worker(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
         "deadlines": {"startup": "never"},
         "instrument": options.instrument or "driver",
     }
-    if options.accelerator is not None:
-        table["accelerator"] = options.accelerator
+    if table["instrument"] == "driver" and options.startup is None:
+        table["ready_after"] = _AT_ONCE
+    table |= {key: value for key in _TEXTS if (value := getattr(options, key)) is not None}
     for option, (key, _) in DURATIONS.items():
-        value = getattr(options, option)
+        value = getattr(options, option.replace("-", "_"))
         if value is not None:
             _set(table, key, value)
     return table
