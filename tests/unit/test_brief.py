@@ -13,7 +13,8 @@ from watchdogd.publish import brief
 S = 10**9
 HANG: dict[str, Any] = {
     "kind": "verdict", "verdict": "call", "operation": "sync", "stage": None, "pid": 7, "tid": 8,
-    "time": "2026-11-21T10:00:05Z", "entered_ns": 10 * S, "armed_ns": None, "deadline_ns": 12 * S, "detected_ns": 12 * S + S // 1000,
+    "time": "2026-11-21T10:00:05Z", "entered_ns": 10 * S, "armed_ns": None, "deadline_ns": 12 * S,
+    "detected_ns": 12 * S + S // 1000,
     "detail": "thread state S",
 }  # fmt: skip
 
