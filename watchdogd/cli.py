@@ -165,7 +165,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _exec(options: argparse.Namespace) -> int:
     gc.disable()  # as in ``_run``
-    from watchdogd.supervisor import executing
+    from watchdogd import executing
 
     return executing.run(options)
 
