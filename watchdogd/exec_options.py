@@ -23,8 +23,10 @@ DURATIONS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "watchdogd exec [OPTIONS] -- PROGRAM [ARGUMENTS]"
+    parser.description = f'{parser.description} D is a duration such as "500ms", "2s" or "1m". See docs/EXEC.md.'
     for name, (_, text) in DURATIONS.items():
-        parser.add_argument(f"--{name}", metavar="D", help=f'{text} ("500ms", "2s", "1m")')
+        parser.add_argument(f"--{name}", metavar="D", help=text)
     parser.add_argument(
         "--instrument", help="who stamps its calls: driver (a shim in front of libcuda), or its own code"
     )
