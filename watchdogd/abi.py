@@ -74,6 +74,7 @@ ERROR_BITS = 16
 ERROR_MASK = (1 << ERROR_BITS) - 1
 
 # Header words, in order. The supervisor writes the first block before the worker starts; the worker writes the second.
+# Of that the supervisor writes READY into ``state`` where a probe or a time says so; nobody takes it back.
 HEADER = (
     "magic",
     "oldest_writer",  # what libraries of version 1, which know no other, compare with their own version

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import watchdogd
-from watchdogd import exits, places
+from watchdogd import exec_options, exits, places
 from watchdogd.exits import Failed
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ The running supervisor is found by -c FILE, else by ${places.RUNTIME_DIR}, else 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(is_run=arguments[:1] == ["run"]).parse_args(arguments)
+    options = _parser(arguments[0] if arguments[:1] in (["run"], ["exec"]) else None).parse_args(arguments)
     try:
         status: int = options.command(options)
         sys.stdout.flush()
@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser(*, is_run: bool) -> argparse.ArgumentParser:
-    """Of all commands, or of ``run`` alone: workers wait for that one to look at them."""
+def _parser(only: str | None) -> argparse.ArgumentParser:
+    """Of all commands, or of ``run`` or ``exec`` alone: workers wait for these."""
     parser = argparse.ArgumentParser(
         prog="watchdogd",
         description="A deadline on every blocking GPU or DLA call, enforced from another process.",
@@ -90,12 +90,18 @@ def _parser(*, is_run: bool) -> argparse.ArgumentParser:
             epilog=exits.table(name),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.add_argument("-c", "--config", metavar="FILE", help=f"configuration (default {places.DEFAULT_CONFIG})")
+        if name != "exec":
+            added.add_argument(
+                "-c", "--config", metavar="FILE", help=f"configuration (default {places.DEFAULT_CONFIG})"
+            )
         added.set_defaults(command=function, name=name)
         return added
 
-    command("run", _run, "supervise the workers of a configuration")
-    if is_run:
+    if only != "exec":
+        command("run", _run, "supervise the workers of a configuration")
+    if only != "run":
+        exec_options.add_options(command("exec", _exec, "supervise one program, unmodified and in the foreground"))
+    if only is not None:
         return parser
     status = command("status", _status, "show workers, calls in flight, loads and the supervisor itself")
     status.add_argument("worker", nargs="?", metavar="WORKER", help="this worker alone")
@@ -155,6 +161,13 @@ def _run(options: argparse.Namespace) -> int:
         return start.main(settings)
     except (runtime.CannotStart, notify.CannotNotify) as error:
         raise Failed(str(error), exits.REFUSED) from None
+
+
+def _exec(options: argparse.Namespace) -> int:
+    gc.disable()  # as in ``_run``
+    from watchdogd import executing
+
+    return executing.run(options)
 
 
 def _introduction(settings: Settings, warnings: list[str]) -> str:

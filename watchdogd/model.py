@@ -29,6 +29,7 @@ class Deadlines(NamedTuple):
     first_step_ns: int | None = None
     step_ns: int | None = None
     calls_ns: tuple[int | None, ...] = (None,) * len(abi.OPERATIONS)  # indexed by operation code
+    progress_ns: int | None = None
 
 
 class RestartSettings(NamedTuple):
@@ -38,6 +39,7 @@ class RestartSettings(NamedTuple):
     window_ns: int = 60 * SECOND
     when_spent: str = "quarantine"  # or "retry-slowly"
     bisect_after: int = 0  # kills for hangs whose stage does not tell where; 0 = however many
+    before_exit: int = 0  # with on_verdict "exit": restarts after verdicts before it
 
 
 class OutputSettings(NamedTuple):
@@ -53,6 +55,21 @@ class GrowthSettings(NamedTuple):
     leak: bool = False  # whether growth that goes on is a verdict
 
 
+class ProgressSource(NamedTuple):
+    """What tells of a worker's progress where its code does not."""
+
+    kind: str  # "sync": the driver shim; "metrics": its own Prometheus endpoint; "http", "command": a probe
+    target: tuple[str, ...] = ()  # the URL, or the program and its arguments
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it tells only that something answers."""
+        return self.kind in {"http", "command"}
+
+    def __str__(self) -> str:
+        return f"{self.kind} {' '.join(self.target)}".rstrip()
+
+
 class WorkerSettings(NamedTuple):
     name: str
     command: tuple[str, ...]
@@ -63,7 +80,14 @@ class WorkerSettings(NamedTuple):
     coupled_with: tuple[str, ...] = ()  # accelerators or workers whose hang can freeze this worker
     redundancy: str | None = None  # group of workers that do the same work
     deadlines: Deadlines = Deadlines()
+    progress: ProgressSource | None = None
+    progress_counter: str | None = None  # series of the program's metrics, such as 'name' or 'name{label="x"}'
+    progress_pending: str | None = None
+    progress_interval_ns: int = SECOND  # between two attempts, and the longest that one may take
+    progress_kills: bool = False  # whether a probe alone may
+    ready_after_ns: int | None = None  # after its spawn it counts as ready
     soft: float | None = 0.5  # fraction of a deadline at which a call counts as slow
+    on_verdict: str = "restart"  # or "exit": the supervisor ends, and whoever owns it starts both again
     restart: RestartSettings = RestartSettings()
     outputs: OutputSettings = OutputSettings()
     growth: GrowthSettings = GrowthSettings()
@@ -88,6 +112,7 @@ class WorkerSettings(NamedTuple):
     output: str = "file"  # "file" "journal" "inherit" "null"
     output_max_bytes: int = 16 * 1024 * 1024
     on_supervisor_exit: str = "kill"
+    foreground: bool = False  # of `exec`: with all that we were started with, terminal and standard input included
 
 
 class SupervisorSettings(NamedTuple):
@@ -104,6 +129,7 @@ class SupervisorSettings(NamedTuple):
     hold_max_ns: int = 5 * SECOND  # longest deferral of a kill in favour of an older suspect
     events_max_bytes: int = 8 * 1024 * 1024
     log_format: str = "auto"  # or "text" "json" "journal"
+    events_file: str | None = None  # of `exec`: where events go instead of to ``state_dir``; never rotated
     worker_slice: str = "gpu-watchdogd-workers.slice"  # of systemd, for a scope per worker; "" = none
 
 
@@ -258,6 +284,7 @@ class Verdict(str, Enum):
     FIRST_STEP = "first_step"
     STEP = "step"
     CALL = "call"
+    STALL = "stall"
     CRASHED = "crashed"
     EXITED = "exited"
     STICKY_ERROR = "sticky_error"

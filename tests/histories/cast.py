@@ -19,7 +19,18 @@ from watchdogd.act.fleet import Fleet
 from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, policy
 from watchdogd.decide.liveness import Pending, Threads
-from watchdogd.decide.orders import ALIVE, Action, Clear, CloseIncident, Occasion, OpenIncident, Signal, Spawn, Trigger
+from watchdogd.decide.orders import (
+    ALIVE,
+    Action,
+    Clear,
+    CloseIncident,
+    Leave,
+    Occasion,
+    OpenIncident,
+    Signal,
+    Spawn,
+    Trigger,
+)
 from watchdogd.model import MILLISECOND, Exit, Finding, IncidentId, Phase, SupervisorSettings, WorkerSettings
 from watchdogd.observe.heartbeat import create
 from watchdogd.pulse import word_offset
@@ -226,6 +237,7 @@ _ORDERS: dict[type, Callable[..., str]] = {
     Clear: lambda _: "clear",
     OpenIncident: lambda action: f"{'would kill' if action.would_kill else 'open'} {action.finding.verdict.value}",
     CloseIncident: lambda action: f"close {action.outcome}",
+    Leave: lambda action: f"leave after {action.verdict or 'its own end'}",
 }
 
 

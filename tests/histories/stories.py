@@ -636,4 +636,43 @@ REDUNDANT_SLOW_PEER = Story(
     ),
 )
 
+LEFT = worker("h", sync=200, restart=RestartSettings(before_exit=1))._replace(on_verdict="exit")
+
+LEFT_TO_ITS_OWNER = Story(
+    "with on_verdict exit it is restarted before_exit times after verdicts, then left to whoever owns the supervisor",
+    (LEFT,),
+    (
+        *started("h"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1200, "h", None, P.KILLING, "h open call, h KILL"),
+        *dies("h", 1210, orders="h spawn 2"),
+        (1300, "h", ready(1300), P.RUNNING, "h close recovered"),
+        (2000, "h", calls("sync", 2000), P.RUNNING, ""),
+        (2200, "h", None, P.KILLING, "h open call, h KILL"),
+        (2210, "h", KILLED, P.KILLING, "h clear"),
+        (2211, "h", T.CLEARED, P.STOPPED, "h close stopped, h leave after call"),
+    ),
+)
+
+ENDED_BY_ITSELF = Story(
+    "with on_verdict exit an end of its own is not followed by a restart, whatever before_exit says",
+    (LEFT,),
+    (
+        *started("h"),
+        (100, "h", SEGFAULT, P.KILLING, "h open crashed, h clear"),
+        (101, "h", T.CLEARED, P.STOPPED, "h close stopped, h leave after its own end"),
+    ),
+)
+
+ASKED_TO_RESTART = Story(
+    "with on_verdict exit a restart that somebody asked for is one all the same",
+    (LEFT,),
+    (
+        *started("h"),
+        (100, "h", T.RESTART, P.TERMINATING, "h TERM"),
+        (110, "h", KILLED, P.KILLING, "h clear"),
+        (111, "h", T.CLEARED, P.STARTING, "h spawn 2"),
+    ),
+)
+
 STORIES = tuple(value for value in list(globals().values()) if isinstance(value, Story))

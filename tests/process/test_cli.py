@@ -86,7 +86,8 @@ def test_every_exit_status_is_in_the_help_and_in_the_readme() -> None:
 @pytest.mark.parametrize(
     ("command", "own"),
     [
-        ("run", [0, 1, 2, 69, 78, 130]),
+        ("run", [0, 1, 2, 69, 78, 124, 130]),
+        ("exec", [1, 2, 124, 126, 127]),
         ("status", [0, 1, 2, 3, 4, 78, 130]),
         ("events", [0, 1, 2, 78, 130]),
         ("check-config", [0, 2, 78, 130]),

@@ -15,8 +15,6 @@ from tests.helpers import cpp
 from tests.helpers.running import Supervised, gone
 from tests.simulator.control import SimulatedDevice
 
-pytest.importorskip("watchdogd.instrument", reason="the driver shim is not part of this version")
-
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> cpp.Built:

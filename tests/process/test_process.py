@@ -16,7 +16,7 @@ import pytest
 from tests.helpers.running import ROOT, gone, wait_until
 from watchdogd.act import birth as births
 from watchdogd.act.process import Process, adopt, hold
-from watchdogd.act.spawning import EXEC_FAILED, Launch, launch
+from watchdogd.act.spawning import CANNOT_EXECUTE, NOT_FOUND, Launch, launch
 from watchdogd.model import Exit
 from watchdogd.observe.procfs import Identity
 
@@ -84,7 +84,7 @@ def test_a_process_reaped_by_somebody_else_has_an_unknown_end() -> None:
 )
 def test_an_exec_that_fails_says_why(command: str, reason: str) -> None:
     with launched(command) as process:
-        assert ended(process) == Exit(code=EXEC_FAILED)
+        assert ended(process) == Exit(code=NOT_FOUND if reason.startswith("No such") else CANNOT_EXECUTE)
         error = process.launch_error()
         assert error is not None
         assert command in error
@@ -204,7 +204,7 @@ def test_a_birth_that_somebody_planted_is_no_worker(tmp_path: Path) -> None:
     birth, target = tmp_path / "birth", tmp_path / "precious"
     birth.symlink_to(target)
     with launched("true", birth=str(birth)) as process:
-        assert ended(process) == Exit(code=EXEC_FAILED)
+        assert ended(process) == Exit(code=CANNOT_EXECUTE)
         assert "File exists" in (process.launch_error() or "")
     assert not target.exists()
 

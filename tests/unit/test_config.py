@@ -29,10 +29,15 @@ from watchdogd.config.schema import TABLES, markdown
 from watchdogd.config.scope import Cell, Problems, Scope
 from watchdogd.config.values import read_cpus
 from watchdogd.model import SECOND, Settings, SourceSettings, SupervisorSettings, WorkerSettings
+from watchdogd.model import ProgressSource as Progress
 from watchdogd.publish import journald
 
 ROOT = Path(__file__).parents[2]
 WORKER = '[workers.a]\ncommand = ["python3"]\n'
+SERIES = 'progress_counter = "c"\nprogress_pending = "p"'
+COUNTER = 'progress = "metrics:http://h/m"\nprogress_counter = "c"'
+PENDING = 'progress = "metrics:http://h/m"\nprogress_pending = "p"'
+PROBE = 'progress = "http://h/"\ndeadlines.progress = "8s"'
 OURS = sorted(config_cpus.usable())
 OFF = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled = false\n[nvdla]\nenabled = false\n"
 
@@ -183,6 +188,18 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
         ("workers.NAME", f"deadlines.{name}", '"7s"', f"{name}_ns", 7 * SECOND)
         for name in ("startup", "first_step", "step")
     ),
+    ("workers.NAME", "deadlines.progress", '"9s"\nprogress = "http://h/"', "progress_ns", 9 * SECOND),
+    ("workers.NAME", "progress", '"http://[::1]:8/h?x=1"', "progress", Progress("http", ("http://[::1]:8/h?x=1",))),
+    ("workers.NAME", "progress", '"http:http://h/health"', "progress", Progress("http", ("http://h/health",))),
+    ("workers.NAME", "progress", '"https://h"', "progress", Progress("http", ("https://h",))),
+    ("workers.NAME", "progress", "\"command:sh -c 'a b'\"", "progress", Progress("command", ("sh", "-c", "a b"))),
+    ("workers.NAME", "progress", '"sync"\ninstrument = "driver"', "progress", Progress("sync")),
+    ("workers.NAME", "progress", f'"metrics:http://h/m"\n{SERIES}', "progress", Progress("metrics", ("http://h/m",))),
+    ("workers.NAME", "progress_counter", f"'c{{a=\"b\"}}'\n{PENDING}", "progress_counter", 'c{a="b"}'),
+    ("workers.NAME", "progress_pending", f"'vllm:running'\n{COUNTER}", "progress_pending", "vllm:running"),
+    ("workers.NAME", "progress_interval", '"250ms"', "progress_interval_ns", SECOND // 4),
+    ("workers.NAME", "progress_kills", f"true\n{PROBE}", "progress_kills", True),
+    ("workers.NAME", "ready_after", '"40s"', "ready_after_ns", 40 * SECOND),
     ("workers.NAME", "deadlines.startup", '"never"', "startup_ns", None),
     *(("workers.NAME", f"deadlines.{name}", '"7ms"', name, 7_000_000) for name in abi.OPERATIONS[1:]),
     ("workers.NAME", "soft", "0.25", "soft", 0.25),
@@ -193,6 +210,8 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "restart.window", '"1h"', "window_ns", 3600 * SECOND),
     ("workers.NAME", "restart.when_spent", '"retry-slowly"', "when_spent", "retry-slowly"),
     ("workers.NAME", "restart.bisect_after", "3", "bisect_after", 3),
+    ("workers.NAME", "restart.before_exit", "2", "before_exit", 2),
+    ("workers.NAME", "on_verdict", '"exit"', "on_verdict", "exit"),
     ("workers.NAME", "outputs.bad_in_a_row", "255", "bad_in_a_row", 255),
     ("workers.NAME", "growth.baseline", '"10m"', "baseline_ns", 600 * SECOND),
     ("workers.NAME", "growth.baseline", '"never"', "baseline_ns", None),
@@ -266,6 +285,64 @@ def test_a_key_reaches_the_settings(
         assert found.calls_ns == tuple(expected if name == field else None for name in abi.OPERATIONS)
     else:
         assert getattr(found, field) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ('"sink"', "none of its values"),
+        ('"metrics:h/m"', "not a URL"),
+        ('"metrics:"', "not a URL"),
+        ('"http:8000/health"', "not a URL"),
+        ('"http://user@h/"', "not a URL"),
+        ('"ftp://h/"', "none of its values"),
+        ('"command:"', "names no program"),
+        ('"command:sh \'x"', "no command line"),
+        ("5", "not a string"),
+    ],
+)
+def test_a_source_of_progress_that_is_none_is_refused(tmp_path: Path, value: str, told: str) -> None:
+    (problem,) = problems(tmp_path, WORKER + f"progress = {value}\n")
+    assert (problem.key, told in problem.message) == (A + "progress", True)
+
+
+@pytest.mark.parametrize("series", ["", "1x", "a b", "a{}", "a{b}", 'a{b="c"', 'a{b="c",}', "a-b"])
+def test_a_series_that_is_none_is_refused(tmp_path: Path, series: str) -> None:
+    (problem,) = problems(tmp_path, WORKER + f"{PENDING}\nprogress_counter = '{series}'\n")
+    assert problem.key == A + "progress_counter"
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "told"),
+    [
+        ('progress = "sync"', "progress", 'instrument is not "driver"'),
+        (COUNTER, "progress_pending", "is missing"),
+        (PENDING, "progress_counter", "is missing"),
+        ('progress_counter = "c"', "progress_counter", "without progress"),
+        (f'{PROBE}\nprogress_pending = "c"', "progress_pending", "without progress"),
+        ('deadlines.progress = "8s"', "deadlines.progress", "no source"),
+        ("progress_kills = true", "progress_kills", "has no probe"),
+        (f"{COUNTER}\nprogress_pending = 'p'\nprogress_kills = true", "progress_kills", "acts by itself"),
+        ('progress = "http://h/"\nprogress_kills = true', "progress_kills", "never does"),
+        ('progress = "http://h/"\ndeadlines.progress = "7s"', "deadlines.progress", "less than 8"),
+        ('progress = "command:/no/such x"', "progress", "not an executable file"),
+    ],
+)
+def test_keys_of_progress_that_lead_nowhere_are_refused(tmp_path: Path, keys: str, key: str, told: str) -> None:
+    (problem,) = problems(tmp_path, WORKER + f"{keys}\n")
+    assert (problem.key, told in problem.message) == (A + key, True), problem
+
+
+def test_progress_that_leads_somewhere_is_not(tmp_path: Path) -> None:
+    load(tmp_path, WORKER + f'{PROBE}\nprogress_kills = true\nprogress_interval = "1s"\n')
+    load(tmp_path, WORKER + 'progress = "http://h/"\n')  # for its readiness alone
+
+
+def test_what_tells_of_work_and_has_no_deadline_is_doubted_and_a_probe_is_not(tmp_path: Path) -> None:
+    sync = WORKER + 'instrument = "driver"\nprogress = "sync"\n'
+    assert A + "progress" in [problem.key for problem in warnings(tmp_path, sync)]
+    assert not warnings(tmp_path, sync + 'deadlines.progress = "5s"\n')
+    assert A + "progress" not in [problem.key for problem in warnings(tmp_path, WORKER + 'progress = "http://h/"\n')]
 
 
 def test_what_is_not_given_has_the_defaults_of_the_settings(tmp_path: Path) -> None:

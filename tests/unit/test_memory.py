@@ -25,7 +25,9 @@ HELD = replace(STATE, finding=FINDING)
 KILLING = replace(HELD, phase=Phase.KILLING, deadline_ns=95)
 BLOCKED = replace(STATE, phase=Phase.BACKOFF, unusable=2, ended_ns=3)
 BISECTED = replace(KILLING, finding=replace(FINDING, bisected=True), bisect="operator", bisecting=True, untold=2)
+LEAVING = replace(KILLING, by_itself=True, spent=2)
 WHOLE = [STATE, HELD, KILLING, BLOCKED, WorkerState("b"), replace(STATE, quarantined=True, follows=("b", 7)), BISECTED]
+WHOLE.append(LEAVING)
 HAS_PROCESS = [phase for phase in Phase if phase not in (Phase.STOPPED, Phase.BACKOFF, Phase.QUARANTINED)]
 
 
@@ -157,7 +159,7 @@ def test_what_ends_with_its_supervisor_and_was_told_to_end_is_not_started_again(
 def test_what_an_older_version_did_not_remember_is_not_there() -> None:
     body = told(replace(BLOCKED, follows=("b", 7), bisect="operator", bisecting=True, untold=2))
     del body["unusable"], body["remembered"]["follows"], body["remembered"]["ended_ns"]
-    del body["bisect"], body["remembered"]["untold"]
+    del body["bisect"], body["remembered"]["untold"], body["remembered"]["by_itself"], body["remembered"]["spent"]
     assert recall(body) == replace(BLOCKED, unusable=0, ended_ns=None)
 
 

@@ -17,6 +17,7 @@ from watchdogd.decide.orders import (
     Action,
     Clear,
     CloseIncident,
+    Leave,
     Occasion,
     OpenIncident,
     Probe,
@@ -106,7 +107,18 @@ def test_the_table(phase: Phase, trigger: Trigger) -> None:
 
 
 # What a finding of each verdict leads to in a phase that listens. EXITED and CRASHED come as T.EXITED.
-ACTED_ON = {V.STARTUP, V.FIRST_STEP, V.STEP, V.CALL, V.STICKY_ERROR, V.SILENT_OUTPUT, V.LEAK, V.EXITED, V.CRASHED}
+ACTED_ON = {
+    V.STARTUP,
+    V.FIRST_STEP,
+    V.STEP,
+    V.CALL,
+    V.STALL,
+    V.STICKY_ERROR,
+    V.SILENT_OUTPUT,
+    V.LEAK,
+    V.EXITED,
+    V.CRASHED,
+}
 LISTENING = {P.STARTING, P.RUNNING, P.OBSERVED}
 
 
@@ -313,6 +325,40 @@ def test_what_was_reset_can_be_stopped_and_started_as_ever() -> None:
     quarantined, _ = decide(state_in(P.KILLING, restarts=(NOW - 1,) * 3), T.CLEARED, occasion())
     started, _ = decide(quarantined, T.RESET, occasion())
     assert (quarantined.quarantined, started.quarantined) == (True, False)
+
+
+LEAVING = SETTINGS._replace(on_verdict="exit")
+
+
+@pytest.mark.parametrize("verdict", sorted(ACTED_ON - {V.CRASHED, V.EXITED}))
+def test_after_a_verdict_the_next_start_is_left_to_the_supervisors_owner(verdict: Verdict) -> None:
+    gone, actions = decide(state_in(P.KILLING, reason=verdict.value), T.CLEARED, occasion(settings=LEAVING))
+    assert (gone.phase, gone.wanted, actions) == (P.STOPPED, False, (Leave(verdict.value),))
+
+
+@pytest.mark.parametrize("asked", sorted(ASKED_FOR))
+def test_after_an_end_that_was_asked_for_it_is_not(asked: str) -> None:
+    gone, actions = decide(state_in(P.KILLING, reason=asked), T.CLEARED, occasion(settings=LEAVING))
+    assert (gone.phase, actions) == (P.STARTING, (SPAWN,))
+
+
+def test_an_end_of_its_own_is_no_verdicts_doing_though_one_was_held() -> None:
+    ended, _ = decide(state_in(P.RUNNING, finding=HANG, incident=OLD), T.EXITED, occasion(CRASH, settings=LEAVING))
+    assert decide(ended, T.CLEARED, occasion(settings=LEAVING))[1] == (CloseIncident(OLD, "stopped"), Leave(None))
+
+
+def test_where_sigkill_does_not_take_the_owner_is_not_kept_waiting() -> None:
+    hung, _ = decide(state_in(P.RUNNING), T.VERDICT, occasion(HANG, settings=LEAVING))
+    late = occasion(settings=LEAVING, now_ns=NOW + GRACE)
+    assert decide(hung, T.TIMEOUT, late)[1] == (CLEAR, Leave("call"))
+    assert decide(hung, T.TIMEOUT, late._replace(settings=SETTINGS))[1] == (CLEAR,)
+
+
+def test_a_spent_budget_is_left_to_the_owner_too() -> None:
+    patient = LEAVING._replace(restart=RestartSettings(budget=3, before_exit=9))
+    for restarts, then in (((NOW - 1,) * 3, P.STOPPED), ((), P.STARTING)):
+        gone, actions = decide(state_in(P.KILLING, restarts=restarts), T.CLEARED, occasion(settings=patient))
+        assert (gone.phase, actions) == (then, (Leave("call"),) if then is P.STOPPED else (SPAWN,))
 
 
 def test_a_worker_that_waits_to_be_started_again_has_no_process() -> None:

@@ -49,7 +49,7 @@ def test_only_deadlines_that_are_set_are_told() -> None:
 
 
 def test_every_hang_has_a_key_to_be_counted_under() -> None:
-    assert set(snapshot.HANG_KEYS) == {"startup", "first_step", "step", *abi.OPERATIONS[1:]}
+    assert set(snapshot.HANG_KEYS) == {"startup", "first_step", "step", "stall", *abi.OPERATIONS[1:]}
 
 
 def test_recovery_has_few_enough_buckets_in_order() -> None:

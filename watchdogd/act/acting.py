@@ -64,6 +64,7 @@ class Actor:
         self._happenings = happenings
         self._identities = identities
         self._slice = slice_name
+        self.left: tuple[Watched, orders.Leave] | None = None  # the first one that was left to whoever owns us
 
     def perform(self, watched: Watched, order: Order, published_ns: int | None, now_ns: int) -> None:
         if isinstance(order, orders.OpenIncident):
@@ -83,6 +84,8 @@ class Actor:
                 EventKind.BISECT, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
                 incident=watched.state.incident, change=order.change, reason=order.reason,
             )  # fmt: skip
+        elif isinstance(order, orders.Leave):
+            self.left = self.left or (watched, order)
         elif isinstance(order, orders.Refrain):
             self._journal.emit(
                 EventKind.REFRAINED, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
@@ -141,6 +144,17 @@ class Actor:
             reason="its outputs are good again",
         )  # fmt: skip
 
+    def record_stall_over(self, watched: Watched, now_ns: int) -> None:
+        """Something has moved, or nothing is known to be pending any more, before the kill."""
+        watched.tally.near_miss()
+        finding = watched.state.finding
+        self._journal.emit_limited(
+            EventKind.NEAR_MISS, now_ns, worker=watched.settings.name, incarnation=watched.state.incarnation,
+            incident=watched.state.incident, operation="progress",
+            entered_ns=None if finding is None else finding.entered_ns,
+            deadline_ns=None if finding is None else finding.deadline_ns, reason="it gets on again",
+        )  # fmt: skip
+
     def record_ready(self, watched: Watched, incident: str | None, now_ns: int) -> None:
         ready_ns = watched.state.ready_ns
         recovery_ns = None if ready_ns is None else watched.tally.recovered(ready_ns)
@@ -165,8 +179,10 @@ class Actor:
 
     def _signal(self, watched: Watched, action: orders.Signal) -> None:
         number = signal.SIGKILL if action.kind == orders.KILL else signal.SIGTERM
-        if action.confirm is not None and not watched.still(action.confirm):
+        if action.confirm is not None and not watched.still(action.confirm, time.monotonic_ns()):
             self._fleet.spared()
+            if action.confirm.verdict is Verdict.STALL:
+                self.record_stall_over(watched, time.monotonic_ns())
             self._happenings.append(Happening(watched, Trigger.RETURNED))
             return
         refusal = watched.signal(number, time.monotonic_ns())
@@ -211,7 +227,7 @@ class Actor:
             watched.launched = launching.fingerprint(settings)
             watched.reader.write_spawned_pid(watched.process.pid)
         except (OSError, ImportError, CannotStart) as error:
-            watched.exit = Exit(code=127)
+            watched.exit = watched.ended = Exit(code=127)
             watched.note = f"cannot start: {error}"
             finding = Finding(Verdict.CRASHED, detected_ns=now_ns, detail=watched.note)
             self._happenings.append(Happening(watched, Trigger.EXITED, finding))
@@ -255,7 +271,7 @@ class Actor:
         if status is None:
             return
         self._loop.forget(watched.process.pidfd)  # it stays readable for ever
-        watched.exit = status
+        watched.exit = watched.ended = status
         watched.read()
         error = watched.process.launch_error()
         watched.note = error or watched.note

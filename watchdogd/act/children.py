@@ -10,7 +10,9 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 
+from watchdogd.act.launching import Identity
 from watchdogd.act.process import Process
+from watchdogd.act.runtime import CannotStart
 from watchdogd.act.spawning import Launch, launch
 from watchdogd.model import SECOND, Exit
 
@@ -25,7 +27,7 @@ class Child:
 
     def __init__(
         self, name: str, command: tuple[str, ...], environment: Mapping[str, str], *, stdin: bool, stdout: bool,
-        die_with_parent: bool = True,
+        die_with_parent: bool = True, ids: Callable[[], Identity | None] = lambda: None,
     ) -> None:  # fmt: skip
         self.name = name
         self.command = command
@@ -38,6 +40,7 @@ class Child:
         self.next_start_ns: int | None = 0
         self._pipes = (stdin, stdout)
         self._die_with_parent = die_with_parent
+        self._ids = ids  # asked at each start, since it may take long; None: the supervisor's own
         self._started_ns = 0
         self._failures = 0
 
@@ -51,10 +54,10 @@ class Child:
                 stdout_read, stdout_write = os.pipe2(os.O_CLOEXEC)
             request = Launch(
                 self.command, self.environment, stdin=stdin_read, stdout=stdout_write, stderr=None,
-                die_with_parent=self._die_with_parent,
+                die_with_parent=self._die_with_parent, ids=self._ids(),
             )  # fmt: skip
             self.process = launch(request)
-        except OSError as error:
+        except (OSError, CannotStart) as error:
             self._failed(now_ns, f"cannot start: {error}")
             _close(stdin_write, stdout_read)
             return

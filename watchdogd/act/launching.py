@@ -71,7 +71,7 @@ def fingerprint(settings: WorkerSettings) -> str:
 
 
 def environment(settings: WorkerSettings, heartbeat: str, base: Mapping[str, str]) -> dict[str, str]:
-    result = {name: value for name, value in base.items() if name not in NOT_FOR_WORKERS}
+    result = {name: value for name, value in base.items() if settings.foreground or name not in NOT_FOR_WORKERS}
     result |= dict(settings.environment)
     if settings.cuda_visible_devices is not None:
         result["CUDA_VISIBLE_DEVICES"] = settings.cuda_visible_devices
@@ -114,6 +114,7 @@ def request(
     return Launch(
         command=settings.command,
         environment=environment(settings, heartbeat, base),
+        stdin=0 if settings.foreground else None,
         stdout=output if output is not None else 1,
         stderr=output,
         directory=settings.working_directory,
@@ -125,5 +126,6 @@ def request(
         die_with_parent=settings.on_supervisor_exit == "kill",
         birth=birth,
         scope=scope,
+        foreground=settings.foreground,
         shim=front.Request(roots) if settings.instrument == "driver" else None,
     )

@@ -40,7 +40,7 @@ class Runtime:
         self.births = f"{self.directory}/births"
         self.board = f"{self.directory}/board"
         self.socket = f"{self.directory}/control.sock"
-        self.events = f"{self.state_directory}/events.jsonl"
+        self.events = settings.events_file or f"{self.state_directory}/events.jsonl"
         self.logs = f"{self.state_directory}/log"
         self.shims = (self.state_directory, self.directory)  # /run is often mounted noexec
         for name, directory, inside, mode in (

@@ -29,7 +29,7 @@ SCHEDULERS = {
     "fifo": os.SCHED_FIFO,
     "rr": os.SCHED_RR,
 }
-EXEC_FAILED = 127
+NOT_FOUND, CANNOT_EXECUTE = 127, 126  # as a shell says it
 
 
 class Launch(NamedTuple):
@@ -49,11 +49,12 @@ class Launch(NamedTuple):
     die_with_parent: bool = True
     birth: str | None = None  # file in which the child says who it is (``birth``)
     scope: tuple[str, str] | None = None  # systemd scope to enter, and the slice it is in
+    foreground: bool = False  # in our session and process group, with the descriptors and limits we were started with
     shim: front.Request | None = None  # what is to stand in front of its CUDA driver
 
 
 def launch(request: Launch) -> Process:
-    """Start a child in a session and process group of its own. Raises OSError if there can be no new process.
+    """Start a child in a session and process group of its own (not in the foreground). Raises OSError: no process.
 
     A plain fork: the supervisor has one thread, so nothing else can hold a lock in the child, and unlike ``subprocess``
     this does not wait for the exec, which may sleep on a slow disk. Signals stay blocked until the child has let go of
@@ -83,6 +84,7 @@ def launch(request: Launch) -> Process:
 
 def _become(request: Launch, parent: int, errors: int) -> NoReturn:
     """In the child: never returns, never runs the parent's handlers."""
+    status = CANNOT_EXECUTE
     try:
         errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, 10)  # out of the way of 0 to 2
         environment = _prepare(request, parent, errors)
@@ -91,17 +93,22 @@ def _become(request: Launch, parent: int, errors: int) -> NoReturn:
         name = getattr(error, "filename", None)
         text = f"{request.command[0]}: {error}" if name is None else f"{error}"
         os.write(errors, text.encode("utf-8", "replace")[:4000])
+        status = NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE
     finally:
-        os._exit(EXEC_FAILED)
+        os._exit(status)
 
 
 def _prepare(request: Launch, parent: int, errors: int) -> dict[str, str]:
     """With the environment for the program."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # what nohup(1) had us ignore
+            signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python's own doing
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # also what we block over an exec of our own: they must hear it
-    os.setsid()
+    if not request.foreground:
+        os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for target, source in enumerate((request.stdin, request.stdout, request.stderr)):
         if source is None and target == 2:
@@ -110,8 +117,9 @@ def _prepare(request: Launch, parent: int, errors: int) -> dict[str, str]:
     if request.birth is not None:
         birth.tell(request.birth, *_enter_scope(request))
     environment = _with_shim(request)
-    os.closerange(3, errors)
-    os.closerange(errors + 1, 2**20)
+    if not request.foreground:  # else the exec closes ours, and leaves what somebody gave us for the program
+        os.closerange(3, errors)
+        os.closerange(errors + 1, 2**20)
     _limit(request)
     if request.ids is not None:
         uid, gid, groups = request.ids
@@ -125,7 +133,7 @@ def _prepare(request: Launch, parent: int, errors: int) -> dict[str, str]:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # After the birth was told: the next supervisor has seen it, or we see that ours is dead. Never two, never none.
     if os.getppid() != parent:
-        os._exit(EXEC_FAILED)
+        os._exit(CANNOT_EXECUTE)
     return environment
 
 
@@ -157,7 +165,8 @@ def _limit(request: Launch) -> None:
     hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
     resource.setrlimit(resource.RLIMIT_RTTIME, (hard, hard))  # the supervisor's own bound is not the worker's
     with open("/proc/self/oom_score_adj", encoding="ascii") as file:
-        protected = int(file.read()) < 0  # as the supervisor is; its children shall not be, unless they are told to
+        # As the supervisor is; its children shall not be, unless they are told to.
+        protected = int(file.read()) < 0 and not request.foreground
     if protected or request.oom_score_adj is not None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(request.oom_score_adj or 0))
@@ -168,5 +177,5 @@ def _limit(request: Launch) -> None:
     if request.scheduling is not None:
         name, priority = request.scheduling
         os.sched_setscheduler(0, SCHEDULERS[name], os.sched_param(priority))
-    else:
+    elif not request.foreground:
         resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))  # the right to be real-time is the supervisor's alone

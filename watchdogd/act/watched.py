@@ -15,6 +15,7 @@ from watchdogd.act.clearing import AGAIN_NS, RETRY_NS, Clearing
 from watchdogd.act.evidence import Evidence
 from watchdogd.act.growing import Growing
 from watchdogd.act.process import Process
+from watchdogd.act.progressing import Progressing
 from watchdogd.act.shimmed import Shimmed
 from watchdogd.act.sweep import Swept
 from watchdogd.decide import bisecting, budget, liveness, memory, outputs
@@ -44,12 +45,14 @@ class Watched:
         self.reader: HeartbeatReader | None = None
         self.process: Process | None = None
         self.exit: Exit | None = None
+        self.ended: Exit | None = None  # how the last incarnation did that has
         self.pulse: Pulse | None = None
         self._owners: owners.Owners | None = None  # of that pulse's words
         self.examination = Examination(self.rules, self._threads)
         self.clearing = Clearing()
         self.evidence = Evidence()
         self.growing = Growing(settings.growth)
+        self.progressing = Progressing(settings)
         self.shimmed = Shimmed(is_wanted=settings.instrument == "driver")
         self.tally = Tally()
         self.launched = ""  # fingerprint of the settings that its process was started with
@@ -103,7 +106,22 @@ class Watched:
                 self.heartbeat_error = error
                 self.changed()
         self._notice_unseen_startup(now_ns)
+        if self.progressing.look(self.reader, self.pulse, self.state, now_ns):
+            self.changed()
         return returned
+
+    def declare_ready(self, now_ns: int) -> None:
+        """In its header, where a probe or a time says so: all behind it goes by what stands there."""
+        if self.pulse is None or self.reader is None or liveness.is_ready(self.pulse):
+            return
+        if self.progressing.is_ready(self.pulse, self.state, now_ns):
+            try:
+                self.reader.write_ready(now_ns)
+            except OSError as error:  # it is tried again at the next look; its startup deadline holds
+                self.note = f"cannot be made ready: {error.strerror}"
+                self.changed()
+                return
+            self.read()
 
     def _notice_unseen_startup(self, now_ns: int) -> None:
         """Past its startup deadline, and whether it is ready cannot be read: shown, and condemns nobody."""
@@ -144,7 +162,8 @@ class Watched:
         for found in (self.sticky_error(now_ns), self._silent_output(now_ns)):
             if found is not None and not (observed and fact(found) in self.examination.reported):
                 return found
-        return None
+        stall_ns = self.examination.stall_ns
+        return self.progressing.judge(self.state, self._threads, stall_ns, late_margin_ns, now_ns)
 
     def _described(self, finding: Finding, pending: Pending, threads: Threads | None) -> Finding:
         if self.pulse is None or self.reader is None:
@@ -175,11 +194,26 @@ class Watched:
         finding = outputs.silent(self.pulse, self.settings.outputs, now_ns, self._stood or 0)
         return finding if finding is not None and self.still(finding) else None
 
-    def still(self, finding: Finding) -> bool:
+    def still(self, finding: Finding, now_ns: int | None = None) -> bool:
         """Whether the fact a finding rests on reads the same right now."""
+        if finding.verdict is Verdict.STALL:
+            return self._is_stalled(finding.detected_ns if now_ns is None else now_ns)
         if self.reader is None or finding.offset is None:
             return stands(finding, None)
         return stands(finding, self.reader.word(finding.offset))
+
+    def _is_stalled(self, now_ns: int) -> bool:
+        """No single word says so: looked at anew, as far as there is something to look at."""
+        self.read()
+        if self.reader is not None and self.settings.progress is not None and self.settings.progress.kind == "sync":
+            self.progressing.see(self.reader, self.pulse, self.state, now_ns)
+        return self.progressing.stands(self.state, now_ns)
+
+    def gets_on_again(self, now_ns: int) -> bool:
+        """Whether the stall is over that its standing verdict is about."""
+        finding = self.state.finding
+        stalled = finding is not None and finding.verdict is Verdict.STALL and self.state.phase is not Phase.OBSERVED
+        return stalled and not self.progressing.stands(self.state, now_ns)
 
     def is_good_again(self) -> bool:
         """Whether the run of bad outputs is over that its standing verdict is about."""
@@ -198,6 +232,9 @@ class Watched:
             yield self.examination.look.next_check_ns
             if self.examination.waiting_ns is not None:
                 yield self.examination.waiting_ns
+            progress_ns = self.progressing.due_ns()
+            if progress_ns is not None and self.state.phase is not Phase.STARTING:
+                yield progress_ns
             if self.held is not None:
                 yield now_ns + HELD_CHECK_NS
         elif self.state.deadline_ns is not None:
@@ -282,6 +319,7 @@ class Watched:
         self.clearing.forget()
         self.evidence.forget()
         self.growing.forget()
+        self.progressing.forget()
         self.shimmed.forget()
         self.exit = None
         self.held = None
@@ -365,6 +403,7 @@ class Watched:
             "held": self.held,
             "launched": self.launched,
             "growth": self.growing.describe(),
+            "progress": self.progressing.describe(),
             "remembered": memory.remember(state),
             **self.evidence.describe(settings.name),
             **self.tally.describe(),

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 
 from watchdogd import duration
-from watchdogd.config import cpus
+from watchdogd.config import cpus, progress
 from watchdogd.config.schema import CALLS, NO_DEFAULT
 from watchdogd.config.scope import Cell, Problems, Scope, suggestion
 from watchdogd.config.values import ACCELERATOR, WORKER_NAME
@@ -98,6 +98,10 @@ def check_worker(scope: Scope, workers: Mapping[str, Scope], path: str, problems
         check_affinity(affinity, cpus.present(), cpus.usable(), problems)
     _check_account(scope, problems)
     check_program(scope.get("probe"), path, problems)
+    progress.check(scope, problems)
+    cell = scope.get("progress")
+    if cell is not None and cell.value is not None and cell.value.kind == "command":
+        check_program(cell._replace(value=cell.value.target), path, problems)
     _check_command(scope, path, problems)
 
 

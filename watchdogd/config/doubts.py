@@ -22,6 +22,7 @@ _SHORTEST_KILL_GRACE_NS = SECOND  # measured: a process with 4000 hung blocks on
 def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) -> None:
     for worker in settings.workers:
         _unwatched(worker, scopes[worker.name], problems)
+        _told_only(worker, scopes[worker.name], problems)
         _uncoupled(worker, settings.workers, scopes[worker.name], problems)
         _idle_coupling(worker, settings.workers, scopes[worker.name], problems)
         _relative(worker, scopes[worker.name], problems)
@@ -54,7 +55,7 @@ def _unwatched(worker: WorkerSettings, scope: Scope, problems: Problems) -> None
     limits = worker.deadlines
     path = (*scope.path, "deadlines")
     call = any(limits.calls_ns)
-    if not (limits.first_step_ns or limits.step_ns or call):
+    if not (limits.first_step_ns or limits.step_ns or call or limits.progress_ns):
         what = "nothing but its start is watched" if limits.startup_ns else "none of it is watched"
         problems.warn(
             path,
@@ -84,6 +85,11 @@ def _shimmed(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:
         else:
             message = 'has no effect without a shim before the driver: instrument is "worker"'
             problems.warn(cell.path, message, 'write instrument = "driver", or remove it')
+
+
+def _told_only(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:
+    if worker.progress is not None and not worker.progress.is_probe and worker.deadlines.progress_ns is None:
+        problems.warn((*scope.path, "progress"), "is only shown: deadlines.progress is never", "set it")
 
 
 def _uncoupled(worker: WorkerSettings, workers: tuple[WorkerSettings, ...], scope: Scope, problems: Problems) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from watchdogd import abi, duration, model
-from watchdogd.config import values
+from watchdogd.config import progress, values
 from watchdogd.config.values import Kind, choice_kind, duration_kind, integer_kind
 
 TEGRASTATS_COMMAND = ("tegrastats", "--interval", "500")
@@ -23,6 +23,7 @@ NO_DEFAULT: Any = object()  # of a key that must be given, or whose default is w
 _ANY_SOURCE, _ANY_WORKER = model.SourceSettings("", ()), model.WorkerSettings("", ())
 _DURATION = duration_kind()
 _DURATION_OR_ZERO = duration_kind(zero=True)
+_DURATION_OR_UNSET = _DURATION._replace(none="unset")
 # A wake-up is late by 50 us, in bad times by 300 us: below 1 ms it is the wake-up that would be judged, not the worker.
 _DEADLINE = duration_kind(never=True, least_ns=model.MILLISECOND)
 
@@ -141,6 +142,11 @@ _DEADLINES = [
                 "the first step of a process, which may load and compile; `step` holds for the later ones",
             ),
             ("step", _DEADLINE, "every later step; time between two steps is not watched"),
+            (
+                "progress",
+                duration_kind(never=True, least_ns=100 * model.MILLISECOND),
+                "work pending with no progress, as `progress` tells; or its probe failing",
+            ),
         ],
         "deadlines.",
     ),
@@ -170,6 +176,11 @@ _RESTART = _table(
             "bisect_after",
             integer_kind(0),
             "kills for hangs whose stage does not tell where, to turn on `watchdogd bisect` until the next; 0: never",
+        ),
+        (
+            "before_exit",
+            integer_kind(0),
+            'with `on_verdict = "exit"`: restarts after verdicts before the supervisor ends; 0: none',
         ),
     ],
     "restart.",
@@ -232,7 +243,29 @@ _WORKER = [
         ],
     ),
     *_DEADLINES,
-    *_table(_ANY_WORKER, [("soft", values.FRACTION, "fraction of a deadline from which a call counts as slow")]),
+    *_table(
+        _ANY_WORKER,
+        [
+            (
+                "progress",
+                progress.PROGRESS,
+                'what tells that it gets on, without its code: `"sync"` (the driver shim), `"metrics:URL"`,'
+                ' or a probe: `"http://..."`, `"command:PROGRAM ARGUMENTS"`',
+            ),
+            ("progress_counter", progress.SERIES, "with `metrics:`: the series that grows with its work"),
+            ("progress_pending", progress.SERIES, "with `metrics:`: the gauge of its work in hand; 0: it is idle"),
+            ("progress_interval", _DURATION, "time between two attempts, and the longest that one may take"),
+            ("progress_kills", values.BOOLEAN, "replace it for a probe that fails; false: only tell of it"),
+            ("ready_after", _DURATION_OR_UNSET, "so long after its spawn it counts as ready, if it does not before"),
+            ("soft", values.FRACTION, "fraction of a deadline from which a call counts as slow"),
+            (
+                "on_verdict",
+                choice_kind("restart", "exit"),
+                "exit: once a verdict (or it itself) has ended it, the supervisor ends the others and itself, with"
+                " status 124 (or its); whoever owns it (kubelet, ros2 launch, systemd) starts all again",
+            ),
+        ],
+    ),
     *_RESTART,
     *_OUTPUTS,
     *_GROWTH,

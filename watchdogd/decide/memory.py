@@ -42,6 +42,8 @@ def remember(state: WorkerState) -> dict[str, Any]:
         "quarantined": state.quarantined,
         "follows": state.follows,
         "untold": state.untold,
+        "by_itself": state.by_itself,
+        "spent": state.spent,
     }
 
 
@@ -72,6 +74,8 @@ def recall(told: Mapping[str, Any]) -> WorkerState:
             bisect=_maybe(str, bisect["next"]),
             bisecting=_is(bool, bisect["now"]),
             untold=_is(int, remembered.get("untold", 0)),
+            by_itself=_is(bool, remembered.get("by_itself", False)),
+            spent=_is(int, remembered.get("spent", 0)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"not the memory of a worker: {error!r}") from None

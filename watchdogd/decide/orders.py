@@ -15,7 +15,7 @@ TERM, KILL = "TERM", "KILL"
 
 # Reported, never acted on: evidence that is missing or spoilt condemns nobody.
 REPORT_ONLY = frozenset((Verdict.UNREADABLE, Verdict.UNINSTRUMENTED))
-HANGS = frozenset((Verdict.STARTUP, Verdict.FIRST_STEP, Verdict.STEP, Verdict.CALL))
+HANGS = frozenset((Verdict.STARTUP, Verdict.FIRST_STEP, Verdict.STEP, Verdict.CALL, Verdict.STALL))
 ALIVE = frozenset((Phase.STARTING, Phase.RUNNING, Phase.OBSERVED, Phase.PAUSED))
 
 
@@ -110,7 +110,15 @@ class CloseIncident:
 
 NOT_RECOVERED = frozenset(("returned", "paused", "stopped", "quarantined"))  # nothing is left to recover from
 
-Action = Spawn | Signal | Clear | Probe | Refrain | Bisect | OpenIncident | CloseIncident
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The supervisor is to end: the next start of this worker is up to whoever owns it."""
+
+    verdict: str | None  # that ended the worker; None = it ended by itself
+
+
+Action = Spawn | Signal | Clear | Probe | Refrain | Bisect | OpenIncident | CloseIncident | Leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +146,8 @@ class WorkerState:
     bisect: str | None = None  # who wants its next incarnation bisected: OPERATOR or AUTOMATIC; None = nobody
     bisecting: bool = False  # whether this incarnation is
     untold: int = 0  # kills for hangs whose stage did not tell where, while ``bisect_after`` is set
+    by_itself: bool = False  # this incarnation ended with nobody's doing
+    spent: int = 0  # restarts that nobody asked for; ``before_exit`` counts them
 
 
 class Occasion(NamedTuple):

@@ -23,6 +23,7 @@ from watchdogd.decide.orders import (
     Action,
     Clear,
     CloseIncident,
+    Leave,
     Occasion,
     OpenIncident,
     Probe,
@@ -87,6 +88,7 @@ def _spawn(state: WorkerState, occasion: Occasion) -> Step:
         probing=False,
         unusable=0,
         bisecting=state.bisect is not None,
+        by_itself=False,
     )
     return state, (Spawn(state.incarnation, bisect=state.bisecting),)
 
@@ -165,7 +167,7 @@ def _ended_unasked(state: WorkerState, occasion: Occasion) -> Step:
         state = replace(state, finding=finding, incident=occasion.incident)
     reason = state.finding.verdict.value if state.finding is not None else state.reason
     state, clear = _ended_as_asked(state, occasion)
-    return replace(state, reason=reason), (*actions, *clear)
+    return replace(state, reason=reason, by_itself=True), (*actions, *clear)
 
 
 def _ended_as_asked(state: WorkerState, occasion: Occasion) -> Step:
@@ -187,10 +189,15 @@ def _cleared(state: WorkerState, occasion: Occasion) -> Step:
             actions = (CloseIncident(state.incident, "stopped"),)
         stopped = _enter(state, Phase.STOPPED, now)
         return replace(stopped, finding=None, incident=None, spawned_ns=None, ready_ns=None), actions
-    if state.reason in NO_FAILURE:
-        return _spawn(state, occasion)
     settings = occasion.settings.restart
     delay = budget.delay_ns(state.restarts, now, settings, state.name)
+    if _is_others_to_start(state, occasion, spent=delay is None):
+        stopped, closing = _cleared(replace(state, wanted=False), occasion)
+        return stopped, (*closing, _leave(state))
+    if state.reason not in ASKED_FOR:
+        state = replace(state, spent=state.spent + 1)
+    if state.reason in NO_FAILURE:
+        return _spawn(state, occasion)
     if delay is None:
         actions = () if state.incident is None else (CloseIncident(state.incident, "quarantined"),)
         state = replace(_enter(state, Phase.QUARANTINED, now), quarantined=True, incident=None, finding=None)
@@ -200,6 +207,17 @@ def _cleared(state: WorkerState, occasion: Occasion) -> Step:
     if delay == 0:
         return _start_again(state, occasion)
     return replace(_enter(state, Phase.BACKOFF, now, now + delay), spawned_ns=None, ready_ns=None), ()
+
+
+def _is_others_to_start(state: WorkerState, occasion: Occasion, *, spent: bool = False) -> bool:
+    """``spent``: so is the restart budget."""
+    if occasion.settings.on_verdict != "exit" or state.reason in ASKED_FOR or not state.wanted:
+        return False
+    return spent or state.by_itself or state.spent >= occasion.settings.restart.before_exit
+
+
+def _leave(state: WorkerState) -> Leave:
+    return Leave(None if state.by_itself else state.reason)
 
 
 def _start_again(state: WorkerState, occasion: Occasion) -> Step:
@@ -225,7 +243,9 @@ def _probed(state: WorkerState, occasion: Occasion) -> Step:
 
 def _unkillable(state: WorkerState, occasion: Occasion) -> Step:
     """SIGKILL did not take. Its descendants may still be killed; its successor is not started."""
-    return _enter(state, Phase.UNKILLABLE, occasion.now_ns), (Clear(),)
+    unkillable = _enter(state, Phase.UNKILLABLE, occasion.now_ns)
+    leave = (_leave(state),) if _is_others_to_start(state, occasion) else ()
+    return unkillable, (Clear(), *leave)
 
 
 def _terminate(state: WorkerState, occasion: Occasion, *, wanted: bool) -> Step:
@@ -289,11 +309,11 @@ def _resume(state: WorkerState, occasion: Occasion) -> Step:
 
 
 def _forgive(state: WorkerState, _occasion: Occasion) -> Step:
-    return replace(state, restarts=(), quarantined=False), ()
+    return replace(state, restarts=(), quarantined=False, spent=0), ()
 
 
 def _leave_quarantine(state: WorkerState, occasion: Occasion) -> Step:
-    return _spawn(replace(state, restarts=(), quarantined=False, reason=OPERATOR), occasion)
+    return _spawn(replace(state, restarts=(), quarantined=False, spent=0, reason=OPERATOR), occasion)
 
 
 def _bisect_on(state: WorkerState, _occasion: Occasion) -> Step:

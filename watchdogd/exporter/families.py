@@ -149,6 +149,16 @@ def _growth(worker: Worker, resource: str, key: str) -> float | None:
     return value
 
 
+def _gets_on(key: str) -> _Value:
+    """Of those that have such a source."""
+
+    def value(worker: Worker) -> float | None:
+        told = worker.body.get("progress")
+        return None if told is None else bool(told[key]) ^ (key == "unknown")
+
+    return value
+
+
 def _in_flight_at_an_end(then: str) -> _Value:
     return lambda worker: worker.body.get(f"steps_{then}", 0)  # a supervisor of before tells none
 
@@ -183,6 +193,8 @@ _SIMPLE: tuple[tuple[str, str, str, _Value], ...] = (
     ("work_queued", "counter", "Launches and asynchronous copies that its driver shim saw.", _work(0)),
     ("work_completed", "counter", "Waits for work that returned success, as its driver shim saw.", _work(1)),
     ("context_misuses", "counter", "Calls with another context than the thread used before.", _work(2)),
+    ("worker_progress_up", "gauge", "1 while its source of progress tells, 0 if nobody knows.", _gets_on("unknown")),
+    ("worker_progress_failing", "gauge", "1 while its probe fails, for which it is not ended.", _gets_on("failing")),
     ("worker_heartbeat_up", "gauge", "0 if it cannot be believed.", lambda w: w.body["heartbeat_error"] is None),
 )
 _LABELLED: tuple[tuple[str, str, str, str, _Values], ...] = (

@@ -19,5 +19,9 @@ def asked(settings: WorkerSettings) -> int:
 
 
 def ready_on_sync(settings: WorkerSettings) -> bool:
-    """Whether its first completed synchronize makes it ready: the one place where that is decided."""
-    return settings.instrument == "driver"
+    """Whether its first completed synchronize makes it ready: the one place where that is decided.
+
+    A probe knows better: a program may synchronize long before it serves.
+    """
+    probed = settings.progress is not None and settings.progress.is_probe
+    return settings.instrument == "driver" and not probed

@@ -110,24 +110,32 @@ class Examination:
                 continue
             patience = self._patience[pending.key]
             # All of them since its deadline began to count, those before its deadline too.
-            stall_ns = sum(stall for at_ns, stall in self._stalls if at_ns > pending.since_ns)
-            judged = liveness.judge(patience, threads, stall_ns, late_margin_ns, now_ns)
+            judged = liveness.judge(patience, threads, self.stall_ns(pending.since_ns), late_margin_ns, now_ns)
             if isinstance(judged, Finding):
                 self.waiting_ns = now_ns if observed else self.waiting_ns
                 return judged, pending, threads
             self._wait(pending, patience, judged, threads, now_ns)
         return None
 
+    def stall_ns(self, since_ns: int) -> int:
+        """For how long the machine stood still since then."""
+        return sum(stall for at_ns, stall in self._stalls if at_ns > since_ns)
+
     def _wait(self, pending: Pending, patience: Patience, wait: Wait, threads: Threads | None, now_ns: int) -> None:
-        first = patience.overdue_ns is None
-        self._patience[pending.key] = patience._replace(
-            stalls=patience.stalls + bool(wait.stalled_ns),
-            stalled_ns=max(patience.stalled_ns, wait.stalled_ns),
-            overdue_ns=now_ns if first else patience.overdue_ns,
-            overdue_threads=threads if first else patience.overdue_threads,
-            until_ns=wait.until_ns,
-        )
+        self._patience[pending.key] = waited(patience, wait, threads, now_ns)
         self.waiting_ns = wait.until_ns if self.waiting_ns is None else min(self.waiting_ns, wait.until_ns)
+
+
+def waited(patience: Patience, wait: Wait, threads: Threads | None, now_ns: int) -> Patience:
+    """What is remembered once a wait was granted."""
+    first = patience.overdue_ns is None
+    return patience._replace(
+        stalls=patience.stalls + bool(wait.stalled_ns),
+        stalled_ns=max(patience.stalled_ns, wait.stalled_ns),
+        overdue_ns=now_ns if first else patience.overdue_ns,
+        overdue_threads=threads if first else patience.overdue_threads,
+        until_ns=wait.until_ns,
+    )
 
 
 def _moved(pulse: Pulse, pending: Pending) -> bool:

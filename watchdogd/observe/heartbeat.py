@@ -101,6 +101,18 @@ class HeartbeatReader:
         """The creator only: the pid is known after the fork."""
         os.pwrite(self._descriptor, struct.pack("=Q", pid), abi.H["spawned_pid"] * abi.WORD)
 
+    def write_ready(self, now_ns: int) -> None:
+        """The supervisor only, where what tells of readiness is not the worker. Raises OSError.
+
+        Opened anew: who adopted the worker can only read.
+        """
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            word = abi.stamp(now_ns, abi.STATE["ready"])
+            os.pwrite(descriptor, struct.pack("=Q", word), abi.H["state"] * abi.WORD)
+        finally:
+            os.close(descriptor)
+
     def read(self) -> Pulse:
         """Header and hot lines. Raises HeartbeatError."""
         raw = os.pread(self._descriptor, self._size, 0)
@@ -126,6 +138,11 @@ class HeartbeatReader:
         """One word, read now; None if the file no longer reaches that far."""
         raw = os.pread(self._descriptor, abi.WORD, offset)
         return word_at(raw, 0) if len(raw) == abi.WORD else None
+
+    def raw(self, offset: int, size: int) -> bytes | None:
+        """So many bytes, read now; None if the file does not reach that far."""
+        raw = os.pread(self._descriptor, size, offset)
+        return raw if len(raw) == size else None
 
     def outputs(self) -> dict[str, int]:
         """How many outputs the worker looked at, by ``abi.OUTPUTS``. Raises HeartbeatError."""

@@ -11,7 +11,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from watchdogd.model import MILLISECOND, SECOND
@@ -40,7 +40,10 @@ class Woke(NamedTuple):
 
 
 class Loop:
-    def __init__(self, on_signals: Callable[[set[int]], None], late_margin_ns: int = 20 * MILLISECOND) -> None:
+    def __init__(
+        self, on_signals: Callable[[set[int]], None], late_margin_ns: int = 20 * MILLISECOND,
+        caught: Iterable[int] = CAUGHT,
+    ) -> None:  # fmt: skip
         """``late_margin_ns``: so late every machine is now and then. As often the clock is looked at during a wait."""
         self._late_margin_ns = late_margin_ns
         self._beat_ns = max(late_margin_ns, SHORTEST_BEAT_NS)
@@ -56,7 +59,7 @@ class Loop:
         self._receive.setblocking(False)
         self._send.setblocking(False)
         signal.set_wakeup_fd(self._send.fileno(), warn_on_full_buffer=False)
-        for number in CAUGHT:
+        for number in caught:
             signal.signal(number, lambda *_: None)  # the number is queued in the socket
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self.listen(self._timer.descriptor, lambda _now_ns: self._timer.drain())

@@ -29,12 +29,12 @@ class Echo:
 
 
 def echo(form: str) -> Callable[[bytes], None]:
-    """``form``: text, json, journal or none. Raises ImportError: journal without systemd-python."""
+    """``form``: text, json, journal, brief or none. Raises ImportError: journal without systemd-python."""
     if form == "none":
         return _nothing
     if form == "journal":
         return Echo(_to_journald())
-    return Echo(_on_stderr(_as_text if form == "text" else bytes))
+    return Echo(_on_stderr({"text": _as_text, "brief": _as_brief}.get(form, bytes)))
 
 
 def _nothing(_line: bytes) -> None:
@@ -56,6 +56,14 @@ def _as_text(line: bytes) -> bytes:
 
     event = events.decode(line)
     return b"" if event is None else event_text.describe(event).encode() + b"\n"
+
+
+def _as_brief(line: bytes) -> bytes:
+    from watchdogd.publish import brief, events  # noqa: PLC0415 - for people only; a third of the memory
+
+    event = events.decode(line)
+    told = None if event is None else brief.line(event)
+    return b"" if told is None else told.encode() + b"\n"
 
 
 def _on_stderr(form: Callable[[bytes], bytes]) -> Say:

@@ -190,9 +190,9 @@ def follow(
             time.sleep(poll_seconds)
 
 
-def last_seq(state_dir: str) -> int:
+def last_seq(state_dir: str, file: str = FILE_NAME) -> int:
     """The highest ``seq`` near the end of the record; 0 where there is none."""
-    seqs = ([event["seq"] for event in tail] for tail in tails(os.path.join(state_dir, FILE_NAME)))
+    seqs = ([event["seq"] for event in tail] for tail in tails(os.path.join(state_dir, file)))
     return next((max(found) for found in seqs if found), 0)
 
 

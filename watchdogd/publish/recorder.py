@@ -183,7 +183,7 @@ def main(arguments: list[str]) -> int:
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
     if len(arguments) != 10 or options.keys() != {"--file", "--max-bytes", "--keep", "--echo", "--bounds"}:
         # --bounds: of log files, {PATH: BYTES}
-        usage = "--file FILE --max-bytes N --keep N --echo text|json|journal|none --bounds JSON"
+        usage = "--file FILE --max-bytes N --keep N --echo text|json|journal|brief|none --bounds JSON"
         print(f"usage: python -m watchdogd.publish.recorder {usage}", file=sys.stderr)
         return 2
     for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

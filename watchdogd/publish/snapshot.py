@@ -41,7 +41,10 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   said of it last), "blocked": [{"pid", "tid", "since_ns", "place" or null}] (threads in D state),
                   "growth": {RESOURCE: {"now" or null, "most" (of its first hour), "measured": bool (that is over),
                                         "limit", "stands": bool (told of, and not back), "times" (told of), "text",
-                                        the rest as in ``decide.growth.Course``}}}],
+                                        the rest as in ``decide.growth.Course``}},
+                  "progress": {"kind", "source": text, "value" or null, "moved_ns" or null, "pending": text or null,
+                               "pending_since_ns" or null, "unknown": why nobody knows, or "", "failed": of a probe,
+                               why, or "", "failing": bool (for so long that it was told)} or null}],
      "accelerators": [{"name", "load_ratio" or null, "power": text or null, "frozen": bool, "source", "sample_ns",
                        "device" or null, "ghost": bool (busy, and no worker is there), "uuid" or null,
                        "blocked_by": worker or null, "kernel": as a worker's}],
@@ -52,8 +55,8 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "bad_lines", "note"}],
      "events": {"written", "dropped", "suppressed" (by a storm, see ``throttle.py``), "error" or null}}
 
-``hangs`` counts verdicts startup, first_step, step and call; its keys are the call's operation, or the verdict for
-the others. Invariant: pure; equal inputs give equal bytes.
+``hangs`` counts verdicts startup, first_step, step, stall and call; its keys are the call's operation, or the verdict
+for the others. Invariant: pure; equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ SCHEMA = 1
 RECOVERY_BOUNDS_NS = tuple(
     ms * MILLISECOND for ms in (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 180_000)
 )
-HANG_KEYS = ("startup", "first_step", "step", *abi.OPERATIONS[1:])
+HANG_KEYS = ("startup", "first_step", "step", "stall", *abi.OPERATIONS[1:])
 
 
 def fragment(value: Mapping[str, Any]) -> str:
@@ -104,5 +107,6 @@ def body(
 def deadlines_seconds(deadlines: Deadlines) -> dict[str, float]:
     """Only those that are set, by their names in the configuration, in seconds."""
     named = {"startup": deadlines.startup_ns, "first_step": deadlines.first_step_ns, "step": deadlines.step_ns}
+    named["progress"] = deadlines.progress_ns
     named |= {abi.OPERATIONS[code]: value for code, value in enumerate(deadlines.calls_ns)}
     return {name: value / SECOND for name, value in named.items() if value is not None}

@@ -27,7 +27,9 @@ class Tally:
     def recall(self, told: Mapping[str, Any]) -> None:
         """Go on counting where ``describe`` ended. Raises ValueError, with nothing taken over."""
         try:
-            hangs = {key: int(told["hangs"][key]) for key in snapshot.HANG_KEYS}
+            known = told["hangs"]
+            hangs = {key: int(known[key]) for key in snapshot.HANG_KEYS if key != "stall"}
+            hangs["stall"] = int(known.get("stall", 0))  # a supervisor of before tells none
             restarts = {str(reason): int(count) for reason, count in told["restarts"].items()}
             recovery = [int(count) for count in told["recovery"]["counts"]]
             recovery_total_ns = int(told["recovery"]["total_ns"])

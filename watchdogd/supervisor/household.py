@@ -12,7 +12,7 @@ import select
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from watchdogd.act import launching
 from watchdogd.act.children import Child, start_due
@@ -27,17 +27,21 @@ from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
 from watchdogd.supervisor.blocked import Blocked
 from watchdogd.supervisor.growth import GrowthLooks
-from watchdogd.supervisor.kernel_log import KernelLog
 from watchdogd.supervisor.loads import Loads, Source
+from watchdogd.supervisor.progress import readers
 from watchdogd.supervisor.shims import ShimLooks
 
+if TYPE_CHECKING:
+    from watchdogd.supervisor.kernel_log import KernelLog
+
+UNBOUNDED = 1 << 62  # bytes: a file that somebody named is not rotated
 END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 
 
 class Household:
     def __init__(
         self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, fleet: Fleet,
-        watched: Sequence[Watched],
+        watched: Sequence[Watched], identities: launching.Identities,
     ) -> None:  # fmt: skip
         self._loop = loop
         self._journal = journal
@@ -45,10 +49,9 @@ class Household:
         self.loads = Loads()
         self.sources = [_source(source) for source in settings.sources if source.command]
         self._recorder = _recorder(settings, runtime)
-        self._children = [self._recorder, *(source.child for source in self.sources)]
-        self.kernel_log = (
-            KernelLog(settings.kmsg, watched, journal, procfs.pid_namespace()) if settings.kmsg.command else None
-        )
+        self._progress = {reader.child: reader for reader in readers(watched, identities)}
+        self._children = [self._recorder, *(source.child for source in self.sources), *self._progress]
+        self.kernel_log = _kernel_log(settings, watched, journal) if settings.kmsg.command else None
         if self.kernel_log is not None:
             self._children.append(self.kernel_log.child)
         self.blocked = Blocked(watched, journal, lambda: self.loads.haunted)
@@ -84,6 +87,11 @@ class Household:
             self.dirty = True
             if log.up or log.is_silent:  # that it is down is else told when it ends
                 self._told(log.child.name, log.up, "reads" if log.up else "its reader hangs", now_ns)
+        for reader in self._progress.values():
+            up = reader.watch(now_ns)
+            if up is not None:
+                reason = "tells" if up else reader.watched.progressing.silent
+                self._told(reader.child.name, up, reason, now_ns)
         self.dirty = self.blocked.look(now_ns) or self.dirty
         self._growth.look(now_ns)
         self._shims.look(now_ns)
@@ -113,6 +121,8 @@ class Household:
         for source in self.sources:
             if source.child is child:
                 source.started(time.monotonic_ns())
+        if child in self._progress:
+            self._progress[child].started(time.monotonic_ns())
         log = self._log_of(child)
         if log is not None:
             log.started(time.monotonic_ns())
@@ -127,6 +137,8 @@ class Household:
             self._loop.forget(descriptor)
         if child is self._recorder:
             self._take_report(data)
+        if child in self._progress:
+            self._progress[child].feed(data, now_ns)
         log = self._log_of(child)
         if log is not None:
             self.dirty = log.feed(data, now_ns) or self.dirty
@@ -207,6 +219,12 @@ def _source(settings: SourceSettings) -> Source:
     return Source(settings, Child(settings.name, settings.command, os.environ, stdin=False, stdout=True))
 
 
+def _kernel_log(settings: Settings, watched: Sequence[Watched], journal: Journal) -> KernelLog:
+    from watchdogd.supervisor.kernel_log import KernelLog  # noqa: PLC0415 - 15 ms, only where one is configured
+
+    return KernelLog(settings.kmsg, watched, journal, procfs.pid_namespace())
+
+
 def _recorder(settings: Settings, runtime: Runtime) -> Child:
     logs = {
         launching.log_path(worker, runtime.logs): worker.output_max_bytes
@@ -215,7 +233,8 @@ def _recorder(settings: Settings, runtime: Runtime) -> Child:
     }
     command = (
         sys.executable, "-m", "watchdogd.publish.recorder", "--file", runtime.events, "--keep", "4",
-        "--max-bytes", str(settings.supervisor.events_max_bytes), "--bounds", json.dumps(logs),
+        "--max-bytes", str(UNBOUNDED if settings.supervisor.events_file else settings.supervisor.events_max_bytes),
+        "--bounds", json.dumps(logs),
         "--echo", journald.resolve(settings.supervisor.log_format, os.environ),
     )  # fmt: skip
     # Not killed with us: it ends by the end of its input, so that it writes what a dying supervisor said last.

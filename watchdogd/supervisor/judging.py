@@ -81,6 +81,7 @@ class Judging:
         unreadable = watched.read()
         if unreadable is not None:
             self._actor.record_report_only(watched, Verdict.UNREADABLE, unreadable, now_ns)
+        watched.declare_ready(now_ns)
         late_margin_ns = self._settings.late_margin_ns
         if watched.pulse is not None and state.ready_ns is None and liveness.is_ready(watched.pulse):
             # Its deadlines count from its own stamp on, so this wake-up may have been late for one of them.
@@ -97,10 +98,19 @@ class Judging:
         if watched.is_good_again():
             self._actor.record_good_again(watched, now_ns)
             self._happenings.append(Happening(watched, Trigger.RETURNED))
+        if watched.gets_on_again(now_ns):
+            self._actor.record_stall_over(watched, now_ns)
+            self._happenings.append(Happening(watched, Trigger.RETURNED))
         if policy.may_be_judged(state):
-            finding = watched.verdict(late_ns, late_margin_ns, now_ns)
-            if finding is not None:
-                self._fleet.found(watched, finding)
+            self._judge(watched, late_ns, now_ns)
+
+    def _judge(self, watched: Watched, late_ns: int, now_ns: int) -> None:
+        finding = watched.verdict(late_ns, self._settings.late_margin_ns, now_ns)
+        if finding is not None and finding.verdict is Verdict.STALL and watched.progressing.only_tells:
+            self._actor.record_report_only(watched, finding.verdict, finding.detail, now_ns)
+            watched.changed()
+        elif finding is not None:
+            self._fleet.found(watched, finding)
 
     def _reconsider(self, watched: Watched, now_ns: int) -> None:
         """A new finding becomes a verdict; the kill of a standing one that was held may be due."""

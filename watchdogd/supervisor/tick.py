@@ -23,10 +23,10 @@ from watchdogd.act.runtime import CannotStart, Runtime
 from watchdogd.act.sweep import reap_ended
 from watchdogd.act.together import Together
 from watchdogd.act.watched import Watched
-from watchdogd.decide.orders import Trigger
+from watchdogd.decide.orders import Leave, Trigger
 from watchdogd.model import SECOND, Phase, Settings, Verdict
 from watchdogd.observe import procfs
-from watchdogd.observe.loop import Loop
+from watchdogd.observe.loop import CAUGHT, Loop
 from watchdogd.publish import events
 from watchdogd.publish.board import Board
 from watchdogd.publish.events import EventKind
@@ -86,9 +86,11 @@ class Supervisor:
         except OSError as error:
             remedy = "make room there, or choose another supervisor.runtime_dir"
             raise CannotStart(f"cannot make {runtime.board}: {error.strerror}; {remedy}") from None
-        first_seq = max(events.last_seq(runtime.state_directory) + 1, self._adoption.next_seq)
+        first_seq = max(events.last_seq(runtime.state_directory, runtime.events) + 1, self._adoption.next_seq)
         self.journal = Journal(boot_id, first_seq, Throttle(settings.supervisor.events_max_bytes))
-        self.loop = Loop(self._on_signals, settings.supervisor.late_margin_ns)
+        self.is_foreground = any(worker.foreground for worker in settings.workers)
+        caught = {signal.SIGCHLD} if self.is_foreground else CAUGHT  # the others are the program's
+        self.loop = Loop(self._on_signals, settings.supervisor.late_margin_ns, caught)
         slice_name, scopes = scope.available(settings.supervisor.worker_slice)
         self.actor = Actor(
             runtime, self.board, self.loop, self.journal, self.fleet, boot_id, self._happenings, self._identities,
@@ -127,7 +129,9 @@ class Supervisor:
 
         self.commands = Commands(self.runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
-        self.household = Household(self.settings, self.runtime, self.loop, self.journal, self.fleet, self.watched)
+        self.household = Household(
+            self.settings, self.runtime, self.loop, self.journal, self.fleet, self.watched, self._identities
+        )
         self.publication.furnish(self.household, lock_memory())
 
     def run(self) -> None:
@@ -149,7 +153,8 @@ class Supervisor:
         gc.freeze()  # what lives for ever need not be looked at again
         gc.enable()
         self.notifier.ready()
-        listening()
+        if not self.is_foreground:
+            listening()
         while not self.finished:
             woke = self.loop.wait(self._next_ns)
             if woke.late_ns:
@@ -181,6 +186,8 @@ class Supervisor:
             self.judging.settle(now_ns)
         if forget_retired(self.watched):
             self.publication.changed()
+        if self.actor.left is not None and not self.stopping:
+            self._leave(*self.actor.left)
         if self.stopping and all(w.state.phase in (Phase.STOPPED, Phase.UNKILLABLE) for w in self.watched):
             self.finished = True
         self._publish()
@@ -227,6 +234,15 @@ class Supervisor:
         """End as ``stop`` does, with a status that systemd's FailureAction= may act on."""
         self.exit_status = exits.SERVICE_FAIL
         self.stop(f"escalation: {reason}")
+
+    def _leave(self, watched: Watched, order: Leave) -> None:
+        """A worker's next start is up to whoever owns us, who is to know why."""
+        if order.verdict is not None:
+            self.exit_status = exits.VERDICT
+        elif watched.ended is not None:
+            self.exit_status = exits.of(watched.ended)
+        told = f"verdict {order.verdict}" if order.verdict is not None else f"it {watched.ended}"
+        self.stop(f"{watched.settings.name}: {told}, and on_verdict is exit")
 
     def _tell(self, change: str, **fields: Any) -> None:
         """Its own life is on record too: without it a gap in the record could be anything."""

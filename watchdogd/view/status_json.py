@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from watchdogd.model import SECOND
-from watchdogd.view import escalation, shim
+from watchdogd.view import escalation, progress, shim
 from watchdogd.view.status import StatusView, WorkerView, age
 
 SCHEMA = 1
@@ -112,6 +112,7 @@ def _worker_json(worker: WorkerView, view: StatusView) -> dict[str, Any]:
         "blocked": _blocked(worker.body["blocked"], view),
         "uninstrumented": worker.body["uninstrumented"],
         "shim": shim.to_json(worker, view.as_of_ns),
+        "progress": progress.to_json(worker, view.as_of_ns),
         "growth": {
             resource: {key: course[key] for key in ("now", "most", "measured", "limit", "stands")}
             for resource, course in worker.growth.items()

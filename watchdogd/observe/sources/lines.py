@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from watchdogd.decide.progress import Sample
 from watchdogd.model import DeviceMemory, LoadSample
 from watchdogd.observe.sources import tegrastats
 
@@ -60,6 +61,20 @@ def device_memory(line: str) -> DeviceMemory | None:
     if not all(item is None or (type(item) is int and item >= 0) for item in held.values()):
         raise BadLine("memory_bytes is neither null nor a number of bytes")
     return DeviceMemory(held)
+
+
+def progress(line: str) -> Sample:
+    """What one attempt to ask a worker found, as ``progress`` prints it. Raises `BadLine`."""
+    fields = _object(line)
+    try:
+        sample = Sample(**fields)
+    except TypeError as error:
+        raise BadLine(str(error)) from error
+    if type(sample.begun_ns) is not int or type(sample.ok) is not bool or not isinstance(sample.why, str):
+        raise BadLine("begun_ns, ok or why is of another type")
+    if not all(number is None or type(number) in (int, float) for number in (sample.counter, sample.pending)):
+        raise BadLine("counter or pending is neither null nor a number")
+    return sample._replace(why="".join(c if c.isprintable() else "?" for c in sample.why))
 
 
 def _object(line: str) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""Progress as the real shim tells it, of programs that wait for the simulated driver without a blocking call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.running import Supervised
+from tests.simulator.control import SimulatedDevice
+
+PROGRAM = """
+import os, pathlib, sys, time
+from cuda.bindings import driver
+here, first = pathlib.Path(os.environ['HERE']), os.environ['WATCHDOGD_HEARTBEAT'].endswith('.1')
+def ok(result):
+    if int(result[0]):
+        raise SystemExit(str(result[0]))
+    return result[1] if len(result) == 2 else None
+ok(driver.cuInit(0))
+ok(driver.cuCtxSetCurrent(ok(driver.cuDevicePrimaryCtxRetain(ok(driver.cuDeviceGet(0))))))
+stream, event = ok(driver.cuStreamCreate(0)), ok(driver.cuEventCreate(0))
+module = ok(driver.cuModuleLoadData(b""))
+quick, hung = (ok(driver.cuModuleGetFunction(module, name)) for name in (b"sim_sleep_us_500", b"sim_spin"))
+def launch(kernel): ok(driver.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, stream, 0, 0))
+def poll(kernel):
+    launch(kernel)
+    ok(driver.cuEventRecord(event, stream))
+    while int(driver.cuEventQuery(event)[0]) == 600:  # not ready
+        time.sleep(0.001)
+def request():
+    launch(quick)
+    ok(driver.cuStreamSynchronize(stream))
+request()
+while not (here / 'go').exists(): poll(quick)
+"""
+THEN = {
+    "polls a hung kernel for ever": "if first: poll(hung)\nwhile True: request()",
+    "idles": "time.sleep(600)",
+    "launches once more and idles": "request(); launch(quick); time.sleep(600)",
+    "goes on": "while True: poll(quick)",
+}
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[SimulatedDevice]:
+    with SimulatedDevice(tmp_path / "device") as device:
+        yield device
+
+
+def program(device: SimulatedDevice, then: str, **keys: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "instrument": "driver",
+        "progress": "sync",
+        "deadlines": {"startup": "20s", "progress": "800ms"},
+        "environment": device.environment("a"),
+        **keys,
+    }
+    return {"command": [sys.executable, "-c", PROGRAM + THEN[then]], **settings}
+
+
+def test_a_program_that_polls_a_hung_kernel_for_ever_stalls_and_is_replaced(device: SimulatedDevice) -> None:
+    with Supervised({"a": program(device, "polls a hung kernel for ever")}) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.let_pass(1.2)
+        assert supervised.events("verdict") == []
+        supervised.touch("go")
+        verdict = supervised.wait_event("verdict", "a")
+        assert verdict["verdict"] == "stall" and "a query found work undone" in verdict["detail"]
+        supervised.wait_phase("a", "running", 2)
+
+
+@pytest.mark.parametrize("then", ["idles", "launches once more and idles", "goes on"])
+def test_a_program_that_is_idle_or_gets_on_does_not(device: SimulatedDevice, then: str) -> None:
+    with Supervised({"a": program(device, then)}) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        supervised.touch("go")
+        supervised.let_pass(2.5)
+        assert supervised.events("verdict") == [] and supervised.worker("a")["incarnation"] == 1
+        assert supervised.worker("a")["progress"]["value"] > 0
+
+
+def test_with_a_probe_the_first_synchronize_does_not_make_it_ready(device: SimulatedDevice) -> None:
+    probe = {"progress": "command:sh -c 'test -e $HERE/well'", "progress_interval": "100ms"}
+    with Supervised({"a": program(device, "idles", **probe)}) as supervised:
+        supervised.wait_phase("a", "starting", 1)
+        supervised.touch("go")
+        supervised.let_pass(2)
+        assert supervised.phase("a") == "starting"
+        supervised.touch("well")
+        supervised.wait_phase("a", "running", 1)
