@@ -69,6 +69,7 @@ class WorkerView:
     last_step_ns: int | None = None  # when it ended; None: none has, or a library of version 1 does not say
     is_first_again: bool = False  # a step in flight is a first one by the worker's own word, after others
     driver: Driver | None = None  # what its driver shim saw
+    laneless: int = 0  # threads that found no lane
 
     @property
     def name(self) -> str:
