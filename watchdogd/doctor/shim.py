@@ -10,7 +10,7 @@ import os
 from watchdogd.act.launching import environment
 from watchdogd.doctor.files import nearest
 from watchdogd.doctor.words import Machine, Outcome, missing, ok
-from watchdogd.instrument import driver, elf, front, place
+from watchdogd.instrument import driver, elf, place, words
 from watchdogd.model import SupervisorSettings, WorkerSettings
 
 _ANY = WorkerSettings("any", ("any",), instrument="driver")
@@ -19,10 +19,10 @@ LOST = 'workers with instrument = "driver" run unwatched: no hang of theirs is f
 
 def shim(machine: Machine) -> Outcome:
     try:
-        with open(front.SHIM, "rb") as file:
+        with open(words.SHIM, "rb") as file:
             library = elf.of_bytes(file.read())
     except (OSError, elf.BadObject) as error:
-        return missing(f"{front.SHIM}: {error}", lost=LOST, remedy="install the package anew")
+        return missing(f"{words.SHIM}: {error}", lost=LOST, remedy="install the package anew")
     found = []
     workers = machine.settings.workers if machine.settings else ()
     for worker in [worker for worker in workers if worker.instrument == "driver"] or [_ANY]:
