@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.model import KernelKind
 from watchdogd.observe import heartbeat, procfs
 from watchdogd.publish import board, snapshot
@@ -46,6 +46,7 @@ WORKER: dict[str, Any] = {
     "soft_exceeded": 11,
     "uninstrumented": False,
     "shim": None,
+    "progress": None,
     "heartbeat_error": None,
     "last_error": None,
     "held": None,
@@ -117,6 +118,26 @@ class FakeHeartbeat:
         self.put(block, self.get(block) + duration_ns * times)
         self.put(bucket, self.get(bucket) + times)
         self.lane(lane, calls=self.get(word_offset(lane, "calls")) + times)
+
+    def driver(self, **words: int) -> None:
+        """Of the header of the driver region."""
+        for name, value in {"loaded_ns": 1, **words}.items():
+            self.put(abi_driver.OFFSET + abi_driver.HEADER.index(name) * abi.WORD, value)
+
+    def driver_lane(self, lane: int, **words: int) -> None:
+        for name, value in words.items():
+            offset = abi_driver.LANES_OFFSET + lane * abi_driver.LANE_STRIDE
+            self.put(offset + abi_driver.LANE.index(name) * abi.WORD, value)
+
+    def context(self, entry: int, **words: int) -> None:
+        for name, value in words.items():
+            offset = abi_driver.CONTEXTS_OFFSET + entry * abi_driver.CONTEXT_STRIDE
+            self.put(offset + abi_driver.CONTEXT.index(name) * abi.WORD, value)
+
+    def stream(self, entry: int, **words: int) -> None:
+        for name, value in words.items():
+            offset = abi_driver.STREAMS_OFFSET + entry * abi_driver.STREAM_STRIDE
+            self.put(offset + abi_driver.STREAM.index(name) * abi.WORD, value)
 
     def close(self) -> None:
         os.close(self._descriptor)

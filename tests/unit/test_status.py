@@ -78,11 +78,32 @@ def shape(value: Any) -> Any:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
+SHIM = {"driver": "/usr/lib/libcuda.so.1", "loaded": True, "why": ""}
+
+
+PROGRESS = {
+    "kind": "metrics", "source": "metrics http://h/m", "value": 900.0, "moved_ns": 5, "pending": "3", "unknown": "",
+    "pending_since_ns": 7, "failed": "", "failing": False,
+}  # fmt: skip
+
+
 def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None:
     incident = {"id": "i-1", "verdict": "call", "operation": "sync", "time": "2025-01-02T03:04:05.000006Z"}
     thread = {"pid": 7, "tid": 8, "since_ns": 9, "place": "uvm_spin_loop"}
-    beat = runtime.incarnation("model_h", 3, last_incident=incident, kernel=xid(), blocked=[thread], growth=held())
+    beat = runtime.incarnation(
+        "model_h",
+        3,
+        last_incident=incident,
+        kernel=xid(),
+        blocked=[thread],
+        growth=held(),
+        shim=SHIM,
+        progress=PROGRESS,
+    )
     beat.enter(0, "sync", time.monotonic_ns())
+    beat.driver(misuses=1)
+    beat.context(0, owner=1 << 32 | 1)
+    beat.stream(0, owner=1 << 32 | 1)
     runtime.accelerators = [{**ACCELERATOR, "kernel": xid()}]
     runtime.sources = [SOURCE]
     runtime.supervisor["escalation"] = ESCALATION
@@ -123,7 +144,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "restarts": None,
                 "budget_left": None,
                 "accelerator": None,
-                "call": {"operation": None, "age_seconds": None, "deadline_seconds": None},
+                "call": {"operation": None, "age_seconds": None, "deadline_seconds": None, "waits_for": None},
                 "sync_seconds": {"p50": None, "p99": None, "count": None},
                 "steps": None,
                 "steps_dropped": None,
@@ -135,6 +156,14 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                 "last_incident": {"id": None, "verdict": None, "operation": None, "time": None},
                 "kernel": said,
                 "blocked": blocked,
+                "uninstrumented": None,
+                "shim": {
+                    **dict.fromkeys(("driver", "loaded", "why", "version", "queued", "completed", "misuses")),
+                    "misuse": dict.fromkeys(("pid", "tid", "expected", "found", "age_seconds")),
+                    "contexts": [dict.fromkeys(("pid", "device", "handle"))],
+                    "streams": [dict.fromkeys(("pid", "handle", "context", "queued", "completed", "age_seconds"))],
+                },
+                "progress": dict.fromkeys(("source", "value", "pending", "failing", "unknown", "moved_age_seconds")),
                 "growth": {"descriptors": dict.fromkeys(("now", "most", "measured", "limit", "stands"))},
             }
         ],
@@ -907,3 +936,38 @@ def test_a_step_that_the_worker_itself_made_unbounded_is_told(
     beat.lane(0, step=abi.stamp(time.monotonic_ns(), code), steps_done=done)
     runtime.publish()
     assert ("its step is a first one" in table(view(runtime), 200, colour=False)) == told
+
+
+# --- progress -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phase", "told", "note"),
+    [
+        ("running", {}, None),
+        ("running", {"unknown": "its counter went back"}, "progress is unknown: its counter went back"),
+        ("observed", {"unknown": "x"}, "progress is unknown: x"),
+        ("starting", {"unknown": "refused"}, None),
+        ("starting", {"failed": "refused"}, "not ready: metrics http://h/m: refused"),
+        ("running", {"failed": "refused"}, None),
+        (
+            "running",
+            {"failed": "refused", "failing": True},
+            "its probe fails: metrics http://h/m: refused; not replaced for that: see progress_kills",
+        ),
+    ],
+)
+def test_progress_that_is_unknown_or_fails_is_a_note(
+    runtime: FakeRuntime, phase: str, told: dict[str, object], note: str | None
+) -> None:
+    runtime.incarnation("model_h", 3, phase=phase, phase_since_ns=5, progress={**PROGRESS, **told})
+    runtime.publish()
+    lines = table(view(runtime), 200, colour=False).splitlines()
+    assert [line for line in lines if line.startswith("  ! ")] == ([] if note is None else [f"  ! {note}"])
+
+
+def test_a_worker_without_a_source_of_progress_has_no_words_of_it(runtime: FakeRuntime) -> None:
+    runtime.incarnation("model_h", 3, progress=None)
+    runtime.publish()
+    assert [worker["progress"] for worker in to_json(view(runtime))["workers"]] == [None]
+    assert "progress" not in table(view(runtime), 200, colour=False)

@@ -163,6 +163,11 @@ def _in_flight_at_an_end(then: str) -> _Value:
     return lambda worker: worker.body.get(f"steps_{then}", 0)  # a supervisor of before tells none
 
 
+def _work(place: int) -> _Value:
+    """Of workers with a driver shim alone."""
+    return lambda worker: worker.totals.work[place] if worker.body.get("shim") is not None else None
+
+
 _SIMPLE: tuple[tuple[str, str, str, _Value], ...] = (
     ("near_misses", "counter", "Overdue calls that returned before the kill.", lambda w: w.body["near_misses"]),
     ("soft_exceeded", "counter", "Deadlines of which the soft part was used up.", lambda w: w.body["soft_exceeded"]),
@@ -187,6 +192,9 @@ _SIMPLE: tuple[tuple[str, str, str, _Value], ...] = (
     ("worker_uninstrumented", "gauge", "1 while no call is stamped.", lambda w: w.body["uninstrumented"]),
     ("worker_progress_up", "gauge", "1 while its source of progress tells, 0 if nobody knows.", _gets_on("unknown")),
     ("worker_progress_failing", "gauge", "1 while its probe fails, for which it is not ended.", _gets_on("failing")),
+    ("work_queued", "counter", "Launches and asynchronous copies that its driver shim saw.", _work(0)),
+    ("work_completed", "counter", "Waits for work that returned success, as its driver shim saw.", _work(1)),
+    ("context_misuses", "counter", "Calls with another context than the thread used before.", _work(2)),
     ("worker_heartbeat_up", "gauge", "0 if it cannot be believed.", lambda w: w.body["heartbeat_error"] is None),
 )
 _LABELLED: tuple[tuple[str, str, str, str, _Values], ...] = (

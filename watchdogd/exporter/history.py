@@ -27,6 +27,7 @@ class Totals:
     steps: int = 0
     laneless: int = 0
     outputs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(abi.OUTPUTS, 0))
+    work: tuple[int, int, int] = (0, 0, 0)  # queued, completed and misuses, as the driver shim counts them
 
     def plus(self, other: Totals) -> Totals:
         return Totals(
@@ -34,13 +35,16 @@ class Totals:
             self.steps + other.steps,
             self.laneless + other.laneless,
             {kind: count + other.outputs[kind] for kind, count in self.outputs.items()},
+            (self.work[0] + other.work[0], self.work[1] + other.work[1], self.work[2] + other.work[2]),
         )
 
     def reached_by(self, other: Totals) -> bool:
         """Whether ``other`` can be a later reading of the same heartbeat."""
         counts = (self.histograms[name].count <= other.histograms[name].count for name in NAMES)
         outputs = (count <= other.outputs[kind] for kind, count in self.outputs.items())
-        return self.steps <= other.steps and self.laneless <= other.laneless and all(counts) and all(outputs)
+        work = (count <= later for count, later in zip(self.work, other.work, strict=True))
+        few = self.steps <= other.steps and self.laneless <= other.laneless
+        return few and all(counts) and all(outputs) and all(work)
 
 
 class WorkerHistory:
@@ -111,10 +115,12 @@ class WorkerHistory:
             return
         try:
             histograms, outputs = self._reader.histograms(self.pulse), self._reader.outputs()
+            driver = self._reader.driver()
         except (HeartbeatError, OSError):
             return
         laneless = self.pulse.header("laneless_cas") + self.pulse.header("laneless_locked")
-        latest = Totals(histograms, sum(self.pulse.column("steps_done")), laneless, outputs)
+        work = (0, 0, 0) if driver is None else (driver.queued, driver.completed, driver.misuses)
+        latest = Totals(histograms, sum(self.pulse.column("steps_done")), laneless, outputs, work)
         if self._current.reached_by(latest):
             self._current = latest
 

@@ -7,14 +7,14 @@ need be without the shim and with the reason told.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from watchdogd.instrument import driver, elf, place
 
-SHIM = Path(__file__).resolve().parent.parent / "native" / "libcuda_shim.so"
+SHIM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "libcuda_shim.so")
 SEARCHED = "LD_LIBRARY_PATH"
 
 
@@ -28,7 +28,7 @@ class Shim(NamedTuple):
 
 class Request(NamedTuple):
     roots: tuple[str, ...]  # directories that are ours alone, in which the folder may be made
-    shim: str = str(SHIM)
+    shim: str = SHIM
 
 
 def stand(

@@ -15,6 +15,7 @@ from enum import Enum
 from watchdogd import abi, abi_driver
 from watchdogd.decide.requests import Entry, Requests
 from watchdogd.histogram import Histogram
+from watchdogd.observe import driver_region
 from watchdogd.pulse import Pulse, word_at
 
 # The start of a header of any version that can be read.
@@ -151,6 +152,10 @@ class HeartbeatReader:
             raise HeartbeatError(Unreadable.TRUNCATED, self.path)
         counts = struct.unpack(f"={words}Q", raw)
         return {kind: counts[code] + counts[abi.OUTPUT_COUNTS + code] for kind, code in abi.OUTPUT.items()}
+
+    def driver(self) -> driver_region.Driver | None:
+        """What the driver shim saw; None if it is not there, or the file is of a version that has no room for it."""
+        return driver_region.parse(os.pread(self._descriptor, abi_driver.SIZE, abi_driver.OFFSET))
 
     def requests(self) -> Requests:
         """What became of the requests of its steps. Raises HeartbeatError."""

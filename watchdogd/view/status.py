@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -18,6 +18,7 @@ from watchdogd import abi, bad_outputs, exits, places
 from watchdogd.histogram import Histogram
 from watchdogd.model import SECOND, Phase
 from watchdogd.observe import procfs
+from watchdogd.observe.driver_region import Driver
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.publish import board
 from watchdogd.pulse import Pulse
@@ -25,6 +26,7 @@ from watchdogd.view.span import span
 
 STUCK_AFTER_NS = 2 * SECOND  # past the moment at which the supervisor itself wanted to tick next
 MAY_TAKE_WORK = {Phase.RUNNING, Phase.OBSERVED}
+_WAITS = ("sync", "event")
 AS_IT_SHOULD = {*MAY_TAKE_WORK, Phase.STARTING}
 
 
@@ -50,6 +52,8 @@ class Call:
     operation: str
     age_ns: int
     deadline_ns: int | None  # the length configured; None = never overdue
+    pid: int | None = None
+    object: int | None = None  # what it waits for, where a driver shim tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class WorkerView:
     bisect: str = "off"  # of ``abi.BISECTS``: whether its process synchronizes after each stage
     last_step_ns: int | None = None  # when it ended; None: none has, or a library of version 1 does not say
     is_first_again: bool = False  # a step in flight is a first one by the worker's own word, after others
+    driver: Driver | None = None  # what its driver shim saw
 
     @property
     def name(self) -> str:
@@ -199,36 +204,49 @@ def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
         reader = HeartbeatReader(path)
         try:
             pulse = reader.read()
-            sync, counts = reader.histograms(pulse)["sync"], reader.outputs()
+            sync, counts, driver = reader.histograms(pulse)["sync"], reader.outputs(), reader.driver()
         finally:
             reader.close()
     except (HeartbeatError, OSError) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else str(failure)
         return WorkerView(body, None, Histogram(), None, error or reason)
-    call = None
-    if body["pid"] is not None:
-        ages = calls_in_flight(pulse, now_ns)
-        if ages:
-            operation = max(ages, key=ages.__getitem__)
-            seconds = body["deadlines"].get(operation)
-            call = Call(operation, ages[operation], None if seconds is None else round(seconds * SECOND))
+    call = _oldest_call(body, pulse, driver, now_ns) if body["pid"] is not None else None
     bad = bad_outputs.under_way(pulse, now_ns)
     last_ns = last_step_ns(pulse, now_ns)
     word = pulse.header("bisect") if body["pid"] is not None else 0
     bisect = abi.BISECTS[word] if word < len(abi.BISECTS) else "off"
     again = is_first_again(pulse)
-    return WorkerView(body, call, sync, sum(pulse.column("steps_done")), error, counts, bad, bisect, last_ns, again)
+    return WorkerView(
+        body, call, sync, sum(pulse.column("steps_done")), error, counts, bad, bisect, last_ns, again, driver
+    )
+
+
+def _oldest_call(body: Mapping[str, Any], pulse: Pulse, driver: Driver | None, now_ns: int) -> Call | None:
+    calls = list(_calls(pulse, now_ns))
+    if not calls:
+        return None
+    operation, entered_ns, lane = min(calls, key=lambda call: call[1])
+    seconds = body["deadlines"].get(operation)
+    limit_ns = None if seconds is None else round(seconds * SECOND)
+    waits_for = driver.objects[lane] if driver is not None and operation in _WAITS else None
+    return Call(operation, max(0, now_ns - entered_ns), limit_ns, pulse.lane(lane, "owner") >> 32, waits_for)
+
+
+def _calls(pulse: Pulse, now_ns: int) -> Iterator[tuple[str, int, int]]:
+    """Operation, time of entry and lane of each call in flight; a word that cannot be a call's is left out."""
+    spawned_ns = pulse.header("spawned_ns") & ~abi.CODE_MASK
+    for level in ("outer", "inner"):
+        for lane, word in enumerate(pulse.column(level)):
+            code, entered_ns = word & abi.CODE_MASK, word & ~abi.CODE_MASK
+            if 0 < code < len(abi.OPERATIONS) and spawned_ns <= entered_ns <= now_ns + SECOND:
+                yield abi.OPERATIONS[code], entered_ns, lane
 
 
 def calls_in_flight(pulse: Pulse, now_ns: int) -> dict[str, int]:
-    """Age in ns of the oldest call in flight, by operation; a word that cannot be a call's is left out."""
+    """Age in ns of the oldest call in flight, by operation."""
     ages: dict[str, int] = {}
-    spawned_ns = pulse.header("spawned_ns") & ~abi.CODE_MASK
-    for word in pulse.column("outer") + pulse.column("inner"):
-        code, entered_ns = word & abi.CODE_MASK, word & ~abi.CODE_MASK
-        if 0 < code < len(abi.OPERATIONS) and spawned_ns <= entered_ns <= now_ns + SECOND:
-            operation = abi.OPERATIONS[code]
-            ages[operation] = max(ages.get(operation, 0), now_ns - entered_ns)
+    for operation, entered_ns, _ in _calls(pulse, now_ns):
+        ages[operation] = max(ages.get(operation, 0), now_ns - entered_ns)
     return ages
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from watchdogd.model import SECOND
-from watchdogd.view import escalation, progress
+from watchdogd.view import escalation, progress, shim
 from watchdogd.view.status import StatusView, WorkerView, age
 
 SCHEMA = 1
@@ -93,6 +93,7 @@ def _worker_json(worker: WorkerView, view: StatusView) -> dict[str, Any]:
             "operation": call.operation,
             "age_seconds": seconds(call.age_ns),
             "deadline_seconds": seconds(call.deadline_ns),
+            "waits_for": None if call.object is None else hex(call.object),
         },
         "sync_seconds": {
             "p50": seconds(worker.sync.quantile_ns(0.5)),
@@ -110,6 +111,8 @@ def _worker_json(worker: WorkerView, view: StatusView) -> dict[str, Any]:
         "kernel": _said(worker.body["kernel"], view),
         "blocked": _blocked(worker.body["blocked"], view),
         "progress": progress.to_json(worker, view.as_of_ns),
+        "uninstrumented": worker.body["uninstrumented"],
+        "shim": shim.to_json(worker, view.as_of_ns),
         "growth": {
             resource: {key: course[key] for key in ("now", "most", "measured", "limit", "stands")}
             for resource, course in worker.growth.items()

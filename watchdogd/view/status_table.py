@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from watchdogd.model import SECOND, Phase
-from watchdogd.view import escalation, progress
+from watchdogd.view import escalation, progress, shim
 from watchdogd.view.notes import in_d_state, notes, said, silence
 from watchdogd.view.span import span
 from watchdogd.view.status import MAY_TAKE_WORK, StatusView, Trouble, WorkerView, age
@@ -121,6 +121,7 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
             gets_on = progress.line(worker, view.as_of_ns)
             if gets_on is not None:
                 yield f"  {gets_on}", _PLAIN
+            yield from ((f"  {text}", _PLAIN) for text in shim.lines(worker, view.as_of_ns))
             yield from ((f"  {text}", _PLAIN) for text in _held(worker))
             dropped, back = (worker.body.get(f"steps_{then}", 0) for then in ("dropped", "redelivered"))
             if dropped or back:
