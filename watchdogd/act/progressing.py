@@ -59,9 +59,11 @@ class Progressing:
 
     def look(self, reader: HeartbeatReader | None, pulse: Pulse | None, state: WorkerState, now_ns: int) -> bool:
         """At what the driver shim tells, if it is time. Whether something is to be shown anew."""
-        if self.source is None or self.source.kind != "sync" or now_ns < self._look_ns or reader is None:
+        self.waiting_ns = None
+        if self.source is None or self.source.kind != "sync" or now_ns < self._look_ns:
             return False
-        self.see(reader, pulse, state, now_ns)
+        if reader is not None:
+            self.see(reader, pulse, state, now_ns)
         self._look_ns = progress.next_look_ns(self._course, state.armed_ns or 0, self._deadline_ns, now_ns)
         if now_ns - self._shown_ns < _SHOWN_NS:
             return False
