@@ -120,6 +120,16 @@ def test_a_worker_that_starves_gets_its_turn_first_and_not_for_ever(rig: Rig) ->
     assert rig.verdict(ENTERED + 12 * T, starving) is Verdict.STALL
 
 
+def test_a_wait_that_was_granted_is_over_where_nobody_judges_any_more(rig: Rig) -> None:
+    hang(rig, ENTERED)
+    rig.verdict(ENTERED + T, starving)
+    assert rig.due_ns() == rig.waiting_ns is not None
+    now_ns = ENTERED + 2 * T  # another verdict stands meanwhile, and is held
+    rig.look(rig.reader, rig.reader.read(), STATE, now_ns)
+    due_ns = rig.due_ns()
+    assert due_ns is not None and due_ns > now_ns
+
+
 def test_the_call_of_an_owner_that_is_gone_is_no_work_and_another_is(rig: Rig) -> None:
     hang(rig, ENTERED)
     assert rig.first(ENTERED, ENTERED + 60 * SECOND, gone) is None
