@@ -213,6 +213,15 @@ def test_a_worker_that_attached_says_itself_when_it_is_ready_unless_it_has_a_pro
     rig.reader.close()
 
 
+def test_what_is_told_of_it_is_bounded(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ProgressSource("command", ("x" * 5000,)))
+    rig.take(Sample(SPAWNED, False, "y" * 5000), STATE, SPAWNED + 5)
+    rig.silent = "z" * 5000
+    told = rig.describe()
+    assert told is not None and len(told["pending"]) + len(str(told)) < 1500
+    rig.reader.close()
+
+
 @pytest.mark.parametrize(("after", "ready"), [(None, False), (5, True), (6, False)])
 def test_it_counts_as_ready_so_long_after_its_spawn(tmp_path: Path, after: int | None, ready: bool) -> None:
     rig = Rig(tmp_path, SYNC, ready_after_ns=after)

@@ -83,7 +83,7 @@ SHIM = {"driver": "/usr/lib/libcuda.so.1", "loaded": True, "why": ""}
 
 PROGRESS = {
     "kind": "metrics", "source": "metrics http://h/m", "value": 900.0, "moved_ns": 5, "pending": "3", "unknown": "",
-    "pending_since_ns": 7, "failed": "", "failing": False,
+    "pending_since_ns": 7, "silent_since_ns": None, "failed": "", "failing": False,
 }  # fmt: skip
 
 
@@ -964,6 +964,13 @@ def test_progress_that_is_unknown_or_fails_is_a_note(
     runtime.publish()
     lines = table(view(runtime), 200, colour=False).splitlines()
     assert [line for line in lines if line.startswith("  ! ")] == ([] if note is None else [f"  ! {note}"])
+
+
+def test_a_reader_that_is_silent_is_said_to_be_since_when(runtime: FakeRuntime) -> None:
+    silent = {"unknown": "its reader is silent; x", "silent_since_ns": time.monotonic_ns() - 90 * SECOND}
+    runtime.incarnation("model_h", 3, progress={**PROGRESS, **silent})
+    runtime.publish()
+    assert "! progress is unknown for 1 m 30 s: its reader is silent; x" in table(view(runtime), 200, colour=False)
 
 
 def test_a_worker_without_a_source_of_progress_has_no_words_of_it(runtime: FakeRuntime) -> None:

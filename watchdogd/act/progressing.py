@@ -22,6 +22,7 @@ from watchdogd.observe.heartbeat import HeartbeatReader
 from watchdogd.pulse import Pulse, word_offset
 
 NOT_LOADED = "the driver shim is not loaded in it"
+LONGEST_TEXT = 200  # characters: the snapshot has room for so much of every worker
 _SHOWN_NS = SECOND  # what a busy worker completes is told anew once in so long
 
 
@@ -193,12 +194,13 @@ class Progressing:
         failed = self._sample[0].why if self.source.is_probe and self._sample is not None else ""
         return {
             "kind": self.source.kind,
-            "source": str(self.source),
+            "source": str(self.source)[:LONGEST_TEXT],
             "value": value,
             "moved_ns": self._course.moved_ns,
-            "pending": self._course.pending or None,
+            "pending": self._course.pending[:LONGEST_TEXT] or None,
             "pending_since_ns": self._course.since_ns,
-            "unknown": self.silent or self._course.unknown,
-            "failed": failed,
+            "unknown": (self.silent or self._course.unknown)[:LONGEST_TEXT],
+            "silent_since_ns": self._sample[1] if self.silent and self._sample is not None else None,
+            "failed": failed[:LONGEST_TEXT],
             "failing": self._is_told and self.only_tells,
         }

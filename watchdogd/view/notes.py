@@ -37,7 +37,7 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
     yield from _unstamped(worker)
     if worker.is_first_again and "step" in body["deadlines"] and "first_step" not in body["deadlines"]:
         yield "its step is a first one, says the worker: never overdue, since deadlines.first_step is not set"
-    yield from progress.notes(worker)
+    yield from progress.notes(worker, now_ns)
     yield from _outputs(worker, now_ns)
     yield from _bisect(worker)
     if body["would_have_killed"]:
