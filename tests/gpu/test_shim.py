@@ -23,7 +23,7 @@ from tests.gpu.results import Results
 from tests.gpu.shim import calls, throughput
 from tests.helpers.worker_process import ROOT
 from watchdogd import abi
-from watchdogd.instrument import front
+from watchdogd.instrument import front, words
 from watchdogd.observe import heartbeat, procfs
 
 SOURCES = ROOT / "tests/gpu/shim"
@@ -48,7 +48,7 @@ def shimmed(machine: Machine, tmp_path: Path) -> Iterator[Shimmed]:
     bare = {**os.environ, "PYTHONPATH": str(ROOT), **machine.environment}
     roots = tmp_path / "roots"
     roots.mkdir()
-    shim, environment = front.stand(front.Request((str(roots),)), bare, str(tmp_path), None)
+    shim, environment = front.stand(words.Request((str(roots),)), bare, str(tmp_path), None)
     assert shim.folder and shim.driver, shim.problem
     file = tmp_path / "heartbeat"
     reader = heartbeat.create(str(file), boot_id=procfs.boot_id(), incarnation=1, spawned_ns=1)

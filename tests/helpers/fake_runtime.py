@@ -46,6 +46,7 @@ WORKER: dict[str, Any] = {
     "soft_exceeded": 11,
     "uninstrumented": False,
     "shim": None,
+    "progress": None,
     "heartbeat_error": None,
     "last_error": None,
     "held": None,

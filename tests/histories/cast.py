@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.helpers.pulses import ms, thread
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.act.fleet import Fleet
 from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, policy
@@ -40,7 +40,7 @@ LATE_MARGIN_NS = 20 * MILLISECOND
 
 @dataclass(frozen=True)
 class Writes:
-    """What a worker stores in its heartbeat: lane words (of lane 0), or header words."""
+    """What a worker stores in its heartbeat: words of the header, or of lane 0, the driver shim's as well."""
 
     words: Mapping[str, int]
 
@@ -133,7 +133,7 @@ class Cast:
             self._happen(player, event.writes, now_ns)
         elif isinstance(event, Writes):
             for word, value in event.words.items():
-                player.store(abi.H[word] * abi.WORD if word in abi.H else word_offset(0, word), value)
+                player.store(_offset(word), value)
         elif isinstance(event, Past):
             counts = [0] * abi.BUCKETS
             duration_ns = round(event.duration_ms * MILLISECOND)
@@ -172,7 +172,7 @@ class Cast:
             player.examination.reported.pop(pending.key, None)
             if state.finding is not None and (state.finding.offset, state.finding.word) == pending.key:
                 self._happenings.append((player, Trigger.RETURNED, None, None))
-        if player.is_good_again():
+        if player.is_good_again() or player.gets_on_again(now_ns):
             self._happenings.append((player, Trigger.RETURNED, None, None))
         if state.finding is None or state.phase is Phase.OBSERVED:
             finding = player.verdict(late_ns, LATE_MARGIN_NS, now_ns)
@@ -216,7 +216,7 @@ class Cast:
     def _perform(self, player: Player, action: Action, now_ns: int) -> None:
         name = player.settings.name
         confirm = action.confirm if isinstance(action, Signal) else None
-        if confirm is not None and not player.still(confirm):
+        if confirm is not None and not player.still(confirm, now_ns):
             self._fleet.spared()
             self._happenings.append((player, Trigger.RETURNED, None, None))
             return
@@ -239,6 +239,21 @@ _ORDERS: dict[type, Callable[..., str]] = {
     CloseIncident: lambda action: f"close {action.outcome}",
     Leave: lambda action: f"leave after {action.verdict or 'its own end'}",
 }
+
+
+def _offset(word: str) -> int:
+    if word in abi.H:
+        return abi.H[word] * abi.WORD
+    if word == "loaded_ns":
+        return abi_driver.OFFSET
+    if word in abi_driver.LANE:
+        return abi_driver.LANES_OFFSET + abi_driver.LANE.index(word) * abi.WORD
+    return word_offset(0, word)
+
+
+def shim(**words: float) -> Writes:
+    """The driver shim stamps these words, in ms."""
+    return Writes({name: ms(at_ms) for name, at_ms in words.items()})
 
 
 def ready(at_ms: float) -> Writes:

@@ -19,6 +19,7 @@ from tests.histories.cast import (
     outputs,
     ready,
     returns,
+    shim,
     started,
     steps,
 )
@@ -26,9 +27,11 @@ from watchdogd import abi
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import (
     SECOND,
+    Deadlines,
     Exit,
     OutputSettings,
     Phase,
+    ProgressSource,
     RestartSettings,
     SupervisorSettings,
     WorkerSettings,
@@ -672,6 +675,61 @@ ASKED_TO_RESTART = Story(
         (100, "h", T.RESTART, P.TERMINATING, "h TERM"),
         (110, "h", KILLED, P.KILLING, "h clear"),
         (111, "h", T.CLEARED, P.STARTING, "h spawn 2"),
+    ),
+)
+
+GETS_ON = WorkerSettings(
+    "p", ("p",), instrument="driver", progress=ProgressSource("sync"), deadlines=Deadlines(progress_ns=SECOND)
+)
+
+
+def asks(begin_ms: int, end_ms: int) -> tuple[Row, ...]:
+    """Queries every 100 ms that find work undone, until the one at ``end_ms``."""
+    return tuple((at, "p", shim(unready_ns=at), P.RUNNING, "") for at in range(begin_ms, end_ms + 1, 100))
+
+
+STALL = Story(
+    "a kernel hangs, and the program asks for it for ever without a blocking call: pending for a second, a stall",
+    (GETS_ON,),
+    (
+        *started("p"),
+        (100, "p", shim(loaded_ns=5, completed_ns=90), P.RUNNING, ""),
+        (1000, "p", shim(queued_ns=1000), P.RUNNING, ""),
+        *asks(1100, 1900),
+        (2000, "p", shim(unready_ns=2000), P.KILLING, "p open stall, p KILL"),
+        *dies("p", 2100, orders="p spawn 2"),
+        (3000, "p", ready(3000), P.RUNNING, "p close recovered"),
+        (9000, "p", None, P.RUNNING, ""),
+    ),
+)
+
+STALL_NOT_IDLE = Story(
+    "a program queues something after its last synchronize, waits for an hour, and then for a request: idle",
+    (GETS_ON,),
+    (
+        *started("p"),
+        (100, "p", shim(loaded_ns=5, completed_ns=90), P.RUNNING, ""),
+        (1000, "p", shim(queued_ns=1000), P.RUNNING, ""),
+        (1300, "p", None, P.RUNNING, ""),
+        (9000, "p", None, P.RUNNING, ""),
+        (3_600_000, "p", shim(queued_ns=3_600_000), P.RUNNING, ""),
+        *((at, "p", shim(unready_ns=at), P.RUNNING, "") for at in range(3_600_100, 3_600_800, 100)),
+        (3_600_800, "p", shim(completed_ns=3_600_790), P.RUNNING, ""),
+        (3_700_000, "p", None, P.RUNNING, ""),
+    ),
+)
+
+STALL_PAUSED = Story(
+    "a program asks for ever while it is paused; from the resume on it has all its time again",
+    (GETS_ON,),
+    (
+        *started("p"),
+        (100, "p", shim(loaded_ns=5, completed_ns=90), P.RUNNING, ""),
+        *asks(1000, 1500),
+        (1600, "p", T.PAUSE, P.PAUSED, ""),
+        (5000, "p", T.RESUME, P.RUNNING, ""),
+        *asks(5100, 6000),
+        (6100, "p", shim(unready_ns=6100), P.KILLING, "p open stall, p KILL"),
     ),
 )
 

@@ -95,7 +95,7 @@ def test_a_program_that_asks_for_ever_after_a_hung_kernel_stalls_and_is_replaced
     with Supervised({"a": sync(body)}) as supervised:
         supervised.wait_phase("a", "running", 1)
         supervised.let_pass(1.2)
-        assert supervised.events("verdict") == []
+        assert supervised.events("verdict", verdict="stall") == []
         supervised.touch("go")
         verdict = stall(supervised)
         assert "a query found work undone" in verdict["detail"] and "nothing completed for" in verdict["detail"]
@@ -123,7 +123,7 @@ def test_programs_that_are_idle_do_not_stall() -> None:
             supervised.wait_phase(name, "running", 1)
         supervised.touch("go")
         supervised.let_pass(3)
-        assert supervised.events("verdict") == [] and supervised.events("near_miss") == []
+        assert supervised.events("verdict", verdict="stall") == [] and supervised.events("near_miss") == []
 
 
 def test_a_call_in_flight_with_no_deadline_of_its_own_stalls() -> None:
@@ -151,7 +151,7 @@ def test_the_word_of_a_child_that_was_killed_in_its_call_is_no_work() -> None:
         supervised.touch("kill")
         supervised.wait_file("killed")
         supervised.let_pass(2)
-        assert supervised.events("verdict") == []
+        assert supervised.events("verdict", verdict="stall") == []
 
 
 def test_what_completes_before_the_kill_is_a_near_miss() -> None:
@@ -177,7 +177,7 @@ def test_a_worker_that_is_only_observed_is_told_of_once() -> None:
         supervised.touch("go")
         assert stall(supervised)["would_have_killed"]
         supervised.let_pass(2)
-        assert len(supervised.events("verdict")) == 1 and supervised.events("signal") == []
+        assert len(supervised.events("verdict", verdict="stall")) == 1 and supervised.events("signal") == []
 
 
 def test_a_pause_suspends_it_and_a_resume_begins_its_time_anew() -> None:
@@ -186,7 +186,7 @@ def test_a_pause_suspends_it_and_a_resume_begins_its_time_anew() -> None:
         supervised.ask("pause", "a")
         supervised.touch("go")
         supervised.let_pass(1.6)
-        assert supervised.events("verdict") == []
+        assert supervised.events("verdict", verdict="stall") == []
         resumed = time.monotonic_ns()
         supervised.ask("resume", "a")
         assert (stall(supervised)["detected_ns"] - resumed) / 1e9 >= 0.8
@@ -208,7 +208,7 @@ def test_a_supervisor_that_comes_back_finds_the_stall_and_none_in_an_idle_worker
         verdict = stall(supervised, "stalls")
         assert verdict["detected_ns"] - verdict["entered_ns"] >= 0.8e9  # all of it seen by this supervisor
         supervised.let_pass(1.5)
-        assert supervised.events("verdict", "idles") == []
+        assert supervised.events("verdict", "idles", verdict="stall") == []
         supervised.wait_phase("stalls", "running", 2)
 
 
@@ -228,7 +228,7 @@ def test_a_frozen_counter_with_work_pending_is_a_stall_and_the_worker_is_replace
     with Endpoint(counting()) as endpoint, Supervised({"a": scraped(endpoint)}) as supervised:
         supervised.wait_phase("a", "running", 1)
         supervised.let_pass(1.5)
-        assert supervised.events("verdict") == []
+        assert supervised.events("verdict", verdict="stall") == []
         endpoint.behaviour = answers(text(900, 3))
         verdict = stall(supervised)
         assert verdict["detail"].startswith("steps_total stands at 900 for ") and "with 3 pending" in verdict["detail"]
@@ -255,7 +255,7 @@ def test_idle_or_unknown_is_no_stall(after: Any) -> None:
         endpoint.behaviour = after
         supervised.let_pass(2)
         progress = supervised.worker("a")["progress"]
-        assert supervised.events("verdict") == []
+        assert supervised.events("verdict", verdict="stall") == []
         assert supervised.view("a")["progress"]["unknown"] == (progress["unknown"] or None)
         assert bool(progress["unknown"]) == (after.__name__ == "hangs" or progress["pending"] != "0"), progress
         assert ("progress is unknown" in shown(supervised)) == bool(progress["unknown"])
@@ -283,7 +283,7 @@ def test_a_probe_that_fails_is_told_of_and_never_kills() -> None:
             verdict = stall(supervised)
             assert verdict.get("incident") is None and "answers 503" in verdict["detail"]
             supervised.let_pass(2)
-            assert len(supervised.events("verdict")) == 1 and supervised.events("signal") == []
+            assert len(supervised.events("verdict", verdict="stall")) == 1 and supervised.events("signal") == []
             assert "its probe fails" in shown(supervised)
             endpoint.behaviour = answers()
             wait_until(lambda: "its probe fails" not in shown(supervised))
@@ -386,7 +386,7 @@ def test_a_reader_that_hangs_is_silent_and_that_is_no_stall() -> None:
         stopped = reader(supervised)
         os.kill(stopped, signal.SIGSTOP)
         wait_until(lambda: "its reader is silent" in shown(supervised), what=lambda: shown(supervised))
-        assert supervised.events("verdict") == []
+        assert supervised.events("verdict", verdict="stall") == []
         source = supervised.wait_event("source", up=False)
         assert source["source"] == "progress a"
         endpoint.behaviour = answers(text(900, 1))

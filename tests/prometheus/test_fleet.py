@@ -23,6 +23,9 @@ def figures() -> dict[str, int]:
     return {of: int(number) for of, number in re.findall(r"^\| (.+) \| (\d+) \|$", table, re.MULTILINE)}
 
 
+GETS_ON: dict[str, object] = {"unknown": "", "failing": False}
+
+
 @pytest.fixture
 def series(tmp_path: Path) -> Callable[..., list[str]]:
     """The names of all series of a vehicle that has so much."""
@@ -36,13 +39,17 @@ def series(tmp_path: Path) -> Callable[..., list[str]]:
         flying: int = 0,
         kernel: bool = False,
         shim: dict[str, object] | None = None,
+        progress: dict[str, object] | None = None,
     ) -> list[str]:
         directory = tmp_path / str(next(made))
         directory.mkdir()
         runtime = FakeRuntime(directory)
         now_ns = time.monotonic_ns()
         limits = {"startup": 60.0, **dict.fromkeys(abi.OPERATIONS[1 : deadlines + 1], 0.1)}
-        beats = [runtime.incarnation(f"model_{number}", 1, deadlines=limits, shim=shim) for number in range(workers)]
+        beats = [
+            runtime.incarnation(f"model_{number}", 1, deadlines=limits, shim=shim, progress=progress)
+            for number in range(workers)
+        ]
         runtime.sources = [{**SOURCE, "name": f"source_{number}", "sample_ns": now_ns} for number in range(sources)]
         runtime.accelerators = [
             {**ACCELERATOR, "name": f"gpu{number}", "source": "source_0", "device": None}
@@ -73,6 +80,7 @@ def test_the_figures_of_the_fleet_page_are_those_of_the_metrics(series: Callable
         "each worker, with no deadline but `startup`": len(worker) - none,
         "of these, call durations (7 operations)": sum("call_duration_seconds" in name for name in worker),
         "each further deadline of a worker": (len(series(workers=1, deadlines=5)) - len(worker)) // 5,
+        "a source of progress of a worker": len(series(workers=1, progress=GETS_ON)) - len(worker),
         "a driver shim in front of a worker": len(series(workers=1, shim={"why": ""})) - len(worker),
         "each operation in flight at the scrape": (len(series(workers=1, flying=3)) - len(worker)) // 3,
     }

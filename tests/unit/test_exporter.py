@@ -49,6 +49,8 @@ DOCUMENTED = {
     "watchdogd_worker_open_fds": ("gauge", {"worker"}),
     "watchdogd_worker_device_memory_bytes": ("gauge", {"worker"}),
     "watchdogd_worker_growth": ("gauge", {"worker", "resource"}),
+    "watchdogd_worker_progress_up": ("gauge", {"worker"}),
+    "watchdogd_worker_progress_failing": ("gauge", {"worker"}),
     "watchdogd_worker_threads": ("gauge", {"worker"}),
     "watchdogd_accelerator_load_ratio": ("gauge", {"accelerator", "source"}),
     "watchdogd_accelerator_frozen": ("gauge", {"accelerator"}),
@@ -114,7 +116,8 @@ def scraper(runtime: FakeRuntime) -> Scraper:
 def everything(runtime: FakeRuntime) -> FakeHeartbeat:
     """Publish a state in which every metric has a sample, but for the time of a step."""
     growth = {"device_memory": {"now": 7 << 20, "stands": False}, "threads": {"now": 90, "stands": True}}
-    beat = runtime.incarnation("model_h", 3, growth=growth, shim={"driver": None, "loaded": True, "why": ""})
+    shim, progress = {"driver": None, "loaded": True, "why": ""}, {"unknown": "", "failing": False}
+    beat = runtime.incarnation("model_h", 3, growth=growth, shim=shim, progress=progress)
     beat.enter(0, "sync", time.monotonic_ns())
     now_ns = time.monotonic_ns()
     runtime.accelerators = [{**ACCELERATOR, "sample_ns": now_ns, "uuid": "GPU-1"}]
@@ -139,6 +142,25 @@ def test_every_documented_metric_is_there_with_its_type_and_labels(runtime: Fake
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         found[name] = (family.type, labels)
     assert {name: found.get(name) for name in DOCUMENTED} == DOCUMENTED
+
+
+@pytest.mark.parametrize(
+    ("told", "up", "failing"),
+    [
+        (None, None, None),
+        ({"unknown": "", "failing": False}, 1, 0),
+        ({"unknown": "", "failing": True}, 1, 1),
+        ({"unknown": "its reader is silent", "failing": False}, 0, 0),
+    ],
+)
+def test_progress_that_nobody_knows_is_down_and_a_worker_without_a_source_has_no_sample(
+    runtime: FakeRuntime, scraper: Scraper, told: dict[str, object] | None, up: int | None, failing: int | None
+) -> None:
+    runtime.incarnation("model_h", 3, progress=told)
+    runtime.publish()
+    for name, value in (("up", up), ("failing", failing)):
+        samples = scraper.samples(f"watchdogd_worker_progress_{name}")
+        assert list(samples.values()) == ([] if value is None else [value])
 
 
 def test_growth_has_a_sample_for_each_resource_and_unknown_memory_of_a_device_has_none(

@@ -10,7 +10,7 @@ from watchdogd import abi
 from watchdogd.abi_driver import OPTION
 from watchdogd.act.launching import fingerprint
 from watchdogd.instrument import options
-from watchdogd.model import WorkerSettings
+from watchdogd.model import ProgressSource, WorkerSettings
 from watchdogd.observe import heartbeat
 
 OWN = WorkerSettings("a", ("a",))
@@ -24,6 +24,10 @@ def test_a_worker_that_stamps_itself_asks_nothing_of_a_shim() -> None:
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
+        (SHIM._replace(progress=ProgressSource("sync")), {"ready_on_sync"}),
+        (SHIM._replace(progress=ProgressSource("metrics", ("http://h",))), {"ready_on_sync"}),
+        (SHIM._replace(progress=ProgressSource("http", ("http://h",))), set()),  # the probe says when
+        (SHIM._replace(progress=ProgressSource("command", ("true",))), set()),
         (SHIM, {"ready_on_sync"}),
         (SHIM._replace(check_context=True), {"ready_on_sync", "check_context"}),
         (SHIM._replace(sync_mode="yield"), {"ready_on_sync", "sync_yield"}),

@@ -114,6 +114,11 @@ def test_words_of_the_future_are_nothing() -> None:
     assert driver((at, seen(900, at)) for at in range(5, 60))[1] == 15
 
 
+def test_words_of_the_future_neither_make_nor_hide_a_stall() -> None:
+    assert driver((at, seen(4, 900, at)) for at in range(5, 14))[1] is None
+    assert driver((at, seen(4, 0, at, 900)) for at in range(5, 30))[1] == 15
+
+
 def test_what_was_found_is_no_verdict_once_it_is_old() -> None:
     course, _ = driver([(60, seen(4, 0, 0, 5))])
     assert is_stalled(course, 62.5) and not is_stalled(course, 62.6)
@@ -183,6 +188,12 @@ def test_what_is_missing_or_no_number_is_unknown_and_never_a_stall(bad: tuple[fl
 def test_an_endpoint_that_does_not_answer_is_unknown_and_never_a_stall() -> None:
     course, first = metrics([*((at, 7.0, RUNS) for at in range(5, 15)), *((at, "refused") for at in range(15, 90))])
     assert (first, course.unknown) == (None, "refused")
+
+
+def test_what_was_found_is_no_verdict_while_the_last_sample_tells_nothing() -> None:
+    course, first = metrics((at, 7, RUNS) for at in range(5, 16))
+    assert first == 15 and is_stalled(course, 15.5)
+    assert not is_stalled(progress.of_metrics(course, Sample(0, False, "refused"), T, s(15.5)), 15.5)
 
 
 def test_a_sample_that_is_missed_hides_no_stall() -> None:

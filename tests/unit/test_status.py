@@ -81,11 +81,24 @@ def shape(value: Any) -> Any:
 SHIM = {"driver": "/usr/lib/libcuda.so.1", "loaded": True, "why": ""}
 
 
+PROGRESS = {
+    "kind": "metrics", "source": "metrics http://h/m", "value": 900.0, "moved_ns": 5, "pending": "3", "unknown": "",
+    "pending_since_ns": 7, "silent_since_ns": None, "failed": "", "failing": False,
+}  # fmt: skip
+
+
 def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None:
     incident = {"id": "i-1", "verdict": "call", "operation": "sync", "time": "2025-01-02T03:04:05.000006Z"}
     thread = {"pid": 7, "tid": 8, "since_ns": 9, "place": "uvm_spin_loop"}
     beat = runtime.incarnation(
-        "model_h", 3, last_incident=incident, kernel=xid(), blocked=[thread], growth=held(), shim=SHIM
+        "model_h",
+        3,
+        last_incident=incident,
+        kernel=xid(),
+        blocked=[thread],
+        growth=held(),
+        shim=SHIM,
+        progress=PROGRESS,
     )
     beat.enter(0, "sync", time.monotonic_ns())
     beat.driver(misuses=1)
@@ -150,6 +163,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                     "contexts": [dict.fromkeys(("pid", "device", "handle"))],
                     "streams": [dict.fromkeys(("pid", "handle", "context", "queued", "completed", "age_seconds"))],
                 },
+                "progress": dict.fromkeys(("source", "value", "pending", "failing", "unknown", "moved_age_seconds")),
                 "growth": {"descriptors": dict.fromkeys(("now", "most", "measured", "limit", "stands"))},
             }
         ],
@@ -922,3 +936,45 @@ def test_a_step_that_the_worker_itself_made_unbounded_is_told(
     beat.lane(0, step=abi.stamp(time.monotonic_ns(), code), steps_done=done)
     runtime.publish()
     assert ("its step is a first one" in table(view(runtime), 200, colour=False)) == told
+
+
+# --- progress -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phase", "told", "note"),
+    [
+        ("running", {}, None),
+        ("running", {"unknown": "its counter went back"}, "progress is unknown: its counter went back"),
+        ("observed", {"unknown": "x"}, "progress is unknown: x"),
+        ("starting", {"unknown": "refused"}, None),
+        ("starting", {"failed": "refused"}, "not ready: metrics http://h/m: refused"),
+        ("running", {"failed": "refused"}, None),
+        (
+            "running",
+            {"failed": "refused", "failing": True},
+            "its probe fails: metrics http://h/m: refused; not replaced for that: see progress_kills",
+        ),
+    ],
+)
+def test_progress_that_is_unknown_or_fails_is_a_note(
+    runtime: FakeRuntime, phase: str, told: dict[str, object], note: str | None
+) -> None:
+    runtime.incarnation("model_h", 3, phase=phase, phase_since_ns=5, progress={**PROGRESS, **told})
+    runtime.publish()
+    lines = table(view(runtime), 200, colour=False).splitlines()
+    assert [line for line in lines if line.startswith("  ! ")] == ([] if note is None else [f"  ! {note}"])
+
+
+def test_a_reader_that_is_silent_is_said_to_be_since_when(runtime: FakeRuntime) -> None:
+    silent = {"unknown": "its reader is silent; x", "silent_since_ns": time.monotonic_ns() - 90 * SECOND}
+    runtime.incarnation("model_h", 3, progress={**PROGRESS, **silent})
+    runtime.publish()
+    assert "! progress is unknown for 1 m 30 s: its reader is silent; x" in table(view(runtime), 200, colour=False)
+
+
+def test_a_worker_without_a_source_of_progress_has_no_words_of_it(runtime: FakeRuntime) -> None:
+    runtime.incarnation("model_h", 3, progress=None)
+    runtime.publish()
+    assert [worker["progress"] for worker in to_json(view(runtime))["workers"]] == [None]
+    assert "progress" not in table(view(runtime), 200, colour=False)

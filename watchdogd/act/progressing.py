@@ -22,6 +22,7 @@ from watchdogd.observe.heartbeat import HeartbeatReader
 from watchdogd.pulse import Pulse, word_offset
 
 NOT_LOADED = "the driver shim is not loaded in it"
+LONGEST_TEXT = 200  # characters: the snapshot has room for so much of every worker
 _SHOWN_NS = SECOND  # what a busy worker completes is told anew once in so long
 
 
@@ -59,9 +60,11 @@ class Progressing:
 
     def look(self, reader: HeartbeatReader | None, pulse: Pulse | None, state: WorkerState, now_ns: int) -> bool:
         """At what the driver shim tells, if it is time. Whether something is to be shown anew."""
-        if self.source is None or self.source.kind != "sync" or now_ns < self._look_ns or reader is None:
+        self.waiting_ns = None
+        if self.source is None or self.source.kind != "sync" or now_ns < self._look_ns:
             return False
-        self.see(reader, pulse, state, now_ns)
+        if reader is not None:
+            self.see(reader, pulse, state, now_ns)
         self._look_ns = progress.next_look_ns(self._course, state.armed_ns or 0, self._deadline_ns, now_ns)
         if now_ns - self._shown_ns < _SHOWN_NS:
             return False
@@ -191,12 +194,13 @@ class Progressing:
         failed = self._sample[0].why if self.source.is_probe and self._sample is not None else ""
         return {
             "kind": self.source.kind,
-            "source": str(self.source),
+            "source": str(self.source)[:LONGEST_TEXT],
             "value": value,
             "moved_ns": self._course.moved_ns,
-            "pending": self._course.pending or None,
+            "pending": self._course.pending[:LONGEST_TEXT] or None,
             "pending_since_ns": self._course.since_ns,
-            "unknown": self.silent or self._course.unknown,
-            "failed": failed,
+            "unknown": (self.silent or self._course.unknown)[:LONGEST_TEXT],
+            "silent_since_ns": self._sample[1] if self.silent and self._sample is not None else None,
+            "failed": failed[:LONGEST_TEXT],
             "failing": self._is_told and self.only_tells,
         }

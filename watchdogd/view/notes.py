@@ -39,7 +39,7 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
         yield f"{worker.laneless} threads of it found no lane: a hang inside a call of theirs cannot be seen"
     if worker.is_first_again and "step" in body["deadlines"] and "first_step" not in body["deadlines"]:
         yield "its step is a first one, says the worker: never overdue, since deadlines.first_step is not set"
-    yield from progress.notes(worker)
+    yield from progress.notes(worker, now_ns)
     yield from _outputs(worker, now_ns)
     yield from _bisect(worker)
     if body["would_have_killed"]:

@@ -15,7 +15,7 @@ from watchdogd.view.status import WorkerView, age
 _WORKS = (Phase.RUNNING, Phase.OBSERVED)
 
 
-def notes(worker: WorkerView) -> Iterator[str]:
+def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
     """What a person should know."""
     told = _told(worker)
     if told is None:
@@ -25,7 +25,9 @@ def notes(worker: WorkerView) -> Iterator[str]:
     if worker.phase not in _WORKS:
         return
     if told["unknown"]:
-        yield f"progress is unknown: {told['unknown']}"
+        since_ns = told["silent_since_ns"]
+        since = "" if since_ns is None else f" for {span(age(now_ns, since_ns))}"
+        yield f"progress is unknown{since}: {told['unknown']}"
     elif told["failing"]:
         yield f"its probe fails: {told['source']}: {told['failed']}; not replaced for that: see progress_kills"
 
