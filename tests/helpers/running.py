@@ -40,9 +40,11 @@ OFF: dict[str, dict[str, Any]] = {
 def wait_until(predicate: Callable[[], object], timeout: float = TIMEOUT_SECONDS, what: object = "") -> None:
     """``what``: told, and looked at, if it takes too long."""
     give_up = time.monotonic() + timeout
+    ran = time.thread_time()
     while not predicate():
         assert time.monotonic() < give_up, f"not within {timeout:g} s: {what() if callable(what) else what}"
-        time.sleep(0.003)
+        time.sleep(max(0.003, 3 * (time.thread_time() - ran)))  # what is long to read shall not cost a core
+        ran = time.thread_time()
 
 
 def worker(body: str, **keys: Any) -> dict[str, Any]:
@@ -145,6 +147,10 @@ class Supervised:
 
     def snapshot(self) -> dict[str, Any]:
         return dict(board.read(str(self.runtime / board.FILE_NAME)).body)
+
+    def stall_ns(self) -> int:
+        """How late its last late look was, for which workers were given time; 0: none was."""
+        return board.read(str(self.runtime / board.FILE_NAME)).stall_ns
 
     def worker(self, name: str) -> dict[str, Any]:
         """Its object of the snapshot."""

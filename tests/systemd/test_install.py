@@ -190,8 +190,9 @@ def test_another_watchdogd_on_path_stops_it_before_anything_is_made(
 
 
 def test_ours_on_path_does_not_stop_it(bundle: Path, installed: Path, tmp_path: Path) -> None:
-    for directory in (f"{installed}/usr/local/bin", f"{installed}/{APP}/bin"):
-        assert install(bundle, tmp_path, PATH=f"/usr/bin:/bin:{directory}").returncode == 0
+    ours = f"{installed}/usr/local/bin:{installed}/{APP}/bin"
+    done = install(bundle, tmp_path, PATH=f"/usr/bin:/bin:{ours}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_force_installs_beside_it_and_never_over_it(bundle: Path, tmp_path: Path, another: Path) -> None:
