@@ -6,10 +6,13 @@ process that carries a heartbeat of its runtime directory, no heartbeat file, no
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -45,6 +48,22 @@ def wait_until(predicate: Callable[[], object], timeout: float = TIMEOUT_SECONDS
         assert time.monotonic() < give_up, f"not within {timeout:g} s: {what() if callable(what) else what}"
         time.sleep(max(0.003, 3 * (time.thread_time() - ran)))  # what is long to read shall not cost a core
         ran = time.thread_time()
+
+
+def free_port() -> int:
+    """Of 127.0.0.1, for who binds it later: below those that the kernel gives to who asks for any, or connects."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(100):
+        port = random.randrange(lowest - 20_000, lowest)
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
+    raise AssertionError(f"no free port below {lowest}")
 
 
 def worker(body: str, **keys: Any) -> dict[str, Any]:

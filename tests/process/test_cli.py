@@ -22,7 +22,7 @@ import pytest
 
 import watchdogd
 from tests.helpers.fake_runtime import FakeRuntime
-from tests.helpers.running import Supervised, wait_until, worker
+from tests.helpers.running import Supervised, free_port, wait_until, worker
 from watchdogd import exits
 from watchdogd.publish import events
 
@@ -515,10 +515,7 @@ def test_a_command_without_a_supervisor_is_3_with_a_remedy(tmp_path: Path) -> No
 
 
 def test_a_second_supervisor_names_the_first_and_check_config_accepts_its_port() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{free.getsockname()[1]}"
-    with Supervised({"model_a": worker(SERVE)}, metrics={"listen": listen}) as supervised:
+    with Supervised({"model_a": worker(SERVE)}, metrics={"listen": f"127.0.0.1:{free_port()}"}) as supervised:
         wait_until((supervised.runtime / "exporter.address").exists)
         told = run("run", "-c", supervised.config)
         assert (told.returncode, told.stdout) == (1, "")

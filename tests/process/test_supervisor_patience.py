@@ -190,11 +190,8 @@ with worker.call('sync'):
     poller.poll()
 tell('returned')
 serve()"""
-    hanging = {
-        "command": ["sleep", "60"],
-        "deadlines": {"startup": "2s"},
-        "autostart": False,
-    }  # to start all takes a second
+    # To start all of them takes a second where the machine is busy.
+    hanging = {"command": ["sleep", "60"], "deadlines": {"startup": "2s"}, "autostart": False}
     between = {f"between{number}": hanging for number in range(60)}
     last = worker(f"import select\nworker.ready()\n{freeze}", deadlines={"sync": "2s"})
     workers = {"first": hanging, **between, "last": last}

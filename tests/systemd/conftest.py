@@ -55,7 +55,7 @@ def lacking() -> str | None:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle for this machine's system Python, as `make bundle` makes it: once, whoever of xdist's processes asks."""
+    """The bundle for this machine's system Python, as `make bundle` makes it: once for all of xdist's processes."""
     if not Path(SYSTEM_PYTHON).exists():
         pytest.skip(f"{SYSTEM_PYTHON} is not installed")
     ask = "import platform, sys; print('%s-py%d%d' % (platform.machine(), *sys.version_info[:2]))"
