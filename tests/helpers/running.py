@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -148,16 +149,26 @@ class Supervised:
                 self.process.kill()
                 self.process.wait(TIMEOUT_SECONDS)
                 for pid in self.leftovers():
-                    os.kill(pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # one whose supervisor was killed ends by itself
+                        os.kill(pid, signal.SIGKILL)
         except BaseException:
             if kind is None:
                 raise  # else the test's own failure says more
         finally:
             self._errors.close()
             if kind is None and self._own:
-                shutil.rmtree(self.directory)
+                wait_until(self._is_removed)
             elif kind is not None:
                 print(self.log(), file=sys.stderr)
+
+    def _is_removed(self) -> bool:
+        """A killed supervisor's recorder still writes what it was told, and then ends."""
+        try:
+            shutil.rmtree(self.directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+        return not self.directory.exists()
 
     def leftovers(self) -> list[int]:
         return [stat.pid for stat in sweep.leftovers(str(self.runtime / "heartbeats"))]
