@@ -109,8 +109,10 @@ def test_health_and_readiness_answer_in_json_and_by_their_status(exporter: Expor
 
 def test_health_turns_bad_when_the_supervisor_is_gone(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as supervisor:
-        FakeRuntime(tmp_path, pid=supervisor.pid).publish()
+        runtime = FakeRuntime(tmp_path, pid=supervisor.pid)
+        runtime.publish()
         exporter = Exporter(tmp_path)
+        runtime.tick()
         assert exporter.ask("/healthz")[0] == 200
         supervisor.kill()
     status, _, body = exporter.ask("/healthz")
