@@ -10,8 +10,9 @@ BUNDLER := build/bundler
 SOURCES := $(wildcard watchdogd/native/*.[ch] watchdogd/native/shim/*)
 C_FILES := $(wildcard watchdogd/native/*.[ch] watchdogd/native/shim/*.[ch] tests/native/*.[ch] tests/simulator/*.[ch] tests/simulator/src/*.[ch])
 
-# How many test files run at a time.
-JOBS ?= 2
+# How many test files run at a time: three for two cores, because most tests wait for most of their time (for a deadline to
+# pass, for a container to boot).
+JOBS ?= 3
 
 # What `make install` needs of the world; see deploy/install.sh. PYTHON is also what the installed environment is built on.
 PREFIX ?= /usr/local

@@ -6,15 +6,19 @@ process that carries a heartbeat of its runtime directory, no heartbeat file, no
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,9 +44,27 @@ OFF: dict[str, dict[str, Any]] = {
 def wait_until(predicate: Callable[[], object], timeout: float = TIMEOUT_SECONDS, what: object = "") -> None:
     """``what``: told, and looked at, if it takes too long."""
     give_up = time.monotonic() + timeout
+    ran = time.thread_time()
     while not predicate():
         assert time.monotonic() < give_up, f"not within {timeout:g} s: {what() if callable(what) else what}"
-        time.sleep(0.003)
+        time.sleep(max(0.003, 3 * (time.thread_time() - ran)))  # what is long to read shall not cost a core
+        ran = time.thread_time()
+
+
+def free_port() -> int:
+    """Of 127.0.0.1, for who binds it later: below those that the kernel gives to who asks for any, or connects."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(100):
+        port = random.randrange(lowest - 20_000, lowest)
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
+    raise AssertionError(f"no free port below {lowest}")
 
 
 def worker(body: str, **keys: Any) -> dict[str, Any]:
@@ -127,16 +149,26 @@ class Supervised:
                 self.process.kill()
                 self.process.wait(TIMEOUT_SECONDS)
                 for pid in self.leftovers():
-                    os.kill(pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # one whose supervisor was killed ends by itself
+                        os.kill(pid, signal.SIGKILL)
         except BaseException:
             if kind is None:
                 raise  # else the test's own failure says more
         finally:
             self._errors.close()
             if kind is None and self._own:
-                shutil.rmtree(self.directory)
+                wait_until(self._is_removed)
             elif kind is not None:
                 print(self.log(), file=sys.stderr)
+
+    def _is_removed(self) -> bool:
+        """A killed supervisor's recorder still writes what it was told, and then ends."""
+        try:
+            shutil.rmtree(self.directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+        return not self.directory.exists()
 
     def leftovers(self) -> list[int]:
         return [stat.pid for stat in sweep.leftovers(str(self.runtime / "heartbeats"))]
@@ -145,6 +177,10 @@ class Supervised:
 
     def snapshot(self) -> dict[str, Any]:
         return dict(board.read(str(self.runtime / board.FILE_NAME)).body)
+
+    def stall_ns(self) -> int:
+        """How late its last late look was, for which workers were given time; 0: none was."""
+        return board.read(str(self.runtime / board.FILE_NAME)).stall_ns
 
     def worker(self, name: str) -> dict[str, Any]:
         """Its object of the snapshot."""

@@ -144,9 +144,15 @@ def test_a_driver_that_does_not_answer_is_unknown_and_costs_less_than_3_s(
     tree = Tree(tmp_path)
     tree.program("tegrastats", "exec /bin/sleep 60")
     environment = {**device.environment("doctor"), "PATH": f"{tree.bin}:{os.environ['PATH']}"}
+    begun = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "watchdogd", "--version"], stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True
+    )
     began = time.monotonic()
     told = doctor("-c", config(tmp_path, ON_GPU.format(0)), "--json", env=environment)
-    assert time.monotonic() - began < ALWAYS_WITHIN
+    # A tenth of a second here, and more where the machine is busy with other tests.
+    a_start = began - begun
+    assert time.monotonic() - began < ALWAYS_WITHIN + 3 * a_start
     found = checks(told)
     assert (told.returncode, found["cuda_driver"]["state"]) == (exits.NOT_AS_IT_SHOULD, "unknown")
     assert "no answer within" in found["cuda_driver"]["found"] and found["cuda_driver"]["remedy"]
@@ -233,11 +239,11 @@ def hang(_machine: Machine) -> Outcome:
 
 def test_a_check_that_hangs_is_given_up_at_its_deadline_and_delays_no_other() -> None:
     began = time.monotonic()
-    found = examined(check("hangs", hang, 0.3), check("fine", lambda _machine: ok("yes")))
-    assert 0.3 <= time.monotonic() - began < 2.0
+    found = examined(check("hangs", hang, 1.0), check("fine", lambda _machine: ok("yes")))
+    assert 1.0 <= time.monotonic() - began < 3.0
     assert found["hangs"].outcome.state is State.UNKNOWN
-    assert "no answer within 0.3 s" in found["hangs"].outcome.found
-    assert found["fine"].outcome == ok("yes") and found["fine"].seconds < 0.3
+    assert "no answer within 1.0 s" in found["hangs"].outcome.found
+    assert found["fine"].outcome == ok("yes") and found["fine"].seconds < 1.0
 
 
 def test_all_of_them_together_take_no_longer_than_the_slowest_may(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,8 @@ def test_a_wall_clock_set_by_a_year_both_ways_kills_nobody_and_hides_no_hang(clo
             file.write(struct.pack("=q", seconds))
 
     environment = {"LD_PRELOAD": str(clock), "CLOCK_STEP": str(by)}
-    workers = {"a": kept(HANG_ONCE), "b": kept()}
+    deadlines = {"startup": "20s", "step": "4s", "sync": "1s"}  # not even half of it is met by a busy machine
+    workers = {"a": kept(HANG_ONCE, deadlines=deadlines), "b": kept(deadlines=deadlines)}
     with Supervised(workers, environment=environment, metrics={"listen": "127.0.0.1:0"}) as supervised:
         pids = {name: supervised.wait_phase(name, "running", 1)["pid"] for name in workers}
         address = supervised.wait_file("run/exporter.address")

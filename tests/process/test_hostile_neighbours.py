@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.running import ROOT, Supervised, gone, wait_until, worker
+from tests.helpers.running import ROOT, Supervised, free_port, gone, wait_until, worker
 from tests.helpers.stranger import NOBODY, stranger, tries
 from watchdogd.act import birth
 from watchdogd.act.runtime import CannotStart, Runtime
@@ -286,8 +286,7 @@ def listening(port: int, *, listen: bool) -> socket.socket:
 
 @pytest.mark.parametrize("listens", [True, False], ids=["listens", "only bound"])
 def test_a_stranger_on_the_port_of_the_metrics_keeps_no_worker_unwatched(listens: bool) -> None:
-    with listening(0, listen=True) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with ExitStack() as held:
         assert held.enter_context(stranger(lambda: listening(port, listen=listens))) == "done"
         with Supervised({"a": KEPT}, metrics={"listen": f"127.0.0.1:{port}"}) as supervised:
@@ -299,8 +298,7 @@ def test_a_stranger_on_the_port_of_the_metrics_keeps_no_worker_unwatched(listens
 
 
 def test_an_address_file_that_cannot_be_written_costs_no_metrics() -> None:
-    with listening(0, listen=True) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     supervised = Supervised({"a": KEPT}, metrics={"listen": f"127.0.0.1:{port}"})
     (supervised.runtime / "exporter.address").mkdir(parents=True)
     with supervised:

@@ -39,7 +39,7 @@ def test_a_quiet_vehicle_writes_nothing() -> None:
     workers = {f"model_{name}": worker(SERVE, deadlines={"sync": "2s", "step": "3s"}) for name in "ab"}
     with Supervised(workers) as supervised:
         for name in workers:
-            supervised.wait_event("ready", name)
+            supervised.wait_event("phase", name, phase="running")
         before = recorded_bytes(supervised)
         supervised.let_pass(1.2)  # two rounds of housekeeping, a hundred frames
         assert recorded_bytes(supervised) == before

@@ -15,6 +15,7 @@ from watchdogd import abi
 from watchdogd.publish import board
 
 DEADLINES = {"startup": "20s", "step": "400ms", "sync": "200ms"}
+SYNC_NS = 200_000_000
 SERVE = "serve()"
 HANG_AT_GO = "serve_until('go')\nwith worker.call('sync'): hang()"
 
@@ -84,7 +85,8 @@ def test_a_worker_that_hung_while_nobody_watched_is_found_in_the_first_tick() ->
         running.start()
         verdict = running.wait_event("verdict", "a")
         adopted = running.wait_event("supervisor", change="adopted")
-        assert verdict["detected_ns"] - adopted["monotonic_ns"] < 50_000_000
+        doubt_ns = SYNC_NS if running.stall_ns() else 0  # it took more than ``memory.RESTART_NS`` to start
+        assert verdict["detected_ns"] - adopted["monotonic_ns"] < 50_000_000 + doubt_ns
         assert verdict["detected_ns"] - verdict["deadline_ns"] > 100_000_000
 
 

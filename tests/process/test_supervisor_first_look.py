@@ -70,6 +70,11 @@ def adopted(body: str, **tables: Any) -> Iterator[Telling]:
         yield running
 
 
+def at_once(running: Supervised) -> int:
+    """Where this machine took more than a second to start it (``memory.RESTART_NS``), a deadline later."""
+    return 50 * MS + (200 * MS if running.stall_ns() else 0)
+
+
 def test_adopted_workers_are_looked_at_before_what_no_deadline_needs_is_imported() -> None:
     with adopted("serve()", metrics={"listen": "127.0.0.1:0"}) as running:
         assert running.imported() & (LATER | OF_PROGRAMS | NEVER) == set()
@@ -89,7 +94,7 @@ def test_a_hang_found_in_the_first_look_is_held_by_a_veto_as_any_other() -> None
         (verdict,), (kill,) = running.events("verdict", "a"), running.events("signal", "a")
         started = running.wait_event("supervisor", change="adopted")
         assert verdict["held"] == "the on_verdict hook is asked"
-        assert verdict["detected_ns"] - started["monotonic_ns"] < 50 * MS
+        assert verdict["detected_ns"] - started["monotonic_ns"] < at_once(running)
         assert kill["monotonic_ns"] - verdict["detected_ns"] >= 900 * MS
 
 
@@ -99,7 +104,7 @@ def test_one_that_nothing_holds_is_killed_in_the_first_look_and_all_of_it_is_on_
         (verdict,), (kill,) = running.events("verdict", "a"), running.events("signal", "a")
         started = running.wait_event("supervisor", change="adopted")
         assert verdict["held"] is None
-        assert kill["monotonic_ns"] - started["monotonic_ns"] < 50 * MS
+        assert kill["monotonic_ns"] - started["monotonic_ns"] < at_once(running)
         numbers = [event["seq"] for event in running.events()]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 

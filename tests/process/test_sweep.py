@@ -17,7 +17,7 @@ from watchdogd import abi
 from watchdogd.act import sweep
 from watchdogd.observe import procfs
 
-MARK = "/dev/shm/watchdogd-test-sweep/heartbeats/a.1"
+MARK = f"/dev/shm/watchdogd-test-{os.getpid()}/heartbeats/a.1"  # no other run shall find ours
 TELL = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"
 
 

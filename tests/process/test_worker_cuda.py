@@ -374,8 +374,9 @@ def test_the_way_to_wait_reaches_the_driver(start: Start, wait: str, flags: int)
 @pytest.mark.parametrize("how", ["stream", "event", "context"])
 def test_spinning_costs_the_cpu_that_blocking_does_not(start: Start, how: str) -> None:
     worker = start("pass")
-    assert worker.run(f"busy_seconds('blocking', {how!r})") < 0.03
-    assert worker.run(f"busy_seconds('spin', {how!r})") > 0.03
+    blocking = worker.run(f"busy_seconds('blocking', {how!r})")
+    assert blocking < 0.03
+    assert worker.run(f"busy_seconds('spin', {how!r})") > 5 * blocking  # as much of 0.1 s as others leave it
 
 
 @pytest.mark.parametrize(("wait", "blocking"), [("auto", 0), ("spin", 0), ("yield", 0), ("blocking", 1)])

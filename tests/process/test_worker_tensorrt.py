@@ -529,9 +529,9 @@ def test_a_hand_over_never_makes_one_context_wait_for_the_others_work(start: Sta
 def test_a_frozen_context_does_not_hold_the_other_engine(start: Start, tmp_path: Path, device: SimulatedDevice) -> None:
     worker = engine(start, tmp_path)
     worker.run(TWO)
-    device.fault("hang", label="worker", scope="context")
+    fault = device.fault("hang", label="worker", scope="context")
     worker.run("thread = threading.Thread(target=first.infer, args=({},), daemon=True); thread.start()")
-    wait_until(lambda: "sync" in stages(worker))
+    wait_until(lambda: fault.fired > 0 and "sync" in stages(worker))  # else it may yet meet the other one
     assert worker.run(f"list(second.infer({{'x': {NUMBERS}}})['y'].cast('f'))") == [2.0 * n for n in range(16)]
     assert worker.run("thread.is_alive()")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,7 @@ from urllib.parse import urlencode
 import pytest
 import yaml
 
-from tests.helpers.running import ROOT, wait_until
+from tests.helpers.running import ROOT, free_port, wait_until
 
 CONFIG = ROOT / "config" / "prometheus"
 RULES = CONFIG / "watchdogd.rules.yml"
@@ -49,9 +48,7 @@ class Prometheus:
         static["targets"] = [target]
         (directory / "watchdogd.rules.yml").write_text(yaml.safe_dump(rule_groups))
         (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self._log = (directory / "log").open("wb")
         self._process = subprocess.Popen(
             [

@@ -6,6 +6,7 @@ network.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -54,19 +55,33 @@ def lacking() -> str | None:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle for this machine's system Python, as `make bundle` makes it."""
+    """The bundle for this machine's system Python, as `make bundle` makes it: once for all of xdist's processes."""
     if not Path(SYSTEM_PYTHON).exists():
         pytest.skip(f"{SYSTEM_PYTHON} is not installed")
     ask = "import platform, sys; print('%s-py%d%d' % (platform.machine(), *sys.version_info[:2]))"
     target = subprocess.run([SYSTEM_PYTHON, "-c", ask], capture_output=True, text=True, timeout=60, check=True).stdout
-    return make_bundle(target.strip(), tmp_path_factory.mktemp("bundle"))
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundle"
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another one holds it for as long as making a bundle may take, and no longer
+        return made_bundle(shared / "made") or make_bundle(target.strip(), shared / "made")
+
+
+def made_bundle(output: Path) -> Path | None:
+    """The one that was made there, if it is whole."""
+    return _folder(output) if (output / "said").exists() else None
 
 
 def make_bundle(target: str, output: Path) -> Path:
     command = [sys.executable, str(ROOT / "deploy/bundle.py"), target, "--output", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    (output / "said").write_text(done.stdout)
+    (output / "said").write_text(done.stdout)  # last: it says that the bundle is whole
+    return _folder(output)
+
+
+def _folder(output: Path) -> Path:
     return next(path for path in output.iterdir() if path.is_dir())
 
 

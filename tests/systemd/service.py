@@ -32,9 +32,12 @@ QUIET = "[tegrastats]\ncommand = []\n[nvml]\nenabled = false\n[nvgpu]\nenabled =
 def wait_until(predicate: Callable[[], object], what: object = "", timeout: float = TIMEOUT_SECONDS) -> None:
     """``what``: told, and called if it can be, when it takes too long."""
     give_up = time.monotonic() + timeout
+    asked = time.monotonic()
     while not predicate():
-        assert time.monotonic() < give_up, f"not within {timeout:g} s: {what() if callable(what) else what}"
-        time.sleep(0.005)
+        now = time.monotonic()
+        assert now < give_up, f"not within {timeout:g} s: {what() if callable(what) else what}"
+        time.sleep(max(0.005, 3 * (now - asked)))  # where a question starts a process, it shall not cost a core
+        asked = time.monotonic()
 
 
 def run(*command: str, user: str | None = None, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:

@@ -51,11 +51,24 @@ def files(directory: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def installed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where nothing was before, and what was said."""
     destination = tmp_path_factory.mktemp("installed")
     done = install(bundle, destination)
     assert done.returncode == 0, done.stderr
-    return destination
+    return destination, done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(first: tuple[Path, str]) -> Path:
+    """To be looked at only."""
+    return first[0]
+
+
+@pytest.fixture
+def own(installed: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(installed, tmp_path / "own", symlinks=True)
 
 
 @pytest.fixture
@@ -162,7 +175,7 @@ def test_a_worker_under_another_python_finds_our_package_and_nothing_else(
     )
     path = str(installed / APP / "python")
     command = [python, "-S", "-c", ask]  # -S: not what this interpreter itself has installed
-    environment = {"PYTHONPATH": path}
+    environment = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}  # others look at this tree, too
     told = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert told.stdout.split() == [version, f"{path}/watchdogd/__init__.py", "None"], told.stderr
 
@@ -179,21 +192,19 @@ def test_a_configuration_that_is_there_is_kept(bundle: Path, tmp_path: Path) -> 
     assert kept.read_text() == "mine"
 
 
-def test_installing_again_replaces_the_environment_whole(bundle: Path, tmp_path: Path) -> None:
-    assert install(bundle, tmp_path).returncode == 0
-    old = tmp_path / APP / "left-from-before"
+def test_installing_again_replaces_the_environment_whole(bundle: Path, own: Path) -> None:
+    old = own / APP / "left-from-before"
     old.touch()
-    before = files(tmp_path)
-    assert install(bundle, tmp_path).returncode == 0
-    assert before - files(tmp_path) == {f"{APP}/left-from-before"}
-    assert files(tmp_path) - before == set()
+    before = files(own)
+    assert install(bundle, own).returncode == 0
+    assert before - files(own) == {f"{APP}/left-from-before"}
+    assert files(own) - before == set()
 
 
-def test_uninstall_leaves_the_configuration_and_nothing_else(bundle: Path, tmp_path: Path) -> None:
-    assert install(bundle, tmp_path).returncode == 0
-    done = install(bundle, tmp_path, "--uninstall")
+def test_uninstall_leaves_the_configuration_and_nothing_else(bundle: Path, own: Path) -> None:
+    done = install(bundle, own, "--uninstall")
     assert done.returncode == 0, done.stderr
-    assert files(tmp_path) == {"etc/gpu-watchdogd/watchdogd.toml"}
+    assert files(own) == {"etc/gpu-watchdogd/watchdogd.toml"}
 
 
 @pytest.fixture
@@ -218,8 +229,9 @@ def test_another_watchdogd_on_path_stops_it_before_anything_is_made(
 
 
 def test_ours_on_path_does_not_stop_it(bundle: Path, installed: Path, tmp_path: Path) -> None:
-    for directory in (f"{installed}/usr/local/bin", f"{installed}/{APP}/bin"):
-        assert install(bundle, tmp_path, PATH=f"/usr/bin:/bin:{directory}").returncode == 0
+    ours = f"{installed}/usr/local/bin:{installed}/{APP}/bin"
+    done = install(bundle, tmp_path, PATH=f"/usr/bin:/bin:{ours}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_force_installs_beside_it_and_never_over_it(bundle: Path, tmp_path: Path, another: Path) -> None:
@@ -247,9 +259,8 @@ def test_an_interpreter_that_others_cannot_run_is_refused(bundle: Path, tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_it_says_on_which_interpreter_it_builds(bundle: Path, tmp_path: Path) -> None:
-    done = install(bundle, tmp_path)
-    assert f"on {Path(SYSTEM_PYTHON).resolve()}, Python 3." in done.stdout
+def test_it_says_on_which_interpreter_it_builds(first: tuple[Path, str]) -> None:
+    assert f"on {Path(SYSTEM_PYTHON).resolve()}, Python 3." in first[1]
 
 
 def test_a_damaged_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
