@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.simulator.control import build as simulator
 from watchdogd.act import shimmed
 from watchdogd.model import SECOND, Exit
 from watchdogd.view import status, status_table
+from watchdogd.view.status_detail import Detail
 
 PLAIN = """
 from cuda.bindings import driver
@@ -73,7 +75,9 @@ def program(device: SimulatedDevice, way: str = "the shim", **keys: Any) -> dict
 
 
 def table(supervised: Supervised) -> str:
-    return status_table.table(status.collect(str(supervised.runtime), time.monotonic_ns(), "a"), 200, False)
+    """As ``watchdogd status a``."""
+    view = status.collect(str(supervised.runtime), time.monotonic_ns(), "a")
+    return status_table.table(view, 200, False, Detail())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -196,3 +200,18 @@ def test_the_next_supervisor_finds_the_shim_again_and_a_later_start_removes_the_
         supervised.wait_phase("a", "running", 1)
         wait_until(lambda: [path.name for path in home.iterdir()] == [folder.name])
         assert (folder / "libcuda.so.1").stat().st_ino == inode
+
+
+def test_a_call_in_flight_names_the_stream_that_it_waits_for(device: SimulatedDevice) -> None:
+    with Supervised({"a": program(device, observe_only=True)}) as supervised:
+        supervised.wait_phase("a", "observed", 1)
+        device.fault("call_hang", call="stream_synchronize")
+        supervised.wait_event("verdict", "a")
+        (stream,) = (each for each in supervised.view("a")["shim"]["streams"] if int(each["handle"], 16) > 2)
+        assert supervised.view("a")["call"]["waits_for"] == stream["handle"]
+        wait_until(lambda: supervised.worker("a")["shim"]["driver"] is not None)
+        told = table(supervised)
+        assert "no CUDA seen yet" not in told
+        assert f"its sync waits for stream {stream['handle']} (" in told
+        assert re.search(rf"driver shim in front of CUDA 1\d\.\d+, {simulator()}/libcuda.so.1", told)
+        assert "on device 0 of pid" in told

@@ -59,7 +59,7 @@ def _unstamped(worker: WorkerView) -> Iterator[str]:
         yield f"uninstrumented, a hang inside a call of it may not be seen: {shim['why']}"
     elif worker.body["uninstrumented"]:
         yield "none of its calls is stamped: a hang inside one cannot be seen; see the worker API"
-    elif shim is not None and not shim["loaded"] and worker.phase in AS_IT_SHOULD:
+    elif shim is not None and not shim["loaded"] and worker.driver is None and worker.phase in AS_IT_SHOULD:
         yield "no CUDA seen yet: no process of it has loaded the driver"
 
 
