@@ -18,6 +18,7 @@ from tests.helpers.machine import Tree
 from tests.helpers.running import gone, wait_until
 from tests.process.test_sources import nvml_stand_in
 from tests.simulator.control import GPUS, SimulatedDevice
+from tests.simulator.control import build as simulator
 from watchdogd import exits
 from watchdogd.doctor import runner
 from watchdogd.doctor.table import CHECKS
@@ -85,6 +86,30 @@ def test_what_it_needs_and_does_not_find_is_4_and_named(tmp_path: Path, no_drive
     words = " ".join(told.stdout.split())
     assert "cannot run here, for want of: CUDA driver." in words
     assert "(needed by a)" in words and max(map(len, told.stdout.splitlines())) <= 80
+
+
+SHIMMED = ON_GPU.format(0) + 'instrument = "driver"\n'
+
+
+def test_a_shim_can_stand_in_front_of_the_driver_that_the_worker_would_find(
+    tmp_path: Path, device: SimulatedDevice
+) -> None:
+    file = config(tmp_path, SHIMMED)
+    (tmp_path / "state").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    check = checks(doctor("-c", file, "--json", env=device.environment("doctor")))["driver_shim"]
+    assert (check["state"], check["needed_by"]) == ("ok", ["a"])
+    assert str(simulator() / "libcuda.so.1") in check["found"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_worker_that_needs_a_shim_and_has_no_driver_is_told(tmp_path: Path, no_driver: dict[str, str]) -> None:
+    env = {**no_driver, "WATCHDOGD_CUDA_DRIVER": f"{no_driver['LD_LIBRARY_PATH']}/libcuda.so.1"}
+    told = doctor("-c", config(tmp_path, SHIMMED), "--json", env=env)
+    check = checks(told)["driver_shim"]
+    assert (told.returncode, check["state"]) == (exits.NOT_AS_IT_SHOULD, "missing")
+    assert "is no ELF file" in check["found"]
+    assert "WATCHDOGD_CUDA_DRIVER" in check["remedy"]
 
 
 def test_the_same_lack_is_0_where_nobody_needs_it(tmp_path: Path, no_driver: dict[str, str]) -> None:

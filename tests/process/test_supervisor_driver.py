@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -170,3 +171,28 @@ def test_a_worker_that_has_not_come_to_cuda_yet_is_neither_idle_nor_at_fault(dev
         supervised.wait_phase("a", "running", 1)
         wait_until(lambda: "no CUDA seen yet" not in table(supervised))
         assert supervised.events("verdict") == []
+
+
+def test_a_worker_that_never_comes_to_cuda_is_late_at_its_start_and_told_so(device: SimulatedDevice) -> None:
+    waits = {"command": [sys.executable, "-c", "import time; time.sleep(60)"], "deadlines": {"startup": "500ms"}}
+    with Supervised({"a": {**program(device), **waits}}) as supervised:
+        verdict = supervised.wait_event("verdict", "a")
+        assert (verdict["verdict"], verdict["detail"]) == ("startup", "no CUDA seen yet")
+
+
+def test_the_next_supervisor_finds_the_shim_again_and_a_later_start_removes_the_others(
+    device: SimulatedDevice,
+) -> None:
+    with Supervised({"a": program(device)}) as supervised:
+        supervised.wait_phase("a", "running", 1)
+        home = supervised.state / "shim"
+        (folder,) = home.iterdir()
+        inode = (folder / "libcuda.so.1").stat().st_ino
+        assert supervised.stop() == 0
+        for name in ("old", ".half.17"):
+            (home / name).mkdir()
+            os.utime(home / name, (0, 0))
+        supervised.start()
+        supervised.wait_phase("a", "running", 1)
+        wait_until(lambda: [path.name for path in home.iterdir()] == [folder.name])
+        assert (folder / "libcuda.so.1").stat().st_ino == inode

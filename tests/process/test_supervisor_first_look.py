@@ -23,6 +23,7 @@ LATER = {
 OF_PROGRAMS = {"watchdogd.act.responses", "watchdogd.act.escalating", "watchdogd.decide.escalation"}
 NEVER = {
     "watchdogd.exporter", "watchdogd.publish.recorder", "watchdogd.view", "watchdogd.doctor", "watchdogd.worker",
+    "watchdogd.instrument.front",
     "asyncio", "hashlib", "http", "ipaddress", "logging", "pathlib", "subprocess", "threading", "urllib",
 }  # fmt: skip
 

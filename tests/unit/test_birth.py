@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from watchdogd.act import birth
-from watchdogd.instrument.front import Shim
+from watchdogd.instrument.words import Shim
 
 
 def test_a_birth_is_read_as_it_was_told(tmp_path: Path) -> None:

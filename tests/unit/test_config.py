@@ -1424,3 +1424,28 @@ def test_a_number_of_hangs_that_calls_for_nothing_is_a_warning(tmp_path: Path) -
 def test_a_probe_that_is_not_there_is_a_problem(tmp_path: Path, value: str, message: str) -> None:
     (found,) = problems(tmp_path, WORKER + f"probe = {value}\n")
     assert (found.key, message in found.message) == ("workers.a.probe", True), found
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("deadlines.step", 'deadlines = { step = "1s", sync = "1s" }'),
+        ("deadlines.first_step", 'deadlines = { first_step = "1s", sync = "1s" }'),
+        ("restart.bisect_after", "restart = { bisect_after = 2 }"),
+        ("redeliver", "redeliver = true"),
+        ("outputs.bad_in_a_row", "outputs = { bad_in_a_row = 5 }"),
+    ],
+)
+def test_what_needs_the_workers_own_code_is_doubted_before_a_shim_alone(tmp_path: Path, key: str, text: str) -> None:
+    assert f"workers.a.{key}" in [p.key for p in warnings(tmp_path, three(f'instrument = "driver"\n{text}'))]
+    assert f"workers.a.{key}" not in [p.key for p in warnings(tmp_path, three(text))]
+    inherited = f"[defaults]\n{text}\n" + three('instrument = "driver"')
+    assert [p.key for p in warnings(tmp_path, inherited) if p.key.endswith(key)] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("check_context", "check_context = true"), ("sync_mode", 'sync_mode = "spin"')]
+)
+def test_what_needs_the_shim_is_doubted_without_one(tmp_path: Path, key: str, text: str) -> None:
+    assert f"workers.a.{key}" in [p.key for p in warnings(tmp_path, three(text))]
+    assert f"workers.a.{key}" not in [p.key for p in warnings(tmp_path, three(f'instrument = "driver"\n{text}'))]

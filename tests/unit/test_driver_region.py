@@ -15,6 +15,7 @@ from watchdogd.model import SECOND
 from watchdogd.observe.driver_region import Context, Driver, Misuse, Stream
 from watchdogd.observe.heartbeat import HeartbeatReader
 from watchdogd.view import shim, status
+from watchdogd.view.notes import notes
 
 STREAM, CONTEXT = 0x7F0000001000, 0x7F0000002000
 
@@ -142,3 +143,18 @@ def test_more_entries_than_a_person_reads_are_counted(runtime: FakeRuntime) -> N
     assert "and 3 streams more" in text
     assert "and 2 contexts more" in text
     assert f"context {CONTEXT + 10:#x}" not in text  # it is gone
+
+
+@pytest.mark.parametrize(("cas", "locked"), [(3, 0), (0, 3), (2, 1)])
+def test_threads_without_a_lane_are_told(runtime: FakeRuntime, cas: int, locked: int) -> None:
+    begun(runtime).header(laneless_cas=cas, laneless_locked=locked)
+    runtime.publish()
+    view = status.collect(str(runtime.directory), time.monotonic_ns())
+    assert "3 threads of it found no lane" in " ".join(notes(view.workers[0], view.now_ns))
+
+
+def test_where_every_thread_has_a_lane_there_is_no_such_note(runtime: FakeRuntime) -> None:
+    begun(runtime)
+    runtime.publish()
+    view = status.collect(str(runtime.directory), time.monotonic_ns())
+    assert "found no lane" not in " ".join(notes(view.workers[0], view.now_ns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,14 @@ def test_a_32_bit_library_is_another_class(folder: Path) -> None:
 def test_what_is_no_library_says_so(raw: bytes) -> None:
     with pytest.raises(BadObject):
         elf.of_bytes(raw)
+
+
+def test_a_symbol_without_a_name_in_the_table_is_a_reason(shim: bytes) -> None:
+    raw = bytearray(shim)
+    symbol = next(symbol for symbol in elf.of_bytes(shim).symbols() if symbol.name == "cuNew")
+    struct.pack_into("<I", raw, symbol.offset, 1 << 30)
+    with pytest.raises(BadObject, match="outside its string table"):
+        elf.of_bytes(bytes(raw)).exports()
 
 
 def all_of(raw: bytes) -> None:

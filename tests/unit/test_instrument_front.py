@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.shared_objects import DRIVER, build, build_shim
 from watchdogd.instrument import front
 from watchdogd.instrument.driver import NAME
-from watchdogd.instrument.front import Request
+from watchdogd.instrument.words import Request, Shim
 
 ASK = f"import ctypes; library = ctypes.CDLL({NAME!r}); print(library.cuInit(), library.cuOld())"
 
@@ -33,7 +33,7 @@ def request_(built: Path, tmp_path: Path) -> Request:
 def test_a_program_gets_the_shim_and_through_it_its_own_driver(built: Path, request_: Request) -> None:
     own = {"LD_LIBRARY_PATH": f"/nowhere:{built}/real"}
     shim, environment = front.stand(request_, own, "/", None)
-    assert shim == front.Shim(shim.folder, f"{built}/real/{NAME}", None)
+    assert shim == Shim(shim.folder, f"{built}/real/{NAME}", None)
     assert environment["LD_LIBRARY_PATH"] == f"{shim.folder}:/nowhere:{built}/real"
     ran = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, check=False)
     assert ran.stdout.split() == ["111", "12"], ran.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from watchdogd.act.shimmed import AGAIN_NS, EVERY_NS, LONGEST_TEXT, Shimmed
-from watchdogd.instrument.front import Shim
+from watchdogd.instrument.words import Shim
 
 
 def seen(*pids: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from watchdogd.instrument.front import Shim
+from watchdogd.instrument.words import Shim
 from watchdogd.observe import procfs
 from watchdogd.observe.procfs import Identity
 

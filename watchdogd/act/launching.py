@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from watchdogd import abi
 from watchdogd.act.runtime import CannotStart
 from watchdogd.act.spawning import Launch
-from watchdogd.instrument import front, options
+from watchdogd.instrument import options, words
 from watchdogd.model import WorkerSettings
 
 NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -125,5 +125,5 @@ def request(
         die_with_parent=settings.on_supervisor_exit == "kill",
         birth=birth,
         scope=scope,
-        shim=front.Request(roots) if settings.instrument == "driver" else None,
+        shim=words.Request(roots) if settings.instrument == "driver" else None,
     )

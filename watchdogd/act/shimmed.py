@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from watchdogd.instrument.front import Shim
+from watchdogd.instrument.words import Shim
 from watchdogd.model import SECOND
 
 EVERY_NS = 5 * SECOND

@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 
 from watchdogd.act import birth, privileges, scope
 from watchdogd.act.process import Process, hold
-from watchdogd.instrument import front, place
+from watchdogd.instrument import words
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,7 +49,7 @@ class Launch(NamedTuple):
     die_with_parent: bool = True
     birth: str | None = None  # file in which the child says who it is (``birth``)
     scope: tuple[str, str] | None = None  # systemd scope to enter, and the slice it is in
-    shim: front.Request | None = None  # what is to stand in front of its CUDA driver
+    shim: words.Request | None = None  # what is to stand in front of its CUDA driver
 
 
 def launch(request: Launch) -> Process:
@@ -144,6 +144,8 @@ def _with_shim(request: Launch) -> dict[str, str]:
     """The environment, with the shim first where there can be one. Here, where a disk may take its time."""
     if request.shim is None:
         return dict(request.environment)
+    from watchdogd.instrument import front, place  # noqa: PLC0415 - 5 ms that a supervisor without a shim never needs
+
     directory = os.path.join(os.getcwd(), request.directory or "")
     shim, environment = front.stand(request.shim, request.environment, directory, request.ids)
     if request.birth is not None:

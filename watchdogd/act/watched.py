@@ -175,7 +175,8 @@ class Watched:
         detail = f"thread state {sample.state}" if sample is not None else ""
         if pending.verdict is Verdict.STARTUP:
             attached = self.pulse.header("attached_pid") != 0
-            detail = "attached, but not ready" if attached else "never attached to its heartbeat"
+            never = "no CUDA seen yet" if self.shimmed.is_wanted else "never attached to its heartbeat"
+            detail = "attached, but not ready" if attached else never
         stage = self.reader.stage_name(code) if code else None
         found = replace(finding, stage=stage, pid=pid or None, tid=tid or None, detail=detail)
         return bisecting.described(found, self.pulse.header("bisect"), self.beside(found, found.detected_ns))

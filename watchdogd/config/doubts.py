@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from watchdogd import abi, duration
 from watchdogd.act.consent import is_believed
+from watchdogd.config.schema import EVERY_WORKER
 from watchdogd.config.scope import Problems, Scope
 from watchdogd.decide.suspicion import coupled
 from watchdogd.model import SECOND, Settings, WorkerSettings
@@ -25,6 +26,7 @@ def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) ->
         _uncoupled(worker, settings.workers, scopes[worker.name], problems)
         _idle_coupling(worker, settings.workers, scopes[worker.name], problems)
         _relative(worker, scopes[worker.name], problems)
+        _shimmed(worker, scopes[worker.name], problems)
         if worker.growth.leak and worker.growth.baseline_ns is None:
             path = (*scopes[worker.name].path, "growth", "leak")
             problems.warn(path, "has nothing to measure by: growth.baseline is never", "write baseline, or remove it")
@@ -55,7 +57,11 @@ def _unwatched(worker: WorkerSettings, scope: Scope, problems: Problems) -> None
     call = any(limits.calls_ns)
     if not (limits.first_step_ns or limits.step_ns or call or limits.progress_ns):
         what = "nothing but its start is watched" if limits.startup_ns else "none of it is watched"
-        problems.warn(path, f"has no deadline for a step or a call: {what}", "set step and sync at least")
+        problems.warn(
+            path,
+            f"has no deadline for a step or a call: {what}",
+            f"set {'sync' if worker.instrument == 'driver' else 'step and sync'} at least",
+        )
     elif limits.step_ns and worker.accelerator and not call:
         problems.warn(path, "has step without sync: a hung call is found only when its whole step is late", "set sync")
 
@@ -63,6 +69,27 @@ def _unwatched(worker: WorkerSettings, scope: Scope, problems: Problems) -> None
 def _told_only(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:
     if worker.progress is not None and not worker.progress.is_probe and worker.deadlines.progress_ns is None:
         problems.warn((*scope.path, "progress"), "is only shown: deadlines.progress is never", "set it")
+
+
+_NEED_CODE = (
+    "deadlines.step", "deadlines.first_step", "restart.bisect_after", "redeliver", "outputs.bad_in_a_row",
+)  # fmt: skip
+_NEED_SHIM = ("check_context", "sync_mode")
+
+
+def _shimmed(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:
+    """Keys of the other way to stamp. What it has from [defaults] is meant for workers of the other kind."""
+    has_shim = worker.instrument == "driver"
+    for name in _NEED_CODE if has_shim else _NEED_SHIM:
+        cell = scope.get(name)
+        if cell is None or not cell.given or cell.path[0] == EVERY_WORKER or not cell.value:
+            continue
+        if has_shim:
+            message = 'has no effect unless its code says so: with instrument = "driver" only its CUDA calls are seen'
+            problems.warn(cell.path, message, "remove it, or use the worker API beside the shim")
+        else:
+            message = 'has no effect without a shim before the driver: instrument is "worker"'
+            problems.warn(cell.path, message, 'write instrument = "driver", or remove it')
 
 
 def _uncoupled(worker: WorkerSettings, workers: tuple[WorkerSettings, ...], scope: Scope, problems: Problems) -> None:

@@ -25,7 +25,7 @@ def runtime_directory(machine: Machine) -> Outcome:
     path = _supervisor(machine).runtime_dir
     if machine.settings is None:
         path = machine.environ.get(RUNTIME_DIR) or path
-    place = _nearest(path)
+    place = nearest(path)
     refused = _refused(place)
     lost = "watchdogd cannot start"
     if refused:
@@ -46,7 +46,7 @@ def runtime_directory(machine: Machine) -> Outcome:
 
 def state_directory(machine: Machine) -> Outcome:
     settings = _supervisor(machine)
-    path, place = settings.state_dir, _nearest(settings.state_dir)
+    path, place = settings.state_dir, nearest(settings.state_dir)
     refused = _refused(place)
     if refused:
         remedy = f"make {path} for its user (StateDirectory= in the unit), or change supervisor.state_dir"
@@ -75,7 +75,7 @@ def _supervisor(machine: Machine) -> SupervisorSettings:
     return machine.settings.supervisor if machine.settings else SupervisorSettings()
 
 
-def _nearest(path: str) -> str:
+def nearest(path: str) -> str:
     """The path, or the directory above it that exists."""
     while not os.path.exists(path) and path != "/":
         path = os.path.dirname(path.rstrip("/"))

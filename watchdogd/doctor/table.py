@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from watchdogd.doctor import accelerators, files, rights, system
+from watchdogd.doctor import accelerators, files, rights, shim, system
 from watchdogd.doctor.words import Check
 from watchdogd.model import Settings
 
@@ -47,6 +47,10 @@ def _nvgpu(settings: Settings) -> Sequence[str]:
     return _built_in(settings, "nvgpu")
 
 
+def _shimmed(settings: Settings) -> Sequence[str]:
+    return [worker.name for worker in settings.workers if worker.instrument == "driver"]
+
+
 def _built_in(settings: Settings, name: str) -> Sequence[str]:
     """A reader of somebody's own needs whatever it needs."""
     ours = f"watchdogd.observe.sources.{name}"
@@ -63,6 +67,8 @@ CHECKS = (
          " nvidia-persistenced, without which every cuInit takes seconds"),
     ),
     Check("cuda_bindings", _ACCELERATORS, "cuda-python", accelerators.bindings),
+    Check("driver_shim", _ACCELERATORS, "driver shim", shim.shim, _shimmed, 1.5,
+          (shim.LOST, "see the kernel log (dmesg) for the errors of the disk with the driver, or with the state_dir")),
     Check("dla", _ACCELERATORS, "DLA", accelerators.dla, _on_dla),
     Check("tegrastats", _ACCELERATORS, "tegrastats", accelerators.tegrastats_load, _tegrastats, 2.0),
     Check("nvml", _ACCELERATORS, "NVML", accelerators.nvml, _nvml, 2.0, (accelerators.NO_LOAD, _SICK)),

@@ -52,9 +52,9 @@ class Library:
 
     def __init__(self, read: Read) -> None:
         self._read = read
-        (magic, bits, order, kind, self.machine, _, _, segments_at, _, _, _, each, count, *_) = self._unpack(_HEADER, 0)
-        if magic != b"\x7fELF":
+        if read(0, 4) != b"\x7fELF":
             raise BadObject("is no ELF file")
+        _, bits, order, kind, self.machine, _, _, segments_at, _, _, _, each, count, *_ = self._unpack(_HEADER, 0)
         if (bits, order) != (2, 1):
             raise BadObject("is not 64 bit and little-endian")
         if kind != _SHARED_OBJECT:

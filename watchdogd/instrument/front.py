@@ -7,28 +7,13 @@ need be without the shim and with the reason told.
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from watchdogd.instrument import driver, elf, place
+from watchdogd.instrument.words import Request, Shim
 
-SHIM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "libcuda_shim.so")
 SEARCHED = "LD_LIBRARY_PATH"
-
-
-class Shim(NamedTuple):
-    """What stands in front of a worker's driver, or why nothing does."""
-
-    folder: str | None = None
-    driver: str | None = None
-    problem: str | None = None
-
-
-class Request(NamedTuple):
-    roots: tuple[str, ...]  # directories that are ours alone, in which the folder may be made
-    shim: str = SHIM
 
 
 def stand(

@@ -139,6 +139,18 @@ def _try_to_run(path: str) -> None:
         os.close(descriptor)
 
 
+def try_directory(directory: str) -> None:
+    """Whether code could be run from a file in it. Raises OSError."""
+    path = f"{directory}/.watchdogd.{os.getpid()}"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(descriptor, b"\0")
+        _try_to_run(path)
+    finally:
+        os.close(descriptor)
+        os.unlink(path)
+
+
 def _remove(folder: str) -> None:
     """One of ours, whole or half; what is not ours in it makes it fail."""
     if os.path.islink(folder) or not os.path.isdir(folder):

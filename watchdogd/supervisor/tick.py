@@ -127,6 +127,9 @@ class Supervisor:
 
         self.commands = Commands(self.runtime.socket, self.watched, self.journal, self._happenings, self._ask_reload)
         self.loop.listen(self.commands.fileno(), self.commands.poll)
+        if any(worker.instrument == "driver" for worker in self.settings.workers):
+            import watchdogd.instrument.front  # noqa: F401, PLC0415 - here once, rather than in the child of each start
+
         self.household = Household(
             self.settings, self.runtime, self.loop, self.journal, self.fleet, self.watched, self._identities
         )

@@ -35,6 +35,8 @@ def notes(worker: WorkerView, now_ns: int) -> Iterator[str]:
     if worker.heartbeat_error:
         yield f"{worker.heartbeat_error}; its hangs cannot be seen"
     yield from _unstamped(worker)
+    if worker.laneless:
+        yield f"{worker.laneless} threads of it found no lane: a hang inside a call of theirs cannot be seen"
     if worker.is_first_again and "step" in body["deadlines"] and "first_step" not in body["deadlines"]:
         yield "its step is a first one, says the worker: never overdue, since deadlines.first_step is not set"
     yield from progress.notes(worker, now_ns)

@@ -69,6 +69,7 @@ class WorkerView:
     last_step_ns: int | None = None  # when it ended; None: none has, or a library of version 1 does not say
     is_first_again: bool = False  # a step in flight is a first one by the worker's own word, after others
     driver: Driver | None = None  # what its driver shim saw
+    laneless: int = 0  # threads that found no lane
 
     @property
     def name(self) -> str:
@@ -216,9 +217,8 @@ def _worker(body: Mapping[str, Any], now_ns: int) -> WorkerView:
     word = pulse.header("bisect") if body["pid"] is not None else 0
     bisect = abi.BISECTS[word] if word < len(abi.BISECTS) else "off"
     again = is_first_again(pulse)
-    return WorkerView(
-        body, call, sync, sum(pulse.column("steps_done")), error, counts, bad, bisect, last_ns, again, driver
-    )
+    steps, laneless = sum(pulse.column("steps_done")), pulse.header("laneless_cas") + pulse.header("laneless_locked")
+    return WorkerView(body, call, sync, steps, error, counts, bad, bisect, last_ns, again, driver, laneless)
 
 
 def _oldest_call(body: Mapping[str, Any], pulse: Pulse, driver: Driver | None, now_ns: int) -> Call | None:

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "call_log.h"
 #include "clock.h"
 #include "context.h"
 #include "cuda_api.h"
@@ -70,6 +71,7 @@ static CUresult start(void)
         fprintf(stderr, "simulated libcuda: SIMCUDA_STATE: %d processes use it already\n", STATE_PROCESSES);
         return CUDA_ERROR_OPERATING_SYSTEM;
     }
+    call_log_open();
     if (!fault_read_environment()) {
         return CUDA_ERROR_INVALID_VALUE;
     }
@@ -98,6 +100,7 @@ CUresult cuInit(unsigned flags)
     }
     pthread_once(&start_once, start_first);
     if (start_result == CUDA_SUCCESS) {
+        call_log(CALL_INIT);
         fault_on_call(CALL_INIT);
     }
     return start_result;
@@ -120,6 +123,7 @@ CUresult gate(enum Call call)
     if (atomic_load(&life) != LIFE_READY) {
         return CUDA_ERROR_NOT_INITIALIZED;
     }
+    call_log(call);
     fault_on_call(call);
     return (CUresult)atomic_load(&process.sticky_error);
 }

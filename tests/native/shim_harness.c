@@ -1,0 +1,86 @@
+/*
+ * Threads that call, come and go, share streams, take signals and fork, through a shim that is built with a sanitizer. Says at
+ * the end how many calls of each operation it made.
+ */
+#define _GNU_SOURCE 1
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int cuInit(unsigned);
+int cuStreamSynchronize(void *);
+int cuStreamQuery(void *);
+int cuEventSynchronize(void *);
+int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **);
+int cuMemAlloc_v2(uint64_t *, size_t);
+int cuGetProcAddress_v2(const char *, void **, int, uint64_t, int *);
+
+enum { THREADS = 6, TIMES = 400, GENERATIONS = 5, STREAMS = 80, CHILDREN = 4, SIGNALS = 50 };
+
+static void in_signal(int number)
+{
+    (void)number;
+    cuEventSynchronize((void *)(uintptr_t)0x5000);
+}
+
+static void *work(void *argument)
+{
+    uintptr_t seed = (uintptr_t)argument;
+    for (uintptr_t i = 0; i < TIMES; i++) {
+        void *stream = (void *)(0x1000 + (seed * 7 + i) % STREAMS * 64); /* more than the table has entries */
+        uint64_t address;
+        void *function;
+        int status;
+        cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL);
+        cuStreamQuery(stream);
+        cuStreamSynchronize(stream);
+        cuMemAlloc_v2(&address, 64);
+        if (i % 50 == 0 && (cuGetProcAddress_v2("cuMemFree", &function, 12000, 0, &status) || !function))
+            abort();
+    }
+    return NULL;
+}
+
+static void *be_signalled(void *argument)
+{
+    (void)argument;
+    for (int i = 0; i < SIGNALS; i++)
+        raise(SIGUSR1);
+    return NULL;
+}
+
+static void generation(void)
+{
+    pthread_t threads[THREADS + 1];
+    for (uintptr_t i = 0; i < THREADS; i++)
+        pthread_create(&threads[i], NULL, work, (void *)i);
+    pthread_create(&threads[THREADS], NULL, be_signalled, NULL);
+    for (int i = 0; i <= THREADS; i++)
+        pthread_join(threads[i], NULL);
+}
+
+int main(void)
+{
+    signal(SIGUSR1, in_signal);
+    cuInit(0);
+    for (int i = 0; i < GENERATIONS; i++)
+        generation();
+    for (int i = 0; i < CHILDREN; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            work((void *)(uintptr_t)i);
+            _exit(0);
+        }
+        int status;
+        if (waitpid(child, &status, 0) != child || status != 0)
+            return 1;
+    }
+    int works = (THREADS * GENERATIONS + CHILDREN) * TIMES;
+    printf("{\"sync\": %d, \"event\": %d, \"alloc\": %d, \"launch\": %d, \"other\": 1}\n", works, SIGNALS * GENERATIONS, works,
+           works);
+    return 0;
+}
