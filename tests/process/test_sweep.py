@@ -84,7 +84,7 @@ def test_a_worker_without_a_process_has_no_members_session_0_is_init_s(root: int
         sweep.members(procfs.Identity(root, 0), MARK, os.getpid(), is_held=True)
 
 
-@pytest.mark.parametrize("mark", [MARK, ""])
+@pytest.mark.parametrize("mark", [MARK, ""], ids=["marked", "not marked"])
 def test_a_session_whose_leader_we_do_not_hold_may_be_a_stranger_s(pids: list[int], mark: str) -> None:
     """The leader is gone, and its number may have been used again: only the environment tells whose they are."""
     child = spawn(pids, "os.fork() and os._exit(0)", mark=mark)
