@@ -226,6 +226,12 @@ enum {
     WATCHDOGD_STEPS = 1024, /* steps in flight in one process; more are counted, not tracked */
 };
 
+/* A shared object that includes this file may have a quicker clock for its calls, with a state of its own in each thread. */
+#ifndef WATCHDOGD_NOW_OF_THREAD_
+#define WATCHDOGD_NOW_OF_THREAD_(thread) watchdogd_now_ns()
+#define WATCHDOGD_CLOCK_OF_THREAD_
+#endif
+
 struct watchdogd_thread {
     uint64_t *hot; /* this thread's lane; NULL: none claimed (yet) */
     uint64_t *cold;
@@ -233,6 +239,7 @@ struct watchdogd_thread {
     uint32_t depth;
     uint64_t started_ns[WATCHDOGD_DEPTH];
     uint8_t operation[WATCHDOGD_DEPTH];
+    WATCHDOGD_CLOCK_OF_THREAD_
 };
 
 struct watchdogd_flight { /* one step in flight; a list from the oldest to the newest, slot numbers from 1 */
@@ -431,7 +438,7 @@ static inline void watchdogd_enter_(struct watchdogd_thread *thread, unsigned op
         return;
     if (operation == 0 || operation > WATCHDOGD_OP_OTHER)
         operation = WATCHDOGD_OP_OTHER;
-    uint64_t now_ns = watchdogd_now_ns();
+    uint64_t now_ns = WATCHDOGD_NOW_OF_THREAD_(thread);
     thread->started_ns[depth] = now_ns;
     thread->operation[depth] = (uint8_t)operation;
     if (depth <= WATCHDOGD_LANE_INNER)
@@ -447,10 +454,10 @@ static inline uint64_t watchdogd_leave_(struct watchdogd_thread *thread)
     unsigned depth = thread->depth - 1;
     if (depth < WATCHDOGD_DEPTH) {
         uint64_t *hot = thread->hot, *cold = thread->cold;
-        now_ns = watchdogd_now_ns();
+        now_ns = WATCHDOGD_NOW_OF_THREAD_(thread);
         if (depth <= WATCHDOGD_LANE_INNER)
             watchdogd_store_(hot + depth, 0);
-        uint64_t started_ns = thread->started_ns[depth], duration_ns = now_ns - started_ns;
+        uint64_t started_ns = thread->started_ns[depth], duration_ns = now_ns > started_ns ? now_ns - started_ns : 0;
         unsigned operation = thread->operation[depth];
         watchdogd_count_(cold, operation, duration_ns);
         uint64_t calls = watchdogd_load_(hot + WATCHDOGD_LANE_CALLS);

@@ -59,6 +59,7 @@ static void attach(const char *path)
                       : shim.options & WATCHDOGD_DRIVER_OPTION_SYNC_BLOCKING ? CU_CTX_SCHED_BLOCKING_SYNC
                                                                              : 0;
     shim.ready_on_sync = (shim.options & WATCHDOGD_DRIVER_OPTION_READY_ON_SYNC) != 0;
+    shim_start_clock("/sys/devices/system/clocksource/clocksource0/current_clocksource");
     pthread_atfork(NULL, NULL, after_fork);
     shim.region = map_region(path);
     if (shim.region) {

@@ -7,6 +7,7 @@
 #ifndef WATCHDOGD_SHIM_H
 #define WATCHDOGD_SHIM_H
 
+#include "clock.h"
 #include "../watchdogd.h"
 #include "types.h"
 
