@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import adoption, context, false_kills, guard, lateness, output, recovery, resources, tick
+from tests.bench import adoption, context, false_kills, guard, lateness, output, recovery, resources, shim, tick
 from tests.bench.report import Bench, Row, Scale, as_json, table
 
 BENCHES: dict[str, Bench] = {
@@ -17,6 +17,7 @@ BENCHES: dict[str, Bench] = {
     "guard_c": guard.in_c,
     "output": output.run,
     "context": context.run,
+    "shim": shim.run,
     "tick": tick.run,
     "recovery": recovery.run,
     "adoption": adoption.run,

@@ -15,20 +15,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 
 from tests.gpu.conftest import Machine
 from tests.gpu.results import Results
 from tests.gpu.shim import calls, throughput
+from tests.gpu.shim.programs import PTX, SOURCES, built
 from tests.helpers.worker_process import ROOT
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.instrument import front, words
 from watchdogd.observe import heartbeat, procfs
 
-SOURCES = ROOT / "tests/gpu/shim"
 PROGRAMS = ROOT / "tests/gpu/programs"
-PTX = ROOT / "tests/gpu/kernels.ptx"
 CUDA = Path("/usr/local/cuda")  # with CUPTI's header and library
 STARTS = {True: 12, False: 3}  # pairs, on a real machine and a simulated one
 IMPORTS = {"torch_server": "torch", "cupy_script": "cupy", "jax_script": "jax"}
@@ -54,25 +54,6 @@ def shimmed(machine: Machine, tmp_path: Path) -> Iterator[Shimmed]:
     reader = heartbeat.create(str(file), boot_id=procfs.boot_id(), incarnation=1, spawned_ns=1)
     yield Shimmed(bare, {**environment, abi.ENVIRONMENT: str(file)}, f"{shim.folder}/libcuda.so.1", shim.driver, file)
     reader.close()
-
-
-def built(source: str, directory: Path, *flags: str) -> Path:
-    program = directory / Path(source).stem
-    command = [
-        "cc",
-        "-std=c11",
-        "-O2",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-o",
-        str(program),
-        str(SOURCES / source),
-        *flags,
-        "-ldl",
-    ]
-    subprocess.run(command, check=True, timeout=60)
-    return program
 
 
 def needs(*, module: str | None = None, program: str | None = None, file: Path | None = None) -> None:
@@ -149,12 +130,18 @@ def test_every_call_that_cupti_counts_is_stamped(name: str, shimmed: Shimmed, re
         ["cc", "-O2", "-shared", "-fPIC", "-o", trace, SOURCES / "trace.c", f"-I{CUDA}/include",
          f"-L{library}", f"-Wl,-rpath,{library}", "-lcupti"], check=True, timeout=60,
     )  # fmt: skip
+    file = tmp_path / "checked"
+    option = abi_driver.OPTION["check_context"]
+    reader = heartbeat.create(str(file), boot_id=procfs.boot_id(), incarnation=1, spawned_ns=1, driver=option)
     environment = {
-        **shimmed.environment, "CUDA_INJECTION64_PATH": str(trace), "TRACE": str(tmp_path / "trace"),
+        **shimmed.environment, abi.ENVIRONMENT: str(file),
+        "CUDA_INJECTION64_PATH": str(trace), "TRACE": str(tmp_path / "trace"),
     }  # fmt: skip
     subprocess.run(command, env=environment, timeout=120, check=True, stdout=subprocess.DEVNULL)
     traced = calls.traced(tmp_path.glob("trace.*"))
-    expected, found = calls.by_operation(traced), calls.stamped(shimmed.heartbeat)
+    expected, found = calls.by_operation(traced), calls.stamped(file)
+    region = reader.driver()
+    assert region is not None and region.misuses == 0  # no framework changes contexts behind the driver's public calls
     told = {op: (count, found.get(op, 0)) for op, count in sorted(expected.items())}
     blocking = sum(expected.values())
     results.add(f"{name}: driver calls that CUPTI counted and the shim stamps", blocking, "")
@@ -164,12 +151,14 @@ def test_every_call_that_cupti_counts_is_stamped(name: str, shimmed: Shimmed, re
     assert all(found.get(op, 0) >= count for op, count in expected.items()), told
 
 
-def hang(command: Sequence[str], environment: dict[str, str], directory: Path, deadline: str) -> tuple[int, dict]:  # type: ignore[type-arg]
+def hang(
+    command: Sequence[str], environment: dict[str, str], directory: Path, deadline: str
+) -> tuple[int, dict[str, Any]]:
     """Exit status of `watchdogd exec`, and the verdict's event."""
     events = directory / "events.jsonl"
     run = [
         sys.executable, "-m", "watchdogd", "exec", "--sync", deadline, "--event", deadline, "--copy", deadline,
-        "--startup", "120s", "--json-events", str(events), "--", *command,
+        "--progress", "sync", "--stall", deadline, "--startup", "120s", "--json-events", str(events), "--", *command,
     ]  # fmt: skip
     status = subprocess.run(run, env=environment, timeout=140, check=False).returncode
     told = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
@@ -186,8 +175,35 @@ def test_a_program_that_hangs_gets_its_verdict_after_its_deadline(
     status, verdict = hang(command, shimmed.bare, tmp_path, machine.deadline)
     assert status == 124
     late_ns = verdict["detected_ns"] - verdict["deadline_ns"]
-    results.add(f"{name} hung in `{verdict['operation']}`: deadline to verdict", late_ns / 1e6, "ms")
+    what = f"hung in `{verdict['operation']}`" if verdict["operation"] else f"hung, verdict {verdict['verdict']}"
+    results.add(f"{name} {what}: deadline to verdict", late_ns / 1e6, "ms")
     assert 0 <= late_ns < 50_000_000
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("machine", ["real"], indirect=True)
+def test_a_worker_with_stamps_of_its_own_may_run_behind_the_shim_as_well(
+    machine: Machine, shimmed: Shimmed, results: Results, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tests.gpu.worker", "--hang-after", "20"]
+    status, verdict = hang(command, shimmed.bare, tmp_path, machine.deadline)
+    assert (status, verdict["operation"]) == (124, "sync")
+    late_ns = verdict["detected_ns"] - verdict["deadline_ns"]
+    results.add("a worker of watchdogd.worker.cuda behind the shim hung: deadline to verdict", late_ns / 1e6, "ms")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("machine", ["real"], indirect=True)
+@pytest.mark.usefixtures("machine")
+def test_pytorch_s_profiler_works_behind_the_shim(shimmed: Shimmed, results: Results) -> None:
+    needs(module="torch")
+    command = [sys.executable, str(PROGRAMS / "torch_profiler.py")]
+    ran = subprocess.run(
+        command, env=shimmed.environment, capture_output=True, text=True, timeout=100, check=True
+    ).stdout
+    kernels = int(ran.split()[-1])
+    assert kernels >= 10
+    results.add("kernels that PyTorch's profiler saw behind the shim (10 products)", kernels, "")
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -193,7 +194,9 @@ def test_the_next_supervisor_finds_the_shim_again_and_a_later_start_removes_the_
         (folder,) = home.iterdir()
         inode = (folder / "libcuda.so.1").stat().st_ino
         assert supervised.stop() == 0
-        for name in ("old", ".half.17"):
+        ended = subprocess.Popen(["true"])
+        ended.wait(10)
+        for name in ("old", f".half.{ended.pid}"):
             (home / name).mkdir()
             os.utime(home / name, (0, 0))
         supervised.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -105,17 +106,55 @@ def test_a_copy_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path) -> Non
 
 
 def aged(folder: Path) -> Path:
-    os.utime(folder, (0, time.time() - place.YOUNG_SECONDS - 1))
+    then_ns = time.monotonic_ns() - place.YOUNG_NS - 1
+    os.utime(folder, ns=(then_ns, then_ns) if then_ns > 0 else (2**62, 2**62))
     return folder
 
 
 def test_a_sweep_leaves_what_is_in_use(tmp_path: Path) -> None:
     kept, gone = aged(put(tmp_path, name="kept")), aged(put(tmp_path, name="gone"))
-    half = kept.with_name(".half.17")
+    ended = subprocess.Popen(["true"])
+    ended.wait(10)
+    half, making = kept.with_name(f".half.{ended.pid}"), kept.with_name(f".half.{os.getpid()}")
     half.mkdir()
-    aged(half)
+    making.mkdir()
     place.sweep([str(tmp_path), str(tmp_path / "nowhere")], [str(kept)])
-    assert [path.exists() for path in (kept / NAME, gone, half)] == [True, False, False]
+    assert [path.exists() for path in (kept / NAME, gone, half, making)] == [True, False, False, True]
+
+
+def test_a_folder_of_before_a_reboot_is_not_young(tmp_path: Path) -> None:
+    folder = put(tmp_path, name="before")
+    later_ns = time.monotonic_ns() + 3_600_000_000_000
+    os.utime(folder, ns=(later_ns, later_ns))
+    place.sweep([str(tmp_path)], [])
+    assert not folder.exists()
+
+
+def test_a_start_that_takes_a_folder_as_it_is_swept_has_it_or_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two is first: the sweep has seen that it is old, and then it is taken."""
+    folder, rename = aged(put(tmp_path)), os.rename
+    inode = folder.stat().st_ino
+
+    def taken_first(old: str, new: str) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        assert put(tmp_path) == folder
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", taken_first)
+    place.sweep([str(tmp_path)], [])
+    assert (folder / NAME).exists() and folder.stat().st_ino == inode
+
+    def taken_after(old: str, new: str) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        rename(old, new)
+        assert put(tmp_path) == folder
+
+    aged(folder)
+    monkeypatch.setattr(os, "rename", taken_after)
+    place.sweep([str(tmp_path)], [])
+    assert (folder / NAME).exists() and folder.stat().st_ino != inode
 
 
 def test_a_sweep_leaves_what_another_start_has_just_taken(tmp_path: Path) -> None:

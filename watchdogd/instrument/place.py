@@ -12,11 +12,12 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 
 from watchdogd.instrument.driver import NAME
 
 SUBFOLDER = "shim"
-YOUNG_SECONDS = 60.0
+YOUNG_NS = 60_000_000_000
 _PLAIN_NAME = "libcuda.so"  # what some programs load
 _Ids = tuple[int, int, tuple[int, ...]]  # uid, gid, groups
 
@@ -48,14 +49,41 @@ def put(name: str, size: int, content: Callable[[], bytes], roots: Iterable[str]
 def sweep(roots: Iterable[str], kept: Collection[str]) -> None:
     """Remove the folders but those of ``kept``: the worker of one may still start programs. Raises OSError.
 
-    A start that takes a folder has not said so yet: so the young ones stay too.
+    A start that takes a folder has not said so yet: so the young ones stay too, and one that is taken as it goes.
     """
-    young = time.time() - YOUNG_SECONDS
     for root in roots:
         home = f"{root}/{SUBFOLDER}"
         for name in os.listdir(home) if os.path.isdir(home) and not os.path.islink(home) else ():
-            if f"{home}/{name}" not in kept and os.lstat(f"{home}/{name}").st_mtime < young:
-                _remove(f"{home}/{name}")
+            folder = f"{home}/{name}"
+            if name.startswith("."):
+                if not _is_in_the_making(name):
+                    _remove(folder)
+            elif folder not in kept and not _is_young(folder):
+                aside = f"{home}/.gone.{name}.{os.getpid()}"
+                os.rename(folder, aside)  # from here on nobody can take it
+                if not (_is_young(aside) and _renamed(aside, folder)):
+                    _remove(aside)
+
+
+def _take(folder: str) -> None:
+    """By the monotonic clock, which nobody sets. Raises FileNotFoundError: a sweep was quicker."""
+    now_ns = time.monotonic_ns()
+    os.utime(folder, ns=(now_ns, now_ns))
+
+
+def _is_young(folder: str) -> bool:
+    return 0 <= time.monotonic_ns() - os.lstat(folder).st_mtime_ns < YOUNG_NS
+
+
+def _is_in_the_making(name: str) -> bool:
+    """Whether the process that makes it, whose pid ends its name, still lives."""
+    try:
+        os.kill(int(name.rpartition(".")[2]), 0)
+    except (ValueError, ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _unfit(home: str) -> str | None:
@@ -91,9 +119,11 @@ def _make(home: str, name: str, size: int, content: Callable[[], bytes]) -> None
     if os.path.isdir(folder):
         if _is_whole(f"{folder}/{NAME}", size):
             _try_to_run(f"{folder}/{NAME}")
-            os.utime(folder)  # it is taken now
-            return
-        _remove(folder)
+            with suppress(FileNotFoundError):
+                _take(folder)
+                return
+        else:
+            _remove(folder)
     new = content()
     os.mkdir(parts)
     try:
@@ -106,6 +136,7 @@ def _make(home: str, name: str, size: int, content: Callable[[], bytes]) -> None
             os.fsync(file.fileno())  # the name is to stand for the content, over a power cut too
         _try_to_run(f"{parts}/{NAME}")
         os.symlink(NAME, f"{parts}/{_PLAIN_NAME}")
+        _take(parts)
         if not _renamed(parts, folder):  # another worker's start was quicker
             _remove(parts)
     except BaseException:
