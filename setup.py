@@ -1,5 +1,4 @@
-"""What pyproject.toml cannot say of the driver shim and of what NVTX loads: they are plain shared objects, not modules of
-Python.
+"""What pyproject.toml cannot say of the driver shim and of what NVTX loads: they are no modules of Python.
 
 Invariant: the package itself is described by pyproject.toml alone; here is only how two of its ext-modules are linked.
 """

@@ -103,6 +103,12 @@ def open_output(settings: WorkerSettings, logs: str) -> int | None:
     return None
 
 
+def _shim(settings: WorkerSettings, roots: tuple[str, ...]) -> words.Request | None:
+    if settings.instrument != "driver":
+        return None
+    return words.Request(roots, nvtx=words.NVTX if settings.nvtx else None)
+
+
 def request(
     settings: WorkerSettings, heartbeat: str, birth: str, output: int | None, base: Mapping[str, str],
     ids: Identity | None, scope: tuple[str, str] | None = None, roots: tuple[str, ...] = (),
@@ -128,5 +134,5 @@ def request(
         birth=birth,
         scope=scope,
         foreground=settings.foreground,
-        shim=words.Request(roots, nvtx=words.NVTX if settings.nvtx else None) if settings.instrument == "driver" else None,
+        shim=_shim(settings, roots),
     )

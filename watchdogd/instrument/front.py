@@ -62,4 +62,4 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
-        raise place.NoPlace(f"this installation lacks a part of the driver shim ({path}): install the package anew") from None
+        raise place.NoPlace(f"this installation lacks the driver shim's {path}: install the package anew") from None

@@ -8,7 +8,9 @@
  * Invariant: only functions that nest (push, pop) are taken; all others are left as no-ops. On their path there is no
  * allocation, no lock and no system call but the shim's reading of the clock.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1 /* strnlen() */
+#endif
 
 #include "ranges.h"
 
@@ -62,7 +64,7 @@ static size_t encode(uint32_t character, char *utf8)
     size_t more = character < 0x800 ? 1 : character < 0x10000 ? 2 : 3;
     for (size_t byte = more; byte > 0; byte--, character >>= 6)
         utf8[byte] = (char)(0x80 | (character & 0x3F));
-    utf8[0] = (char)(0xF00 >> more | character);
+    utf8[0] = (char)(0xFF80 >> more | character);
     return more + 1;
 }
 
