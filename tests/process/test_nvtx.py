@@ -228,8 +228,13 @@ def test_a_long_name_is_cut_where_a_character_begins(say: Say) -> None:
 sync(); print(push("é" .encode() * 20) == "é" * 15, push(b"x" * 40) == "x" * 31)
 handle = ctypes.c_void_p(nvtx.string_register(None, "é".encode() * 20))
 nvtx.domain_push(None, REGISTERED, handle); print(stage() == "é" * 15)
+nvtx.range_push_wide(ctypes.c_wchar_p("é" * 2000)); print(stage() == "é" * 15)
 """
-    assert say(source) == ["True True", "True"]
+    assert say(source) == ["True True", "True", "True"]
+
+
+def test_what_is_too_short_to_hold_a_name_has_none(say: Say) -> None:
+    assert say("sync(); push(b'outer'); print(nvtx.range_push_short(b'inner'), stage())") == ["1 outer"]
 
 
 # --- who is there, and who is not -----------------------------------------------------------------------------------
@@ -304,6 +309,13 @@ def test_a_verdict_names_the_range_in_which_it_hung(
     assert ran.status == exits.VERDICT, ran.said
     (verdict,) = [event for event in ran.events if event["kind"] == "verdict"]
     assert (verdict["operation"], verdict["stage"]) == ("sync", stage)
+
+
+def test_a_launch_that_hangs_names_the_range_that_queues_it(device: SimulatedDevice, hanging: list[str]) -> None:
+    device.fault("call_hang", call="launch")
+    ran = execute(["--launch", "500ms", "--nvtx"], hanging, environment=device.environment("a"))
+    (verdict,) = [event for event in ran.events if event["kind"] == "verdict"]
+    assert (verdict["operation"], verdict["stage"]) == ("launch", "conv2d_16")
 
 
 def test_a_worker_s_key_is_enough(device: SimulatedDevice, hanging: list[str]) -> None:
