@@ -1,6 +1,6 @@
-"""What pyproject.toml cannot say of the driver shim: it is a plain shared object, not a module of Python.
+"""What pyproject.toml cannot say of the driver shim and of what NVTX loads: they are no modules of Python.
 
-Invariant: the package itself is described by pyproject.toml alone; here is only how one of its ext-modules is linked.
+Invariant: the package itself is described by pyproject.toml alone; here is only how two of its ext-modules are linked.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ LINK = (
     "-pthread",
     "-ldl",  # glibc before 2.34
 )
+PLAIN = {SHIM: LINK, "watchdogd.native.libwatchdogd_nvtx": ("-Wl,-z,now,-z,relro,-z,nodelete,-z,defs", "-ldl")}
 
 
 class BuildExt(build_ext):
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname.endswith(SHIM.rpartition(".")[2]):
+        if fullname.endswith(tuple(name.rpartition(".")[2] for name in PLAIN)):
             return f"{fullname.replace('.', '/')}.so"
         return str(super().get_ext_filename(fullname))
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
-        return list(ext.export_symbols) if ext.name == SHIM else list(super().get_export_symbols(ext))
+        return list(ext.export_symbols) if ext.name in PLAIN else list(super().get_export_symbols(ext))
 
     def build_extension(self, ext: Extension) -> None:
         linker = self.compiler.linker_so
-        if ext.name == SHIM:
-            ext.extra_link_args = [*ext.extra_link_args, *LINK]
+        if ext.name in PLAIN:
+            ext.extra_link_args = [*ext.extra_link_args, *PLAIN[ext.name]]
             # Where this Python's own libraries are (pyenv, conda) is nothing to the shim, and would share its entry.
             self.compiler.linker_so = [part for part in linker if not part.startswith("-Wl,-rpath")]
         super().build_extension(ext)

@@ -33,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", metavar="SPEC", help='what tells of progress: "sync", "metrics:URL", "http://...", "command:..."'
     )
+    parser.add_argument("--nvtx", action="store_true", help="its innermost open NVTX range is the stage of a verdict")
     parser.add_argument("--accelerator", metavar="NAME", help='what it runs on, for the record: "gpu0", "dla1"')
     parser.add_argument(
         "--restart", type=int, default=0, metavar="N", help="start it again after a verdict, so often (default 0)"

@@ -116,6 +116,7 @@ def _worker(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
         "restart": {"before_exit": options.restart, "budget": max(options.restart, 1)},
         "deadlines": {"startup": "never"},
         "instrument": options.instrument or "driver",
+        "nvtx": options.nvtx,
     }
     if table["instrument"] == "driver" and options.startup is None:
         table["ready_after"] = _AT_ONCE

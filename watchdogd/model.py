@@ -77,6 +77,7 @@ class WorkerSettings(NamedTuple):
     instrument: str = "worker"  # who stamps: the worker's own code, or a shim in front of the CUDA "driver"
     check_context: bool = False  # the shim asks which context is current
     sync_mode: str | None = None  # "spin" "yield" "blocking": how its synchronizes wait, set by the shim
+    nvtx: bool = False  # the shim is told of its NVTX ranges
     coupled_with: tuple[str, ...] = ()  # accelerators or workers whose hang can freeze this worker
     redundancy: str | None = None  # group of workers that do the same work
     deadlines: Deadlines = Deadlines()

@@ -98,7 +98,7 @@ def test_it_is_the_package_its_dependencies_and_nothing_of_the_tests(installed: 
     assert {name for name in ours if foreign.search(name)} - {shim} == {
         f"{native}/{source.relative_to(ROOT / 'watchdogd/native')}" for source in sources
     } & names
-    assert shim in names
+    assert {shim, f"{native}/libwatchdogd_nvtx.so"} <= names
     assert any(name.endswith("/watchdogd/_native.abi3.so") for name in names)
     assert {name for name in names if not name.startswith(f"{APP}/")} == {
         *LINKS, *UNITS, *FOR_C, "etc/gpu-watchdogd/watchdogd.toml",

@@ -183,6 +183,7 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "instrument", '"driver"', "instrument", "driver"),
     ("workers.NAME", "check_context", "true", "check_context", True),
     ("workers.NAME", "sync_mode", '"blocking"', "sync_mode", "blocking"),
+    ("workers.NAME", "nvtx", "true", "nvtx", True),
     ("workers.NAME", "redundancy", '"front"', "redundancy", "front"),
     *(
         ("workers.NAME", f"deadlines.{name}", '"7s"', f"{name}_ns", 7 * SECOND)
@@ -1446,7 +1447,8 @@ def test_what_needs_the_workers_own_code_is_doubted_before_a_shim_alone(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("key", "text"), [("check_context", "check_context = true"), ("sync_mode", 'sync_mode = "spin"')]
+    ("key", "text"),
+    [("check_context", "check_context = true"), ("sync_mode", 'sync_mode = "spin"'), ("nvtx", "nvtx = true")],
 )
 def test_what_needs_the_shim_is_doubted_without_one(tmp_path: Path, key: str, text: str) -> None:
     assert f"workers.a.{key}" in [p.key for p in warnings(tmp_path, three(text))]

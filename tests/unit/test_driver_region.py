@@ -52,7 +52,7 @@ def test_a_file_of_an_older_version_has_no_region(beat: FakeHeartbeat) -> None:
 
 
 def test_every_entry_that_has_an_owner_is_told(beat: FakeHeartbeat) -> None:
-    beat.driver(driver_version=13010, contexts_unkept=2, streams_unkept=3)
+    beat.driver(driver_version=13010, contexts_unkept=2, streams_unkept=3, ranges_unkept=7)
     beat.driver_lane(0, queued=5, completed=3, object=STREAM)
     beat.driver_lane(319, queued=7, completed=6)
     beat.context(0, owner=11 << 32 | 2, handle=CONTEXT)
@@ -61,7 +61,7 @@ def test_every_entry_that_has_an_owner_is_told(beat: FakeHeartbeat) -> None:
     driver = told(beat)
     assert driver == Driver(
         13010, 12, 9, 0, None, (Context(11, 1, CONTEXT, None), Context(12, None, 9, 8)),
-        (Stream(11, STREAM, CONTEXT, 4, 3, 17),), 5, driver.objects,
+        (Stream(11, STREAM, CONTEXT, 4, 3, 17),), 5, 7, driver.objects,
     )  # fmt: skip
     assert [driver.objects[lane] for lane in (0, 1, 319)] == [STREAM, None, 0]
 

@@ -81,3 +81,45 @@ def test_a_shim_of_another_kind_is_a_reason_and_no_crash(request_: Request, buil
     )
     assert shim.problem is not None
     assert "no ELF file" in shim.problem
+
+
+# --- NVTX ---
+
+
+@pytest.fixture
+def telling(request_: Request, tmp_path: Path) -> Request:
+    (tmp_path / "libtold.so").write_bytes(b"what NVTX loads")
+    return request_._replace(nvtx=str(tmp_path / "libtold.so"))
+
+
+def test_what_tells_of_ranges_lies_beside_the_shim_and_is_named_to_nvtx(built: Path, telling: Request) -> None:
+    own = {"LD_LIBRARY_PATH": f"{built}/real"}
+    shim, environment = front.stand(telling, own, "/", None)
+    assert environment["NVTX_INJECTION64_PATH"] == f"{shim.folder}/libtold.so"
+    assert Path(environment["NVTX_INJECTION64_PATH"]).read_bytes() == b"what NVTX loads"
+    assert sorted(os.listdir(str(shim.folder))) == ["libcuda.so", NAME, "libtold.so"]
+
+
+@pytest.mark.parametrize("nsys", ["/opt/nsight/libToolsInjection64.so", ""])
+def test_a_profiler_that_is_in_the_place_stays_there(nsys: str, built: Path, telling: Request) -> None:
+    own = {"LD_LIBRARY_PATH": f"{built}/real", "NVTX_INJECTION64_PATH": nsys}
+    assert front.stand(telling, own, "/", None)[1]["NVTX_INJECTION64_PATH"] == nsys
+
+
+def test_nobody_is_told_of_ranges_who_did_not_ask(built: Path, request_: Request) -> None:
+    shim, environment = front.stand(request_, {"LD_LIBRARY_PATH": f"{built}/real"}, "/", None)
+    assert "NVTX_INJECTION64_PATH" not in environment
+    assert sorted(os.listdir(str(shim.folder))) == ["libcuda.so", NAME]
+
+
+def test_an_upgrade_of_what_tells_of_ranges_gets_another_folder(built: Path, telling: Request, tmp_path: Path) -> None:
+    own = {"LD_LIBRARY_PATH": f"{built}/real"}
+    before = front.stand(telling, own, "/", None)[0].folder
+    assert front.stand(telling, own, "/", None)[0].folder == before
+    (tmp_path / "libtold.so").write_bytes(b"another of them")
+    assert front.stand(telling, own, "/", None)[0].folder != before
+
+
+def test_where_no_shim_can_be_nvtx_is_told_of_nothing(telling: Request) -> None:
+    own = {"WATCHDOGD_CUDA_DRIVER": "/nowhere"}
+    assert front.stand(telling, own, "/", None)[1] == own

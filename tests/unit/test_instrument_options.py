@@ -45,11 +45,13 @@ def test_the_word_is_in_the_header_before_the_worker_starts(tmp_path: Path) -> N
     assert reader.word(abi.H["driver"] * abi.WORD) == OPTION["check_context"]
 
 
-@pytest.mark.parametrize("changed", [SHIM, SHIM._replace(check_context=True), SHIM._replace(sync_mode="spin")])
+@pytest.mark.parametrize(
+    "changed", [SHIM, SHIM._replace(check_context=True), SHIM._replace(sync_mode="spin"), SHIM._replace(nvtx=True)]
+)
 def test_a_running_worker_cannot_take_on_another_shim(changed: WorkerSettings) -> None:
     others = {OWN, SHIM} - {changed}
     assert fingerprint(changed) not in {fingerprint(other) for other in others}
 
 
 def test_a_key_of_the_shim_is_nothing_to_a_worker_without_one() -> None:
-    assert fingerprint(OWN._replace(check_context=True)) == fingerprint(OWN)
+    assert fingerprint(OWN._replace(check_context=True, nvtx=True)) == fingerprint(OWN)

@@ -65,6 +65,7 @@ def fingerprint(settings: WorkerSettings) -> str:
         settings.cpu_affinity, settings.nice, settings.scheduling, settings.oom_score_adj,
         settings.cuda_visible_devices, settings.output, settings.on_supervisor_exit,
         *((options.asked(settings),) if settings.instrument == "driver" else ()),
+        *(("nvtx",) if settings.instrument == "driver" and settings.nvtx else ()),
     )  # fmt: skip
     text = repr(launched).encode("utf-8", "surrogateescape")
     return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}"  # hashlib takes 10 ms to import, at each adoption
@@ -102,6 +103,12 @@ def open_output(settings: WorkerSettings, logs: str) -> int | None:
     return None
 
 
+def _shim(settings: WorkerSettings, roots: tuple[str, ...]) -> words.Request | None:
+    if settings.instrument != "driver":
+        return None
+    return words.Request(roots, nvtx=words.NVTX if settings.nvtx else None)
+
+
 def request(
     settings: WorkerSettings, heartbeat: str, birth: str, output: int | None, base: Mapping[str, str],
     ids: Identity | None, scope: tuple[str, str] | None = None, roots: tuple[str, ...] = (),
@@ -127,5 +134,5 @@ def request(
         birth=birth,
         scope=scope,
         foreground=settings.foreground,
-        shim=words.Request(roots) if settings.instrument == "driver" else None,
+        shim=_shim(settings, roots),
     )

@@ -69,7 +69,7 @@ def _unwatched(worker: WorkerSettings, scope: Scope, problems: Problems) -> None
 _NEED_CODE = (
     "deadlines.step", "deadlines.first_step", "restart.bisect_after", "redeliver", "outputs.bad_in_a_row",
 )  # fmt: skip
-_NEED_SHIM = ("check_context", "sync_mode")
+_NEED_SHIM = ("check_context", "sync_mode", "nvtx")
 
 
 def _shimmed(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:

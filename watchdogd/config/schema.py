@@ -230,6 +230,11 @@ _WORKER = [
                 "with the shim: how its synchronizes wait, set as a context is made; unset: as the program asks",
             ),
             (
+                "nvtx",
+                values.BOOLEAN,
+                "with the shim: the innermost open NVTX range of a thread is its stage; takes the place of a profiler",
+            ),
+            (
                 "coupled_with",
                 values.STRINGS,
                 "accelerators or workers that a hang of this one can freeze, or the other way round;"

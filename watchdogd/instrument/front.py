@@ -7,6 +7,7 @@ need be without the shim and with the reason told.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from watchdogd.instrument import driver, elf, place
 from watchdogd.instrument.words import Request, Shim
 
 SEARCHED = "LD_LIBRARY_PATH"
+INJECTED = "NVTX_INJECTION64_PATH"
 
 
 def stand(
@@ -24,7 +26,10 @@ def stand(
         shim = _prepare(request, environment, directory, ids)
     except (OSError, driver.NoDriver, elf.BadObject, place.NoPlace) as error:
         return Shim(problem=str(error)), dict(environment)
-    return shim, with_folder(environment, str(shim.folder))
+    mine = with_folder(environment, str(shim.folder))
+    if request.nvtx is not None:  # one library has the place: a profiler that is in it stays
+        mine.setdefault(INJECTED, f"{shim.folder}/{os.path.basename(request.nvtx)}")
+    return shim, mine
 
 
 def with_folder(environment: Mapping[str, str], folder: str) -> dict[str, str]:
@@ -36,23 +41,25 @@ def with_folder(environment: Mapping[str, str], folder: str) -> dict[str, str]:
 def _prepare(
     request: Request, environment: Mapping[str, str], directory: str, ids: tuple[int, int, tuple[int, ...]] | None
 ) -> Shim:
-    shim = _shim(request.shim)
+    shim = _read(request.shim)
+    beside = {} if request.nvtx is None else {os.path.basename(request.nvtx): _read(request.nvtx)}
     machine = elf.of_bytes(shim).machine
     found = driver.find(environment, directory, machine)
     # hashlib takes 10 ms to import; a collision is nobody's gain, since nobody else can write there.
-    name = f"{zlib.crc32(repr(found).encode('utf-8', 'surrogateescape')):08x}{zlib.crc32(shim):08x}"
+    parts = repr(found).encode("utf-8", "surrogateescape"), shim, *beside.values()
+    name = "".join(f"{zlib.crc32(part):08x}" for part in parts)
 
     def content() -> bytes:
         with open(found.path, "rb", buffering=0) as file:
             exports = elf.open_library(file.fileno()).exports()
         return elf.patched(shim, found.path, exports)
 
-    return Shim(place.put(name, len(shim), content, request.roots, ids), found.path)
+    return Shim(place.put(name, len(shim), content, request.roots, ids, beside), found.path)
 
 
-def _shim(path: str) -> bytes:
+def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
-        raise place.NoPlace(f"this installation has no driver shim ({path}): install the package anew") from None
+        raise place.NoPlace(f"this installation lacks the driver shim's {path}: install the package anew") from None

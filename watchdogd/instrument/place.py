@@ -11,7 +11,7 @@ import mmap
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 
 from watchdogd.instrument.driver import NAME
@@ -26,10 +26,13 @@ class NoPlace(Exception):
     """The message says why each folder is none, and what to do."""
 
 
-def put(name: str, size: int, content: Callable[[], bytes], roots: Iterable[str], ids: _Ids | None) -> str:
+def put(
+    name: str, size: int, content: Callable[[], bytes], roots: Iterable[str], ids: _Ids | None,
+    beside: Mapping[str, bytes] | None = None,
+) -> str:  # fmt: skip
     """The folder with that content of that size, in the first root where it can be. Raises NoPlace.
 
-    ``ids``: whom the worker runs as, None = as we do.
+    ``ids``: whom the worker runs as, None = as we do. ``beside``: what else lies in it, by name.
     """
     problems = []
     for root in roots:
@@ -37,7 +40,7 @@ def put(name: str, size: int, content: Callable[[], bytes], roots: Iterable[str]
         try:
             problem = _unfit(home) or _closed_to(home, ids)
             if problem is None:
-                _make(home, name, size, content)
+                _make(home, name, size, content, beside or {})
                 return f"{home}/{name}"
         except OSError as error:
             problem = f"{home}: {error}"
@@ -114,10 +117,11 @@ def _closed_to(home: str, ids: _Ids | None) -> str | None:
     return None
 
 
-def _make(home: str, name: str, size: int, content: Callable[[], bytes]) -> None:
+def _make(home: str, name: str, size: int, content: Callable[[], bytes], beside: Mapping[str, bytes]) -> None:
     folder, parts = f"{home}/{name}", f"{home}/.{name}.{os.getpid()}"
     if os.path.isdir(folder):
-        if _is_whole(f"{folder}/{NAME}", size):
+        sizes = {NAME: size, **{file: len(inside) for file, inside in beside.items()}}
+        if all(_is_whole(f"{folder}/{file}", bytes_) for file, bytes_ in sizes.items()):
             _try_to_run(f"{folder}/{NAME}")
             with suppress(FileNotFoundError):
                 _take(folder)
@@ -128,12 +132,8 @@ def _make(home: str, name: str, size: int, content: Callable[[], bytes]) -> None
     os.mkdir(parts)
     try:
         os.chmod(parts, 0o755)
-        descriptor = os.open(f"{parts}/{NAME}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW)
-        with open(descriptor, "wb") as file:
-            file.write(new)
-            file.flush()
-            os.fchmod(file.fileno(), 0o755)
-            os.fsync(file.fileno())  # the name is to stand for the content, over a power cut too
+        for file, inside in {NAME: new, **beside}.items():
+            _write(f"{parts}/{file}", inside)
         _try_to_run(f"{parts}/{NAME}")
         os.symlink(NAME, f"{parts}/{_PLAIN_NAME}")
         _take(parts)
@@ -142,6 +142,15 @@ def _make(home: str, name: str, size: int, content: Callable[[], bytes]) -> None
     except BaseException:
         _remove(parts)
         raise
+
+
+def _write(path: str, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), 0o755)
+        os.fsync(file.fileno())  # the name is to stand for the content, over a power cut too
 
 
 def _renamed(parts: str, folder: str) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-SHIM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native", "libcuda_shim.so")
+_NATIVE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "native")
+SHIM = os.path.join(_NATIVE, "libcuda_shim.so")
+NVTX = os.path.join(_NATIVE, "libwatchdogd_nvtx.so")
 
 
 class Shim(NamedTuple):
@@ -22,3 +24,4 @@ class Shim(NamedTuple):
 class Request(NamedTuple):
     roots: tuple[str, ...]  # directories that are ours alone, in which the folder may be made
     shim: str = SHIM
+    nvtx: str | None = None  # the library that tells the shim of NVTX ranges; None = it is not to be told

@@ -151,6 +151,7 @@
 #define WATCHDOGD_DRIVER_HEADER_MISUSE_EXPECTED UINT64_C(0x7)
 #define WATCHDOGD_DRIVER_HEADER_MISUSE_FOUND UINT64_C(0x8)
 #define WATCHDOGD_DRIVER_HEADER_MISUSE_NS UINT64_C(0x9)
+#define WATCHDOGD_DRIVER_HEADER_RANGES_UNKEPT UINT64_C(0xa)
 #define WATCHDOGD_DRIVER_LANE_QUEUED UINT64_C(0x0)
 #define WATCHDOGD_DRIVER_LANE_QUEUED_NS UINT64_C(0x1)
 #define WATCHDOGD_DRIVER_LANE_COMPLETED UINT64_C(0x2)
@@ -501,12 +502,8 @@ static inline void watchdogd_stage_leave(uint64_t previous)
         watchdogd_store_(watchdogd_thread_.hot + WATCHDOGD_LANE_STAGE, previous);
 }
 
-/*
- * The code of a stage's name (UTF-8, cut to 31 bytes): a well-known one, one that somebody has claimed, or a new one;
- * 0 for the empty name and when the table is full. It searches: keep the result. Two claimers of one name at one moment
- * may get two codes for it, which does no harm.
- */
-static inline unsigned watchdogd_stage_code(const char *name)
+/* As watchdogd_stage_code(); a new one only below `most`. */
+static inline unsigned watchdogd_claim_stage_(const char *name, unsigned most)
 {
     static const char *const well_known[] = {WATCHDOGD_WELL_KNOWN_STAGES};
     enum { WORDS = WATCHDOGD_STAGE_NAME_SIZE / sizeof(uint64_t) };
@@ -535,7 +532,7 @@ static inline unsigned watchdogd_stage_code(const char *name)
         unsigned code = before < WATCHDOGD_FIRST_DYNAMIC_STAGE ? WATCHDOGD_FIRST_DYNAMIC_STAGE : (unsigned)before;
         if (watchdogd_is_locked_(code))
             code++;
-        if (code >= WATCHDOGD_STAGES)
+        if (code >= most)
             return 0;
         if (!watchdogd_swap_(used, before, code + 1))
             continue;
@@ -544,6 +541,13 @@ static inline unsigned watchdogd_stage_code(const char *name)
         return code;
     }
 }
+
+/*
+ * The code of a stage's name (UTF-8, cut to 31 bytes): a well-known one, one that somebody has claimed, or a new one;
+ * 0 for the empty name and when the table is full. It searches: keep the result. Two claimers of one name at one moment
+ * may get two codes for it, which does no harm.
+ */
+static inline unsigned watchdogd_stage_code(const char *name) { return watchdogd_claim_stage_(name, WATCHDOGD_STAGES); }
 
 /* --- steps: of the process, with the mutex held --- */
 

@@ -46,6 +46,7 @@ class Driver(NamedTuple):
     contexts: tuple[Context, ...]
     streams: tuple[Stream, ...]
     unkept: int  # contexts and streams that found no entry
+    ranges_unkept: int  # NVTX ranges whose name found no stage
     objects: tuple[int | None, ...]  # by lane: what its last blocking call waited for; None = not of the shim's lanes
 
 
@@ -79,6 +80,7 @@ def parse(raw: bytes) -> Driver | None:
             for each in streams if each["owner"]
         ),
         unkept=header["contexts_unkept"] + header["streams_unkept"],
+        ranges_unkept=header["ranges_unkept"],
         objects=tuple(lane["object"] if any(lane.values()) else None for lane in lanes),
     )  # fmt: skip
 

@@ -36,6 +36,8 @@ def lines(worker: WorkerView, now_ns: int) -> Iterator[str]:
     yield from _more(len(streams), "streams")
     if driver.unkept:
         yield f"{driver.unkept} contexts or streams more found no entry"
+    if driver.ranges_unkept:
+        yield f"{driver.ranges_unkept} NVTX ranges had names for which no stage was left"
     if driver.misuse is not None:
         yield _misuse(driver.misuse, driver.misuses, now_ns)
 

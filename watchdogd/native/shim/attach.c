@@ -67,6 +67,7 @@ static void attach(const char *path)
         free_entries_of_old_image();
         watchdogd_store_(header + WATCHDOGD_DRIVER_HEADER_LOADED_PID, (uint64_t)getpid());
         watchdogd_store_(header + WATCHDOGD_DRIVER_HEADER_LOADED_NS, watchdogd_now_ns());
+        shim_give_ranges();
     }
 }
 
@@ -90,5 +91,6 @@ struct watchdogd_thread *shim_claim(struct watchdogd_thread *thread)
         return NULL;
     if (shim.region)
         shim_begin_line(shim_line(thread));
+    shim_show_range(thread);
     return thread;
 }

@@ -95,6 +95,11 @@ void shim_check_before(unsigned operation, const void *object);
 void shim_check_after(CUresult result);
 void shim_begin_line(uint64_t *line); /* its lane has changed hands */
 
+/* --- ranges.c --- */
+
+void shim_give_ranges(void); /* to the library that NVTX has loaded, if it has */
+void shim_show_range(const struct watchdogd_thread *thread); /* it has a lane now */
+
 /* --- streams.c --- */
 
 uint64_t *shim_stream(CUstream stream); /* its entry; NULL if there is none for it */
