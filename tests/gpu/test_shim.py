@@ -30,7 +30,7 @@ from watchdogd.observe import heartbeat, procfs
 
 PROGRAMS = ROOT / "tests/gpu/programs"
 CUDA = Path("/usr/local/cuda")  # with CUPTI's header and library
-STARTS = {True: 12, False: 3}  # pairs, on a real machine and a simulated one
+STARTS = {True: 30, False: 3}  # pairs, on a real machine and a simulated one
 IMPORTS = {"torch_server": "torch", "cupy_script": "cupy", "jax_script": "jax"}
 
 
