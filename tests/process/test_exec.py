@@ -34,10 +34,18 @@ def test_a_program_that_is_not_there_is_not_found_and_one_that_cannot_be_execute
     garbage.write_bytes(b"\0\1\2")
     garbage.chmod(0o755)
     plain.write_text("")
-    expected = {"no-such-program": 127, str(plain): 126, str(tmp_path): 126, str(garbage): 126}
-    for command, status in expected.items():
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    expected = {
+        "no-such-program": (127, "no such program"), str(plain): (126, "chmod +x"), str(tmp_path): (126, "directory"),
+        str(garbage): (126, "for another machine"), str(script): (127, "not the interpreter"),
+        "--sync": (127, "options come before --"),
+    }  # fmt: skip
+    for command, (status, told) in expected.items():
         ran = run(SLOW, [command])
         assert ran.status == status, command
+        assert told in ran.said
         assert ran.said.startswith("watchdogd: ") and command in ran.said and ran.said.count("\n") == 1
 
 
@@ -48,12 +56,31 @@ def test_a_program_that_is_not_there_is_not_found_and_one_that_cannot_be_execute
         (["--restart", "-1"], "--restart: "),
         (["--accelerator", "gpu"], "--accelerator: "),
         (["--metrics", "somewhere"], "--metrics: "),
+        (["--metrics", "9999"], "--metrics: '9999' has no address"),
+        (["--progress", "sync", "--stall", "5s"], "--progress: is \"sync\", which the driver shim tells, and instrument"
+         " is not \"driver\"; write --instrument driver"),
+        (["--progress", "metrics:http://h:1/", "--stall", "30s"], "--progress-counter: is missing"),
+        (["--progress", "http://h:1/", "--stall", "2s"], "less than 8 of --progress-interval \"1s\"; raise --stall to"),
     ],
 )  # fmt: skip
 def test_an_option_that_is_wrong_is_named_and_nothing_is_started(options: list[str], told: str) -> None:
     ran = run([*WORKER, *options], ["sh", "-c", "echo started"])
     assert (ran.status, ran.out) == (exits.USAGE, "")
     assert told in ran.said
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "warning: true has no deadline for a step or a call: none of it is watched; set "),
+        (["--progress", "http://127.0.0.1:1/", "--stall", "10s"], ""),
+        (["--sync", "2s"], ""),
+    ],
+)
+def test_a_deadline_that_is_missing_is_told_and_the_program_is_started(options: list[str], told: str) -> None:
+    ran = run([*WORKER, *options], ["true"])
+    assert ran.status == 0
+    assert told in ran.said and bool(ran.said) == bool(told)
 
 
 def test_a_hung_call_ends_the_program_with_124_and_says_which_call_in_one_line() -> None:

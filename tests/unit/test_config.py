@@ -633,7 +633,7 @@ BAD = [
     ('[supervisor]\nruntime_dir = "/r"\nstate_dir = "/r/s"', "supervisor.state_dir", "in the other", "of its own"),
     ('[supervisor]\nruntime_dir = "/var/lib/gpu-watchdogd/r"', "supervisor.runtime_dir", "in the other", "of its own"),
     ("[metrics]\nlisten = 19877", "metrics.listen", "is an integer", "127.0.0.1:19877"),
-    ('[metrics]\nlisten = ":19877"', "metrics.listen", "not an address", "0.0.0.0:19877"),
+    ('[metrics]\nlisten = ":19877"', "metrics.listen", "has no address", "0.0.0.0:19877"),
     ('[metrics]\nlisten = "::1:19877"', "metrics.listen", "not an address", "[::1]:19877"),
     ('[metrics]\nlisten = "some.host:19877"', "metrics.listen", "not an address", "127.0.0.1:19877"),
     ('[metrics]\nlisten = "127.0.0.1:65536"', "metrics.listen", "no port between", "127.0.0.1:19877"),

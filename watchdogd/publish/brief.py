@@ -52,6 +52,8 @@ def _particulars(event: Mapping[str, Any]) -> Iterator[str]:
         yield "only observed, not ended"
     elif event.get("held"):
         yield f"its end waits: {event['held']}"
+    elif event.get("incident") is None and entered_ns is None:
+        yield "only told, nobody is ended for it"
 
 
 def _clock(event: Mapping[str, Any], ago_ns: int) -> str:
