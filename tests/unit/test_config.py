@@ -1320,6 +1320,20 @@ def test_a_veto_that_is_over_before_it_can_be_given_is_a_problem(tmp_path: Path)
     load(tmp_path, text + WORKER)  # without a veto it means nothing
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('ready_after = "5s"\ndeadlines = { startup = "5s", sync = "1s" }', "ready_after"),
+        ('ready_after = "4s"\ndeadlines = { startup = "5s", sync = "1s" }', None),
+        ('ready_after = "5s"\ndeadlines = { startup = "never", sync = "1s" }', None),
+        ('restart = { before_exit = 2 }\ndeadlines = { sync = "1s" }', "restart.before_exit"),
+        ('restart = { before_exit = 2 }\non_verdict = "exit"\ndeadlines = { sync = "1s" }', None),
+    ],
+)
+def test_what_can_never_come_about_is_a_warning_and_what_can_is_not(tmp_path: Path, text: str, key: str | None) -> None:
+    assert [problem.key for problem in warnings(tmp_path, WORKER + text + "\n")] == ([A + key] if key else [])
+
+
 def test_a_leak_without_a_measure_is_a_warning_and_with_one_is_not(tmp_path: Path) -> None:
     rule = WORKER + 'growth = {{ leak = true, baseline = "{}" }}\n'
     assert A + "growth.leak" in [problem.key for problem in warnings(tmp_path, rule.format("never"))]
