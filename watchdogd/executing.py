@@ -99,7 +99,7 @@ def _settings(options: argparse.Namespace, program: list[str], private: Private)
         raise Failed("\n".join(_as_option(problem, name) for problem in error.problems), exits.USAGE) from None
     for doubt in problems.warnings:
         if (key := _key(doubt, name)) == "deadlines":
-            _say(f"warning: {name} {_in_options(doubt)}")
+            _say(f"warning: {name} {doubt.message}; give --sync at least")
         elif key in _OPTIONS:
             _say(f"warning: {_as_option(doubt, name)}")
     file = None if options.json_events is None else _events_file(options.json_events)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.endpoint import Endpoint, answers
 from tests.helpers.executed import WORKER, Executed, program, run
 from tests.helpers.running import gone, wait_until
 from watchdogd import exits
@@ -72,7 +73,7 @@ def test_an_option_that_is_wrong_is_named_and_nothing_is_started(options: list[s
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ([], "warning: true has no deadline for a step or a call: none of it is watched; set "),
+        ([], "warning: true has no deadline for a step or a call: none of it is watched; give --sync"),
         (["--progress", "http://127.0.0.1:1/", "--stall", "10s"], ""),
         (["--sync", "2s"], ""),
     ],
@@ -214,6 +215,17 @@ def test_metrics_are_served_where_asked_for_and_status_finds_it() -> None:
         assert [worker["phase"] for worker in json.loads(told.stdout)["workers"]] == ["running"]
         executed.touch("done")
         assert executed.status() == 0
+
+
+@pytest.mark.parametrize(("pending", "status"), [(1, exits.VERDICT), (0, 0)])
+def test_a_counter_of_its_own_that_stands_with_work_in_hand_ends_it_and_one_that_is_idle_does_not(
+    pending: int, status: int
+) -> None:
+    with Endpoint(answers(f"steps_total 7\nrunning {pending}\n")) as endpoint:
+        options = ["--progress", f"metrics:{endpoint.url}", "--progress-counter", "steps_total"]
+        options += ["--progress-pending", "running", "--progress-interval", "50ms", "--stall", "600ms"]
+        ran = run([*options, *WORKER], ["sleep", "3"])
+    assert (ran.status, "steps_total stands" in ran.said) == (status, status != 0)
 
 
 def test_without_metrics_there_is_no_exporter() -> None:
