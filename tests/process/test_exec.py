@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.endpoint import Endpoint, answers
 from tests.helpers.executed import WORKER, Executed, program, run
 from tests.helpers.running import gone, wait_until
-from watchdogd import exits
+from watchdogd import executing, exits
 
 HANGS = program("worker.ready()\nwith worker.call('sync'): hang()")
 SLOW = ["--sync", "150ms", *WORKER]
@@ -213,6 +213,22 @@ def test_metrics_are_served_where_asked_for_and_status_finds_it() -> None:
             env={**executed.environment, "WATCHDOGD_RUNTIME_DIR": str(runtime)},
         )  # fmt: skip
         assert [worker["phase"] for worker in json.loads(told.stdout)["workers"]] == ["running"]
+        executed.touch("done")
+        assert executed.status() == 0
+
+
+def test_a_reload_is_refused_even_where_a_file_has_the_name_of_what_it_was_started_with(tmp_path: Path) -> None:
+    (tmp_path / executing.SOURCE).write_text('[workers.other]\ncommand = ["sleep", "9"]\n')
+    with Executed(SLOW, program("serve_until('done')"), cwd=tmp_path) as executed:
+        runtime = executed.run_directory()
+        wait_until((runtime / "control.sock").exists)
+        told = subprocess.run(
+            [sys.executable, "-m", "watchdogd", "reload"], capture_output=True, text=True, check=False,
+            env={**executed.environment, "WATCHDOGD_RUNTIME_DIR": str(runtime)},
+        )  # fmt: skip
+        assert (told.returncode, "no configuration to load anew" in told.stderr) == (exits.BAD_CONFIG, True), (
+            told.stderr
+        )
         executed.touch("done")
         assert executed.status() == 0
 
