@@ -25,6 +25,11 @@ def test_a_verdict_says_what_who_since_when_and_the_deadline() -> None:
     assert told.endswith(":02.999 (2.001 s); deadline 2.000 s; thread state S")
 
 
+def test_a_stall_says_for_how_long_and_no_deadline_that_nobody_has_set() -> None:
+    told = brief.line({**HANG, "verdict": "stall", "operation": None}) or ""
+    assert "(2.001 s); thread state S" in told and "deadline" not in told
+
+
 def test_a_verdict_with_an_incident_is_not_called_only_told() -> None:
     assert "only told" not in (brief.line({**HANG, "entered_ns": None, "incident": "i"}) or "")
 

@@ -44,7 +44,8 @@ def _particulars(event: Mapping[str, Any]) -> Iterator[str]:
         where += f" since {_clock(event, detected_ns - entered_ns)} ({_seconds(detected_ns - entered_ns)})"
     if where:
         yield where.strip()
-    if entered_ns is not None and deadline_ns is not None:
+    if entered_ns is not None and deadline_ns is not None and event.get("verdict") != "stall":
+        # (a stall's instant is when its evidence could be known, which is later than what was configured)
         yield f"deadline {_seconds(deadline_ns - max(entered_ns, armed_ns or 0))}"
     if event.get("detail"):
         yield str(event["detail"])
