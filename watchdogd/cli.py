@@ -55,7 +55,12 @@ The running supervisor is found by -c FILE, else by ${places.RUNTIME_DIR}, else 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(arguments[0] if arguments[:1] in (["run"], ["exec"]) else None).parse_args(arguments)
+    parser = _parser(arguments[0] if arguments[:1] in (["run"], ["exec"]) else None)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.error(
+            f"unrecognized arguments: {' '.join(unknown)}; `watchdogd {options.name} --help` has those there are"
+        )
     try:
         status: int = options.command(options)
         sys.stdout.flush()

@@ -13,11 +13,12 @@ DURATIONS = {
     "event": ("deadlines.event", "longest a wait for an event may block"),
     "alloc": ("deadlines.alloc", "longest an allocation may block"),
     "free": ("deadlines.free", "longest a free may block"),
-    "copy": ("deadlines.copy", "longest a synchronous copy may block"),
+    "copy": ("deadlines.copy", "longest a copy or fill may block"),
     "launch": ("deadlines.launch", "longest a launch may block"),
     "other": ("deadlines.other", "longest any other call may block, such as the load of a module"),
     "stall": ("deadlines.progress", "longest it may go without progress while work is pending (with --progress)"),
     "ready-after": ("ready_after", "so long after its start all deadlines hold; at once, if there is no --startup"),
+    "progress-interval": ("progress_interval", "time between two looks at what --progress names (default 1s)"),
     "grace": ("stop_timeout", "SIGTERM to SIGKILL"),
 }
 
@@ -28,10 +29,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name, (_, text) in DURATIONS.items():
         parser.add_argument(f"--{name}", metavar="D", help=text)
     parser.add_argument(
-        "--instrument", help="who stamps its calls: driver (a shim in front of libcuda), or its own code"
+        "--instrument",
+        metavar="WHO",
+        help="who stamps its calls: driver (a shim in front of libcuda; the default), or worker (its own code)",
     )
     parser.add_argument(
         "--progress", metavar="SPEC", help='what tells of progress: "sync", "metrics:URL", "http://...", "command:..."'
+    )
+    parser.add_argument(
+        "--progress-counter", metavar="SERIES", help='with "metrics:URL": the series that grows with its work'
+    )
+    parser.add_argument(
+        "--progress-pending", metavar="SERIES", help='with "metrics:URL": the gauge of its work in hand; 0: it is idle'
+    )
+    parser.add_argument(
+        "--progress-kills", action="store_true", help="end it for a probe that fails; else that is only told"
     )
     parser.add_argument("--nvtx", action="store_true", help="its innermost open NVTX range is the stage of a verdict")
     parser.add_argument("--accelerator", metavar="NAME", help='what it runs on, for the record: "gpu0", "dla1"')

@@ -12,7 +12,6 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from watchdogd import exits
@@ -35,7 +34,14 @@ _OFF: dict[str, dict[str, Any]] = {
     "nvdla": {"enabled": False},
     "kmsg": {"enabled": False},
 }
-_TEXTS = ("accelerator", "progress")
+_TEXTS = ("accelerator", "progress", "progress_counter", "progress_pending")
+_OPTIONS = {
+    **{key: option for option, (key, _) in DURATIONS.items()},
+    **{key: key.replace("_", "-") for key in (*_TEXTS, "progress_kills", "observe_only", "instrument")},
+    "restart.before_exit": "restart",
+    "metrics.listen": "metrics",
+}  # by their keys
+_SETTING = re.compile(r"\b(instrument|progress) = \"([^\"]*)\"")  # in a message: KEY = "VALUE"
 _AT_ONCE = "1ms"
 _EVENTS_BYTES = 1 << 20  # of each of five files, in memory
 
@@ -73,8 +79,10 @@ def _check_program(name: str) -> None:
         return
     places = [name] if "/" in name else [os.path.join(place, name) for place in os.get_exec_path()]
     if any(os.path.lexists(place) for place in places):
-        raise Failed(f"{name} cannot be executed: it is a directory, or lacks the permission", exits.CANNOT_EXECUTE)
-    raise Failed(f"{name}: no such program", exits.NOT_FOUND)
+        why = "it is a directory, or lacks the permission (chmod +x)"
+        raise Failed(f"{name} cannot be executed: {why}", exits.CANNOT_EXECUTE)
+    remedy = "; options come before --" if name.startswith("-") else ""
+    raise Failed(f"{name}: no such program{remedy}", exits.NOT_FOUND)
 
 
 def _settings(options: argparse.Namespace, program: list[str], private: Private) -> Settings:
@@ -83,11 +91,17 @@ def _settings(options: argparse.Namespace, program: list[str], private: Private)
     name = re.sub(r"[^A-Za-z0-9_-]", "_", os.path.basename(program[0]))[:40] or "program"
     tree.add(SOURCE, {**_OFF, **_tables(options, private), "workers": {name: _worker(options, program)}})
     try:
-        settings = settings_of(tree, Problems(tree, []), environ=os.environ)
+        problems = Problems(tree, [])
+        settings = settings_of(tree, problems, environ=os.environ)
         if (taken := check_port(settings)) is not None:
             raise ConfigError([taken])
     except ConfigError as error:
         raise Failed("\n".join(_as_option(problem, name) for problem in error.problems), exits.USAGE) from None
+    for doubt in problems.warnings:
+        if (key := _key(doubt, name)) == "deadlines":
+            _say(f"warning: {name} {doubt.message}; give --sync at least")
+        elif key in _OPTIONS:
+            _say(f"warning: {_as_option(doubt, name)}")
     file = None if options.json_events is None else _events_file(options.json_events)
     supervisor = settings.supervisor._replace(log_format="brief", events_file=file)
     return settings._replace(
@@ -113,6 +127,7 @@ def _worker(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
         "output": "inherit",
         "on_verdict": "exit",
         "observe_only": options.observe_only,
+        "progress_kills": options.progress_kills,
         "restart": {"before_exit": options.restart, "budget": max(options.restart, 1)},
         "deadlines": {"startup": "never"},
         "instrument": options.instrument or "driver",
@@ -133,15 +148,22 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
     (table.setdefault(outer, {}) if outer else table)[inner] = value
 
 
+def _key(problem: Problem, name: str) -> str:
+    return problem.key.removeprefix(f"workers.{name}.")
+
+
 def _as_option(problem: Problem, name: str) -> str:
     """A problem of a key as one of the option that gave it."""
-    by_key: Mapping[str, str] = {
-        **{f"workers.{name}.{key}": option for option, (key, _) in DURATIONS.items()},
-        f"workers.{name}.restart.before_exit": "restart",
-        "metrics.listen": "metrics",
-    }
-    option = by_key.get(problem.key, problem.key.rpartition(".")[2])
-    return f"--{option}: {problem.message}; {problem.remedy}"
+    key = _key(problem, name)
+    return f"--{_OPTIONS.get(key, key.rpartition('.')[2])}: {_in_options(problem)}"
+
+
+def _in_options(problem: Problem) -> str:
+    """What it says, with the options in place of the keys. A key that is one plain word may be meant as a word."""
+    text = _SETTING.sub(r"--\1 \2", f"{problem.message}; {problem.remedy}")
+    for key in sorted((key for key in _OPTIONS if "." in key or "_" in key), key=len, reverse=True):
+        text = re.sub(rf"(?<![\w.-]){re.escape(key)}(?![\w.])", f"--{_OPTIONS[key]}", text)
+    return text
 
 
 def _events_file(file: str) -> str:
@@ -152,7 +174,9 @@ def _events_file(file: str) -> str:
         raise Failed(f"--json-events: cannot write {file}: {error.strerror}", exits.REFUSED) from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Failed(f"--json-events: {file} is not a plain file", exits.REFUSED)
+            raise Failed(
+                f"--json-events: {file} is not a plain file; name one, or one that is not there yet", exits.REFUSED
+            )
     finally:
         os.close(descriptor)
     return path

@@ -156,6 +156,13 @@ def test_status_without_a_board_is_3_with_a_remedy(tmp_path: Path) -> None:
     assert "start it with `watchdogd run`" in told.stderr
 
 
+@pytest.mark.parametrize("command", [("exec", "--snyc", "2s", "true"), ("run", "--snyc"), ("status", "--snyc")])
+def test_an_option_that_there_is_not_names_the_help_of_its_command(command: tuple[str, ...]) -> None:
+    ran = run(*command)
+    assert (ran.returncode, ran.stdout) == (exits.USAGE, "")
+    assert f"--snyc; `watchdogd {command[0]} --help`" in ran.stderr
+
+
 def test_an_unknown_worker_is_a_usage_error_that_names_the_known(runtime: FakeRuntime) -> None:
     runtime.tick()
     told = run("status", "model_x")

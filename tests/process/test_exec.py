@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.endpoint import Endpoint, answers
 from tests.helpers.executed import WORKER, Executed, program, run
 from tests.helpers.running import gone, wait_until
-from watchdogd import exits
+from watchdogd import executing, exits
 
 HANGS = program("worker.ready()\nwith worker.call('sync'): hang()")
 SLOW = ["--sync", "150ms", *WORKER]
@@ -34,10 +35,18 @@ def test_a_program_that_is_not_there_is_not_found_and_one_that_cannot_be_execute
     garbage.write_bytes(b"\0\1\2")
     garbage.chmod(0o755)
     plain.write_text("")
-    expected = {"no-such-program": 127, str(plain): 126, str(tmp_path): 126, str(garbage): 126}
-    for command, status in expected.items():
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    expected = {
+        "no-such-program": (127, "no such program"), str(plain): (126, "chmod +x"), str(tmp_path): (126, "directory"),
+        str(garbage): (126, "for another machine"), str(script): (127, "not the interpreter"),
+        "--sync": (127, "options come before --"),
+    }  # fmt: skip
+    for command, (status, told) in expected.items():
         ran = run(SLOW, [command])
         assert ran.status == status, command
+        assert told in ran.said
         assert ran.said.startswith("watchdogd: ") and command in ran.said and ran.said.count("\n") == 1
 
 
@@ -48,12 +57,31 @@ def test_a_program_that_is_not_there_is_not_found_and_one_that_cannot_be_execute
         (["--restart", "-1"], "--restart: "),
         (["--accelerator", "gpu"], "--accelerator: "),
         (["--metrics", "somewhere"], "--metrics: "),
+        (["--metrics", "9999"], "--metrics: '9999' has no address"),
+        (["--progress", "sync", "--stall", "5s"], "--progress: is \"sync\", which the driver shim tells, and instrument"
+         " is not \"driver\"; write --instrument driver"),
+        (["--progress", "metrics:http://h:1/", "--stall", "30s"], "--progress-counter: is missing"),
+        (["--progress", "http://h:1/", "--stall", "2s"], "less than 8 of --progress-interval \"1s\"; raise --stall to"),
     ],
 )  # fmt: skip
 def test_an_option_that_is_wrong_is_named_and_nothing_is_started(options: list[str], told: str) -> None:
     ran = run([*WORKER, *options], ["sh", "-c", "echo started"])
     assert (ran.status, ran.out) == (exits.USAGE, "")
     assert told in ran.said
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "warning: true has no deadline for a step or a call: none of it is watched; give --sync"),
+        (["--progress", "http://127.0.0.1:1/", "--stall", "10s"], ""),
+        (["--sync", "2s"], ""),
+    ],
+)
+def test_a_deadline_that_is_missing_is_told_and_the_program_is_started(options: list[str], told: str) -> None:
+    ran = run([*WORKER, *options], ["true"])
+    assert ran.status == 0
+    assert told in ran.said and bool(ran.said) == bool(told)
 
 
 def test_a_hung_call_ends_the_program_with_124_and_says_which_call_in_one_line() -> None:
@@ -187,6 +215,33 @@ def test_metrics_are_served_where_asked_for_and_status_finds_it() -> None:
         assert [worker["phase"] for worker in json.loads(told.stdout)["workers"]] == ["running"]
         executed.touch("done")
         assert executed.status() == 0
+
+
+def test_a_reload_is_refused_even_where_a_file_has_the_name_of_what_it_was_started_with(tmp_path: Path) -> None:
+    (tmp_path / executing.SOURCE).write_text('[workers.other]\ncommand = ["sleep", "9"]\n')
+    with Executed(SLOW, program("serve_until('done')"), cwd=tmp_path) as executed:
+        runtime = executed.run_directory()
+        wait_until((runtime / "control.sock").exists)
+        told = subprocess.run(
+            [sys.executable, "-m", "watchdogd", "reload"], capture_output=True, text=True, check=False,
+            env={**executed.environment, "WATCHDOGD_RUNTIME_DIR": str(runtime)},
+        )  # fmt: skip
+        assert (told.returncode, "no configuration to load anew" in told.stderr) == (exits.BAD_CONFIG, True), (
+            told.stderr
+        )
+        executed.touch("done")
+        assert executed.status() == 0
+
+
+@pytest.mark.parametrize(("pending", "status"), [(1, exits.VERDICT), (0, 0)])
+def test_a_counter_of_its_own_that_stands_with_work_in_hand_ends_it_and_one_that_is_idle_does_not(
+    pending: int, status: int
+) -> None:
+    with Endpoint(answers(f"steps_total 7\nrunning {pending}\n")) as endpoint:
+        options = ["--progress", f"metrics:{endpoint.url}", "--progress-counter", "steps_total"]
+        options += ["--progress-pending", "running", "--progress-interval", "50ms", "--stall", "600ms"]
+        ran = run([*options, *WORKER], ["sleep", "3"])
+    assert (ran.status, "steps_total stands" in ran.said) == (status, status != 0)
 
 
 def test_without_metrics_there_is_no_exporter() -> None:

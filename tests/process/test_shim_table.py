@@ -140,6 +140,18 @@ def test_every_function_of_the_header_has_a_row_or_a_reason(include: Path) -> No
     assert [one for one in LEFT_OUT if not any(re.fullmatch(one, name) for name in declared - wrapped)] == []
 
 
+def test_the_page_on_the_shim_says_what_each_function_it_names_is_stamped_as() -> None:
+    page = (ROOT / "docs" / "DRIVER.md").read_text().partition("<!-- operations")[2].partition("<!-- end")[0]
+    stamped: dict[str, set[str]] = {}
+    for symbol, (_, operation, *_) in rows().items():
+        stamped.setdefault(re.sub(r"(_v\d)?(_pt[sd][sz])?$", "", symbol), set()).add(operation.lower())
+    told = dict(re.findall(r"^\| `?(\w+)`? \| (.*)", page, re.M))
+    assert set.union(*stamped.values()) <= told.keys()
+    named = [(operation, name) for operation in told for name in re.findall(r"`(cu\w+)`", told[operation])]
+    assert len(named) > 40
+    assert [(operation, name) for operation, name in named if stamped[name] != {operation}] == []
+
+
 def test_what_waits_says_for_what_and_what_is_queued_says_where() -> None:
     for symbol, (_, operation, effect, parameters) in rows().items():
         if operation in ("SYNC", "EVENT"):

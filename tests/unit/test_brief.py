@@ -25,6 +25,15 @@ def test_a_verdict_says_what_who_since_when_and_the_deadline() -> None:
     assert told.endswith(":02.999 (2.001 s); deadline 2.000 s; thread state S")
 
 
+def test_a_stall_says_for_how_long_and_no_deadline_that_nobody_has_set() -> None:
+    told = brief.line({**HANG, "verdict": "stall", "operation": None}) or ""
+    assert "(2.001 s); thread state S" in told and "deadline" not in told
+
+
+def test_a_verdict_with_an_incident_is_not_called_only_told() -> None:
+    assert "only told" not in (brief.line({**HANG, "entered_ns": None, "incident": "i"}) or "")
+
+
 def test_a_deadline_counts_from_when_the_worker_was_armed() -> None:
     assert "deadline 0.500 s" in (brief.line({**HANG, "armed_ns": 11 * S + S // 2}) or "")
 
@@ -51,6 +60,7 @@ def test_what_the_exit_status_says_anyway_and_what_is_as_it_should_be_is_not_sai
     [
         ({"kind": "verdict", "verdict": "crashed", "detail": "x: no; exited with status 126"}, "watchdogd: x: no"),
         ({"kind": "verdict", "verdict": "uninstrumented", "detail": "no call seen"}, "uninstrumented: no call seen"),
+        ({"kind": "verdict", "verdict": "stall", "detail": "no answer"}, "only told, nobody is ended for it"),
         ({**HANG, "would_have_killed": True}, "only observed, not ended"),
         ({**HANG, "held": "a reason"}, "its end waits: a reason"),
         ({"kind": "phase", "phase": "starting", "incarnation": 2}, "started again, incarnation 2"),

@@ -634,7 +634,7 @@ BAD = [
     ('[supervisor]\nruntime_dir = "/r"\nstate_dir = "/r/s"', "supervisor.state_dir", "in the other", "of its own"),
     ('[supervisor]\nruntime_dir = "/var/lib/gpu-watchdogd/r"', "supervisor.runtime_dir", "in the other", "of its own"),
     ("[metrics]\nlisten = 19877", "metrics.listen", "is an integer", "127.0.0.1:19877"),
-    ('[metrics]\nlisten = ":19877"', "metrics.listen", "not an address", "0.0.0.0:19877"),
+    ('[metrics]\nlisten = ":19877"', "metrics.listen", "has no address", "0.0.0.0:19877"),
     ('[metrics]\nlisten = "::1:19877"', "metrics.listen", "not an address", "[::1]:19877"),
     ('[metrics]\nlisten = "some.host:19877"', "metrics.listen", "not an address", "127.0.0.1:19877"),
     ('[metrics]\nlisten = "127.0.0.1:65536"', "metrics.listen", "no port between", "127.0.0.1:19877"),
@@ -1250,7 +1250,9 @@ def test_what_ships_commented_out_is_right_once_it_is_not(tmp_path: Path) -> Non
         (tmp_path / name).touch(0o700)
     (tmp_path / "tegrastats").touch(0o700)
     settings, _ = config.check(example, environ={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
-    assert settings.workers[0].outputs.bad_in_a_row == 5 and settings.workers[-1].redeliver
+    assert settings.workers[0].outputs.bad_in_a_row == 5
+    by_name = {worker.name: worker for worker in settings.workers}
+    assert by_name["model_h"].redeliver and by_name["serve"].instrument == "driver"
 
 
 def test_the_table_of_keys_shows_every_key_with_the_default_of_the_settings() -> None:
@@ -1319,6 +1321,20 @@ def test_a_veto_that_is_over_before_it_can_be_given_is_a_problem(tmp_path: Path)
     (found,) = problems(tmp_path, text + "veto = true\n" + WORKER)
     assert found.key == "hooks.veto_max"
     load(tmp_path, text + WORKER)  # without a veto it means nothing
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('ready_after = "5s"\ndeadlines = { startup = "5s", sync = "1s" }', "ready_after"),
+        ('ready_after = "4s"\ndeadlines = { startup = "5s", sync = "1s" }', None),
+        ('ready_after = "5s"\ndeadlines = { startup = "never", sync = "1s" }', None),
+        ('restart = { before_exit = 2 }\ndeadlines = { sync = "1s" }', "restart.before_exit"),
+        ('restart = { before_exit = 2 }\non_verdict = "exit"\ndeadlines = { sync = "1s" }', None),
+    ],
+)
+def test_what_can_never_come_about_is_a_warning_and_what_can_is_not(tmp_path: Path, text: str, key: str | None) -> None:
+    assert [problem.key for problem in warnings(tmp_path, WORKER + text + "\n")] == ([A + key] if key else [])
 
 
 def test_a_leak_without_a_measure_is_a_warning_and_with_one_is_not(tmp_path: Path) -> None:

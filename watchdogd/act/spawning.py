@@ -7,6 +7,7 @@ later. What is the supervisor's alone (``privileges``) ends in the child, before
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -91,11 +92,20 @@ def _become(request: Launch, parent: int, errors: int) -> NoReturn:
         os.execvpe(request.command[0], request.command, environment)
     except BaseException as error:  # noqa: BLE001 - whatever it is, this copy of the supervisor must not go on
         name = getattr(error, "filename", None)
-        text = f"{request.command[0]}: {error}" if name is None else f"{error}"
+        text = f"{request.command[0]}: {error}" if name is None else f"{error}{_remedy(error, name)}"
         os.write(errors, text.encode("utf-8", "replace")[:4000])
         status = NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE
     finally:
         os._exit(status)
+
+
+def _remedy(error: BaseException, name: object) -> str:
+    """Of a file that is there and that the kernel does not take for a program."""
+    if isinstance(error, FileNotFoundError) and isinstance(name, str) and os.path.isfile(name):
+        return "; it is there, but not the interpreter that its first line names, or its loader"
+    if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+        return "; it is a script without a first line such as #!/bin/sh, or for another machine"
+    return ""
 
 
 def _prepare(request: Launch, parent: int, errors: int) -> dict[str, str]:

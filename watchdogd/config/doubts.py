@@ -22,6 +22,7 @@ _SHORTEST_KILL_GRACE_NS = SECOND  # measured: a process with 4000 hung blocks on
 def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) -> None:
     for worker in settings.workers:
         _unwatched(worker, scopes[worker.name], problems)
+        _never_comes(worker, scopes[worker.name], problems)
         _told_only(worker, scopes[worker.name], problems)
         _uncoupled(worker, settings.workers, scopes[worker.name], problems)
         _idle_coupling(worker, settings.workers, scopes[worker.name], problems)
@@ -85,6 +86,17 @@ def _shimmed(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:
         else:
             message = 'has no effect without a shim before the driver: instrument is "worker"'
             problems.warn(cell.path, message, 'write instrument = "driver", or remove it')
+
+
+def _never_comes(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:
+    startup_ns, after_ns = worker.deadlines.startup_ns, worker.ready_after_ns
+    if startup_ns is not None and after_ns is not None and after_ns >= startup_ns:
+        message = f'never comes: deadlines.startup "{duration.show(startup_ns)}" ends it before'
+        problems.warn((*scope.path, "ready_after"), message, "write less, or a longer deadlines.startup")
+    cell = scope.get("restart.before_exit")
+    if cell is not None and cell.value and worker.on_verdict != "exit" and cell.path[0] != EVERY_WORKER:
+        message = 'has no effect: on_verdict is not "exit"'
+        problems.warn(cell.path, message, 'write on_verdict = "exit", or remove it')
 
 
 def _told_only(worker: WorkerSettings, scope: Scope, problems: Problems) -> None:

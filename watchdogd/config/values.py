@@ -247,6 +247,8 @@ def host_and_port(listen: str) -> tuple[str, int]:
     host, _, port = listen.rpartition(":")
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise Invalid(f"{listen!r} has no port between 0 and 65535", remedy)
+    if not host:
+        raise Invalid(f"{listen!r} has no address before the port", remedy)
     # No other names: resolving one may block for seconds, on a network that is not up yet at boot.
     if host == "localhost":
         return "127.0.0.1", int(port)

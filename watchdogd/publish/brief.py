@@ -44,7 +44,8 @@ def _particulars(event: Mapping[str, Any]) -> Iterator[str]:
         where += f" since {_clock(event, detected_ns - entered_ns)} ({_seconds(detected_ns - entered_ns)})"
     if where:
         yield where.strip()
-    if entered_ns is not None and deadline_ns is not None:
+    if entered_ns is not None and deadline_ns is not None and event.get("verdict") != "stall":
+        # (a stall's instant is when its evidence could be known, which is later than what was configured)
         yield f"deadline {_seconds(deadline_ns - max(entered_ns, armed_ns or 0))}"
     if event.get("detail"):
         yield str(event["detail"])
@@ -52,6 +53,8 @@ def _particulars(event: Mapping[str, Any]) -> Iterator[str]:
         yield "only observed, not ended"
     elif event.get("held"):
         yield f"its end waits: {event['held']}"
+    elif event.get("incident") is None and entered_ns is None:
+        yield "only told, nobody is ended for it"
 
 
 def _clock(event: Mapping[str, Any], ago_ns: int) -> str:

@@ -31,9 +31,9 @@ LONGEST_PROBLEM = 2000  # bytes that are kept of what the check says
 
 
 class Reload:
-    """``tell``: puts a change of the supervisor on record, with its reason."""
+    """``file``: None = there is none. ``tell``: puts a change of the supervisor on record, with its reason."""
 
-    def __init__(self, file: str, loop: Loop, publication: Publication, tell: Callable[..., None]) -> None:
+    def __init__(self, file: str | None, loop: Loop, publication: Publication, tell: Callable[..., None]) -> None:
         self._file = file
         self._loop = loop
         self._publication = publication
@@ -52,6 +52,9 @@ class Reload:
             return
         self.is_due = False
         self._publication.reload("checking")
+        if self._file is None:
+            self._checked("`exec` has no configuration to load anew: end it, and start it with other options")
+            return
         self._said, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self._take_checked(os.memfd_create("checked configuration"))

@@ -108,7 +108,9 @@ class Supervisor:
             settings.supervisor, self.watched, self.fleet, self.actor, self.together, self.responses, self._succession,
             self._happenings, self._publish,
         )  # fmt: skip
-        self._reload = Reload(settings.files[0], self.loop, self.publication, self._tell)
+        self._reload = Reload(
+            None if self.is_foreground else settings.files[0], self.loop, self.publication, self._tell
+        )  # fmt: skip
         if self._adoption.predecessor == os.getpid():
             self._reload.done()
         if not self._adoption.adopted:
