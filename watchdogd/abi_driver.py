@@ -33,8 +33,8 @@ HEADER = (
     "misuse_found",  # the one that was current; 0 = none
     "misuse_ns",
     "host_functions_unkept",  # that found no entry, so that nobody knows whether they ran
-    "host_functions_run",  # counted as they begin and as they end: both say that something got on
-    "host_function_ns",  # when one last did
+    "host_functions_run",
+    "host_function_ns",  # when one last began or ended: both say that something got on
 )
 HEADER_SIZE = 256
 # A line for each lane, written by its owner; not emptied when the lane changes hands.
@@ -73,7 +73,7 @@ STREAM = (
 STREAMS = 64
 STREAMS_OFFSET = CONTEXTS_OFFSET + CONTEXTS * CONTEXT_STRIDE
 STREAM_STRIDE = len(STREAM) * abi.WORD
-# Functions of the host, queued in a stream, that are not done: each is pending from ``queued_ns`` on, while that is not 0.
+# Functions of the host, queued in a stream and not done: each is pending since ``queued_ns``, while that is not 0.
 HOST_FUNCTION = (
     "owner",  # pid << 32 | 1; 0 = free
     "queued_ns",

@@ -90,10 +90,10 @@ void shim_kept(void *kept, CUresult result)
 }
 
 /* As it begins, the work before it is done; as it ends, it is. */
-static void note_run(void)
+static void note(unsigned more)
 {
     uint64_t *header = shim_words(WATCHDOGD_DRIVER_OFFSET);
-    __atomic_fetch_add(header + WATCHDOGD_DRIVER_HEADER_HOST_FUNCTIONS_RUN, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(header + WATCHDOGD_DRIVER_HEADER_HOST_FUNCTIONS_RUN, more, __ATOMIC_RELAXED);
     watchdogd_store_(header + WATCHDOGD_DRIVER_HEADER_HOST_FUNCTION_NS, watchdogd_now_ns());
 }
 
@@ -102,14 +102,14 @@ static void end(const struct function *kept)
 {
     if (watchdogd_load_(entry_of(kept) + WATCHDOGD_DRIVER_HOST_FUNCTION_OWNER) != owner())
         return;
-    note_run();
+    note(1);
     free_entry(entry_of(kept));
 }
 
 void shim_run(void *kept)
 {
     struct function own = *(struct function *)kept;
-    note_run();
+    note(0);
     ((CUhostFn)own.function)(own.data);
     end(kept);
 }
@@ -117,7 +117,7 @@ void shim_run(void *kept)
 void shim_run_callback(CUstream stream, CUresult status, void *kept)
 {
     struct function own = *(struct function *)kept;
-    note_run();
+    note(0);
     ((CUstreamCallback)own.function)(stream, status, own.data);
     end(kept);
 }

@@ -89,8 +89,9 @@ CUresult shim_leave(struct watchdogd_thread *thread, CUresult result)
 CUresult shim_leave_queued(struct watchdogd_thread *thread, CUresult result)
 {
     uint64_t now_ns = leave(thread, result);
-    if (now_ns && shim.region && result == CUDA_SUCCESS) {
-        count(thread, WATCHDOGD_DRIVER_LANE_QUEUED, now_ns);
+    if (shim.region && result == CUDA_SUCCESS) {
+        if (now_ns)
+            count(thread, WATCHDOGD_DRIVER_LANE_QUEUED, now_ns);
         shim_stir_all();
     }
     return result;
@@ -99,19 +100,21 @@ CUresult shim_leave_queued(struct watchdogd_thread *thread, CUresult result)
 CUresult shim_leave_queued_in(struct watchdogd_thread *thread, CUresult result, CUstream stream)
 {
     uint64_t now_ns = leave(thread, result);
-    if (now_ns && shim.region && result == CUDA_SUCCESS) {
-        count(thread, WATCHDOGD_DRIVER_LANE_QUEUED, now_ns);
+    if (shim.region && result == CUDA_SUCCESS) {
+        if (now_ns)
+            count(thread, WATCHDOGD_DRIVER_LANE_QUEUED, now_ns);
         uint64_t *entry = shim_stream(stream);
         if (entry)
             __atomic_fetch_add(entry + WATCHDOGD_DRIVER_STREAM_QUEUED, 1, __ATOMIC_RELAXED);
-        shim_stir(entry);
+        shim_stir(entry); /* by a thread without a lane too: others may wait for its work */
     }
     return result;
 }
 
 CUresult shim_leave_in_stream(struct watchdogd_thread *thread, CUresult result, CUstream stream)
 {
-    if (leave(thread, result) && shim.region && result == CUDA_SUCCESS)
+    leave(thread, result);
+    if (shim.region && result == CUDA_SUCCESS)
         shim_stir(shim_stream(stream));
     return result;
 }
