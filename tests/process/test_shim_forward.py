@@ -223,6 +223,20 @@ def test_what_was_queued_or_found_undone_is_news_once_it_is_done(
     assert news(wait, then, driver, front, heartbeat) in (1, 2)  # an event's record is work too
 
 
+def test_each_event_of_many_is_news_each_time_it_is_recorded(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    """As a deep queue is waited for, piece by piece, after all of it was queued."""
+    source = """
+events = [ctypes.c_void_p(0x1000 + 64 * i) for i in range(9)]
+for turn in range(3):
+    for event in events: front.cuEventRecord(event, None)
+    for event in events: front.cuEventQuery(event)
+"""
+    run(source, driver, front, heartbeat)
+    assert completed(heartbeat) == 3 * 9
+
+
 def test_what_hangs_in_one_stream_makes_another_no_news(driver: Path, front: Path, heartbeat: HeartbeatFile) -> None:
     """As a thread of XLA asks all its streams, once a second."""
     then = """
@@ -266,6 +280,14 @@ def drain():
 """
 
 
+WORDS = f"""
+file = os.open(os.environ["WATCHDOGD_HEARTBEAT"], os.O_RDONLY)
+def word(offset): return int.from_bytes(os.pread(file, 8, offset), sys.byteorder)
+def told(): return word({abi_driver.OFFSET + abi_driver.HEADER.index("host_function_ns") * abi.WORD})
+def queued(): return word({abi_driver.HOST_FUNCTIONS_OFFSET + abi_driver.HOST_FUNCTION.index("queued_ns") * abi.WORD})
+"""
+
+
 def pending(heartbeat: HeartbeatFile) -> list[dict[str, int]]:
     return [entry for entry in shim.host_functions(heartbeat) if entry["queued_ns"]]
 
@@ -287,6 +309,31 @@ def test_a_host_function_is_pending_until_it_was_called_with_its_own_argument(
     assert run(source + "\ndrain(); print(ran)", driver, front, other) == [f"[7, ({0x7F00}, 0, 8), 9]"]
     assert shim.host_functions(other) == []
     assert shim.header(other)["host_functions_run"] == 3
+
+
+def test_one_that_runs_is_progress_as_it_begins_and_pending_until_it_ends(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    """What was queued before it is done then."""
+    source = "function = FUNCTION(lambda data: ran.append(told() > queued() > 0)); queue(7); drain(); print(ran)"
+    assert run(HOST + WORDS + source, driver, front, heartbeat) == ["[True]"]
+
+
+def test_a_host_function_that_forks_is_ended_by_its_own_process(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    source = """
+me = os.getpid()
+def fork(data):
+    child = os.fork()
+    ran.append(child and os.waitpid(child, 0)[1] == 0 and queued() > 0)
+function = FUNCTION(fork)
+queue(7); real.driver_run()
+if os.getpid() != me: os._exit(0)
+print(ran)
+"""
+    assert run(HOST + WORDS + source, driver, front, heartbeat) == ["[True]"]
+    assert shim.host_functions(heartbeat) == [] and shim.header(heartbeat)["host_functions_run"] == 1
 
 
 @pytest.mark.parametrize("when", ["real.driver_capture(1)", "real.driver_capture(2)", "real.driver_answer(1)"])
@@ -316,7 +363,8 @@ front.cuCtxDestroy_v2(ctypes.c_void_p(0xc0))
     assert len(pending(heartbeat)) == 1  # of another context
     run(HOST + source, driver, front, heartbeat)
     assert pending(heartbeat) == []
-    assert run(HOST + source + "\nqueue(8); drain(); print(ran)", driver, front, heartbeat) == ["0", "[7, 8]"]
+    more = "\nfor i in range(150): queue(i + 8)\ndrain(); print(ran == list(range(7, 158)))"
+    assert run(HOST + source + more, driver, front, heartbeat) == ["0", "True"]
 
 
 def test_after_an_error_that_ends_everything_none_is_pending(
