@@ -166,6 +166,7 @@ def test_host_functions_one_after_another_are_not_one() -> None:
 
 def test_a_host_function_of_the_future_is_nothing() -> None:
     assert driver((at, host(900, 4)) for at in range(5, 60))[1] is None
+    assert driver((at, host(900, 4, 5, at)) for at in range(5, 60))[1] == 15
 
 
 def test_what_has_been_pending_for_longer_is_named() -> None:
