@@ -65,6 +65,9 @@ THEN = {
     "goes on": "while True: poll(quick)",
     "is told of its work, which hangs": "if first: ask_streams(); be_told(hung)\nwhile True: request()",
     "is told of its work, which hangs, and nobody asks": "if first: be_told(hung)\nwhile True: request()",
+    "asks idle streams too, and one whose kernel hangs": """
+if first: ask_streams(); launch(hung); time.sleep(600)
+while True: request()""",
     "is told of its work, and idles": "ask_streams(); be_told(quick); time.sleep(600)",
     "is told of its work, and goes on": "ask_streams()\nwhile True: be_told(quick)",
     "has a deep queue": "while True:\n for _ in range(60): launch(slow); call_back()\n be_told(quick)",
@@ -89,8 +92,9 @@ def program(device: SimulatedDevice, then: str, **keys: Any) -> dict[str, Any]:
     return {"command": [sys.executable, "-c", PROGRAM + THEN[then]], **settings}
 
 
-def test_a_program_that_polls_a_hung_kernel_for_ever_stalls_and_is_replaced(device: SimulatedDevice) -> None:
-    with Supervised({"a": program(device, "polls a hung kernel for ever")}) as supervised:
+@pytest.mark.parametrize("then", ["polls a hung kernel for ever", "asks idle streams too, and one whose kernel hangs"])
+def test_a_program_that_polls_a_hung_kernel_for_ever_stalls_and_is_replaced(device: SimulatedDevice, then: str) -> None:
+    with Supervised({"a": program(device, then)}) as supervised:
         supervised.wait_phase("a", "running", 1)
         supervised.let_pass(1.2)
         assert supervised.events("verdict") == []
