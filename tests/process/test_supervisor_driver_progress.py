@@ -50,9 +50,12 @@ def be_told(kernel):
     done.wait()
 def ask_streams():
     streams = [stream, *(ok(driver.cuStreamCreate(1)) for _ in range(4))]
+    context = ok(driver.cuCtxGetCurrent())
     def ask():
+        ok(driver.cuCtxSetCurrent(context))
         while True:
-            for each in streams: driver.cuStreamQuery(each)
+            answers = [int(driver.cuStreamQuery(each)[0]) for each in streams]
+            assert not set(answers) - {0, 600}, answers
             time.sleep(0.05)
     threading.Thread(target=ask, daemon=True).start()
 request()
