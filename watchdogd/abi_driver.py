@@ -32,6 +32,9 @@ HEADER = (
     "misuse_expected",  # the context its thread used before
     "misuse_found",  # the one that was current; 0 = none
     "misuse_ns",
+    "host_functions_unkept",  # that found no entry, so that nobody knows whether they ran
+    "host_functions_run",
+    "host_function_ns",  # when one last began or ended: both say that something got on
     "ranges_unkept",  # NVTX ranges whose name found no stage
 )
 HEADER_SIZE = 256
@@ -39,7 +42,7 @@ HEADER_SIZE = 256
 LANE = (
     "queued",  # pieces of work: launches, graphs, asynchronous copies and fills
     "queued_ns",  # when the last of them was queued
-    "completed",  # synchronizes and synchronous copies that returned success, queries that found all done
+    "completed",  # synchronous copies, and waits and queries that found work done, other than what was known to be
     "completed_ns",
     "unready_ns",  # when a query last found work that was not done
     "object",  # what the last blocking call waited for: a stream or event; 0 = the default stream, or the context
@@ -63,13 +66,23 @@ STREAM = (
     "handle",  # as the program gave it; 0 = the default stream, 1 and 2 = the legacy and the per-thread one
     "context",
     "queued",
-    "completed",  # synchronizes and queries of this stream that found its work done
+    "completed",  # synchronizes and queries of this stream that found its work done, other than what was known to be
     "completed_ns",
-    "unused_6",
+    "idle",  # 1 = known to be: found done, nothing queued in it since, nor found undone; 0 = not said
     "unused_7",
 )
 STREAMS = 64
 STREAMS_OFFSET = CONTEXTS_OFFSET + CONTEXTS * CONTEXT_STRIDE
 STREAM_STRIDE = len(STREAM) * abi.WORD
-SIZE = (STREAMS_OFFSET + STREAMS * STREAM_STRIDE - OFFSET + 4095) // 4096 * 4096
+# Functions of the host, queued in a stream and not done: each is pending since ``queued_ns``, while that is not 0.
+HOST_FUNCTION = (
+    "owner",  # pid << 32 | 1; 0 = free
+    "queued_ns",
+    "stream",
+    "context",
+)
+HOST_FUNCTIONS = 128
+HOST_FUNCTIONS_OFFSET = STREAMS_OFFSET + STREAMS * STREAM_STRIDE
+HOST_FUNCTION_STRIDE = len(HOST_FUNCTION) * abi.WORD
+SIZE = (HOST_FUNCTIONS_OFFSET + HOST_FUNCTIONS * HOST_FUNCTION_STRIDE - OFFSET + 4095) // 4096 * 4096
 FILE_SIZE = abi.SIZE + SIZE

@@ -139,6 +139,11 @@ class FakeHeartbeat:
             offset = abi_driver.STREAMS_OFFSET + entry * abi_driver.STREAM_STRIDE
             self.put(offset + abi_driver.STREAM.index(name) * abi.WORD, value)
 
+    def host_function(self, entry: int, **words: int) -> None:
+        for name, value in words.items():
+            offset = abi_driver.HOST_FUNCTIONS_OFFSET + entry * abi_driver.HOST_FUNCTION_STRIDE
+            self.put(offset + abi_driver.HOST_FUNCTION.index(name) * abi.WORD, value)
+
     def close(self) -> None:
         os.close(self._descriptor)
 

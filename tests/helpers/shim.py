@@ -63,6 +63,13 @@ def streams(heartbeat: HeartbeatFile) -> list[dict[str, int]]:
     return _table(heartbeat, abi_driver.STREAM, abi_driver.STREAMS_OFFSET, abi_driver.STREAMS, abi_driver.STREAM_STRIDE)
 
 
+def host_functions(heartbeat: HeartbeatFile) -> list[dict[str, int]]:
+    return _table(
+        heartbeat, abi_driver.HOST_FUNCTION, abi_driver.HOST_FUNCTIONS_OFFSET, abi_driver.HOST_FUNCTIONS,
+        abi_driver.HOST_FUNCTION_STRIDE,
+    )  # fmt: skip
+
+
 def _table(
     heartbeat: HeartbeatFile, names: tuple[str, ...], offset: int, entries: int, stride: int
 ) -> list[dict[str, int]]:

@@ -244,8 +244,11 @@ _ORDERS: dict[type, Callable[..., str]] = {
 def _offset(word: str) -> int:
     if word in abi.H:
         return abi.H[word] * abi.WORD
-    if word == "loaded_ns":
-        return abi_driver.OFFSET
+    if word in ("loaded_ns", "host_function_ns"):
+        return abi_driver.OFFSET + abi_driver.HEADER.index(word) * abi.WORD
+    if word.startswith("host_"):  # of the first entry
+        name = word.removeprefix("host_")
+        return abi_driver.HOST_FUNCTIONS_OFFSET + abi_driver.HOST_FUNCTION.index(name) * abi.WORD
     if word in abi_driver.LANE:
         return abi_driver.LANES_OFFSET + abi_driver.LANE.index(word) * abi.WORD
     return word_offset(0, word)

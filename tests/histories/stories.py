@@ -683,6 +683,15 @@ GETS_ON = WorkerSettings(
 )
 
 
+def queues_host_function(at_ms: int) -> Writes:
+    words = shim(host_queued_ns=at_ms).words
+    return Writes({**words, "owner": 7 << 32, "host_owner": 7 << 32 | 1})
+
+
+def ran_host_function(at_ms: int) -> Writes:
+    return Writes({**shim(host_function_ns=at_ms).words, "host_queued_ns": 0})
+
+
 def asks(begin_ms: int, end_ms: int) -> tuple[Row, ...]:
     """Queries every 100 ms that find work undone, until the one at ``end_ms``."""
     return tuple((at, "p", shim(unready_ns=at), P.RUNNING, "") for at in range(begin_ms, end_ms + 1, 100))
@@ -700,6 +709,39 @@ STALL = Story(
         *dies("p", 2100, orders="p spawn 2"),
         (3000, "p", ready(3000), P.RUNNING, "p close recovered"),
         (9000, "p", None, P.RUNNING, ""),
+    ),
+)
+
+STALL_HOST_FUNCTION = Story(
+    "a kernel hangs, and the program waits for a host function behind it: no call, and queries find other streams idle",
+    (GETS_ON,),
+    (
+        *started("p"),
+        (100, "p", shim(loaded_ns=5, completed_ns=90), P.RUNNING, ""),
+        (990, "p", shim(queued_ns=990), P.RUNNING, ""),
+        (1000, "p", queues_host_function(1000), P.RUNNING, ""),
+        (1900, "p", None, P.RUNNING, ""),
+        (2000, "p", None, P.KILLING, "p open stall, p KILL"),
+        *dies("p", 2100, orders="p spawn 2"),
+        (3000, "p", ready(3000), P.RUNNING, "p close recovered"),
+        (9000, "p", None, P.RUNNING, ""),
+    ),
+)
+
+STALL_NOT_HOST_FUNCTION = Story(
+    "the same program where its kernel ends: host functions run one by one, then it is idle for an hour",
+    (GETS_ON,),
+    (
+        *started("p"),
+        (100, "p", shim(loaded_ns=5, completed_ns=90), P.RUNNING, ""),
+        (1000, "p", queues_host_function(1000), P.RUNNING, ""),
+        (1900, "p", shim(host_function_ns=1890), P.RUNNING, ""),
+        (2600, "p", shim(host_function_ns=2590), P.RUNNING, ""),
+        (3300, "p", ran_host_function(3300), P.RUNNING, ""),
+        (9000, "p", None, P.RUNNING, ""),
+        (3_600_000, "p", queues_host_function(3_600_000), P.RUNNING, ""),
+        (3_600_900, "p", ran_host_function(3_600_900), P.RUNNING, ""),
+        (3_700_000, "p", None, P.RUNNING, ""),
     ),
 )
 

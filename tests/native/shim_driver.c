@@ -1,8 +1,9 @@
 /*
  * A driver that does nothing, for what is measured and tested of the shim alone. It knows which function was called last. Like
  * a later driver than the shim it has a new form of a known name, and one that is exported
- * under no name at all.
+ * under no name at all. Host functions are kept until it is told to run them.
  */
+#include <pthread.h>
 #include <stdint.h>
 #include <stddef.h>
 #include <string.h>
@@ -30,6 +31,105 @@ int cuStreamSynchronize_ptsz(void *stream)
 {
     (void)stream;
     last = "cuStreamSynchronize_ptsz";
+    return result;
+}
+
+/* --- host functions --- */
+
+enum { KEPT = 200 };
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct host_function {
+    void (*function)(void *);
+    void (*callback)(void *, int, void *);
+    void *stream, *data;
+} kept[KEPT];
+static unsigned first, count;
+static int capturing;
+
+void driver_capture(int status) { capturing = status; }
+
+static int keep(struct host_function one)
+{
+    pthread_mutex_lock(&mutex);
+    int is_kept = result == 0 && count < KEPT;
+    if (is_kept)
+        kept[(first + count++) % KEPT] = one;
+    pthread_mutex_unlock(&mutex);
+    return is_kept ? 0 : result ? result : 1;
+}
+
+/* Runs the oldest. Returns how many there were. */
+unsigned driver_run(void)
+{
+    struct host_function one = {0};
+    pthread_mutex_lock(&mutex);
+    unsigned before = count;
+    if (before) {
+        one = kept[first++ % KEPT];
+        count--;
+    }
+    pthread_mutex_unlock(&mutex);
+    if (one.function)
+        one.function(one.data);
+    if (one.callback)
+        one.callback(one.stream, result, one.data);
+    return before;
+}
+
+int cuLaunchHostFunc(void *stream, void (*function)(void *), void *data)
+{
+    return keep((struct host_function){function, NULL, stream, data});
+}
+
+int cuStreamAddCallback(void *stream, void (*callback)(void *, int, void *), void *data, unsigned flags)
+{
+    (void)flags;
+    return keep((struct host_function){NULL, callback, stream, data});
+}
+
+int cuStreamIsCapturing(void *stream, int *status)
+{
+    (void)stream;
+    *status = capturing;
+    return 0;
+}
+
+int cuCtxGetCurrent(void **context)
+{
+    *context = (void *)(uintptr_t)0xc0;
+    return 0;
+}
+
+int cuCtxDestroy_v2(void *context)
+{
+    (void)context;
+    return result;
+}
+
+int cuCtxSynchronize(void) { return result; }
+
+int cuEventQuery(void *event)
+{
+    (void)event;
+    return result;
+}
+
+int cuEventRecord(void *event, void *stream)
+{
+    (void)event, (void)stream;
+    return result;
+}
+
+int cuStreamWaitEvent(void *stream, void *event, unsigned flags)
+{
+    (void)stream, (void)event, (void)flags;
+    return result;
+}
+
+int cuGraphLaunch(void *graph, void *stream)
+{
+    (void)graph, (void)stream;
     return result;
 }
 

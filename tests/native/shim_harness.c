@@ -3,6 +3,7 @@
  * the end how many calls of each operation it made.
  */
 #define _GNU_SOURCE 1
+#include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
@@ -16,15 +17,32 @@ int cuStreamSynchronize(void *);
 int cuStreamQuery(void *);
 int cuEventSynchronize(void *);
 int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **);
+int cuLaunchHostFunc(void *, void (*)(void *), void *);
+int cuEventRecord(void *, void *);
 int cuMemAlloc_v2(uint64_t *, size_t);
 int cuGetProcAddress_v2(const char *, void **, int, uint64_t, int *);
 
-enum { THREADS = 6, TIMES = 400, GENERATIONS = 5, STREAMS = 80, CHILDREN = 4, SIGNALS = 50, RACES = 40 };
+enum { THREADS = 6, TIMES = 400, GENERATIONS = 5, STREAMS = 80, CHILDREN = 4, SIGNALS = 50, RACES = 40, PENDING = 100 };
 
 static void in_signal(int number)
 {
     (void)number;
     cuEventSynchronize((void *)(uintptr_t)0x5000);
+}
+
+static unsigned asked, ran, is_over;
+
+static void host_function(void *number) { __atomic_fetch_add((unsigned *)number, 1, __ATOMIC_RELAXED); }
+
+/* The driver's own thread. */
+static void *run_host_functions(void *argument)
+{
+    unsigned (*driver_run)(void) = (unsigned (*)(void))(uintptr_t)dlsym(RTLD_DEFAULT, "driver_run");
+    for (;;) {
+        unsigned last = __atomic_load_n(&is_over, __ATOMIC_ACQUIRE);
+        if (!driver_run() && last)
+            return argument;
+    }
 }
 
 static void *work(void *argument)
@@ -36,6 +54,12 @@ static void *work(void *argument)
         void *function;
         int status;
         cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL);
+        if (__atomic_load_n(&asked, __ATOMIC_RELAXED) - __atomic_load_n(&ran, __ATOMIC_RELAXED) < PENDING) {
+            __atomic_fetch_add(&asked, 1, __ATOMIC_RELAXED);
+            if (cuLaunchHostFunc(stream, host_function, &ran))
+                abort();
+        }
+        cuEventRecord((void *)(0x5000 + i % 400 * 8), stream);
         cuStreamQuery(stream);
         cuStreamSynchronize(stream);
         cuMemAlloc_v2(&address, 64);
@@ -68,12 +92,16 @@ static void *be_signalled(void *argument)
 
 static void generation(void)
 {
-    pthread_t threads[THREADS + 1];
+    pthread_t threads[THREADS + 1], driver;
+    __atomic_store_n(&is_over, 0, __ATOMIC_RELEASE);
+    pthread_create(&driver, NULL, run_host_functions, NULL);
     for (uintptr_t i = 0; i < THREADS; i++)
         pthread_create(&threads[i], NULL, work, (void *)i);
     pthread_create(&threads[THREADS], NULL, be_signalled, NULL);
     for (int i = 0; i <= THREADS; i++)
         pthread_join(threads[i], NULL);
+    __atomic_store_n(&is_over, 1, __ATOMIC_RELEASE);
+    pthread_join(driver, NULL);
 }
 
 int main(void)
@@ -88,6 +116,8 @@ int main(void)
         pthread_join(racers[i], NULL);
     for (int i = 0; i < GENERATIONS; i++)
         generation();
+    if (asked != ran || asked == 0)
+        return 2;
     for (int i = 0; i < CHILDREN; i++) {
         pid_t child = fork();
         if (child == 0) {
@@ -100,6 +130,7 @@ int main(void)
     }
     int works = (THREADS * GENERATIONS + CHILDREN) * TIMES;
     printf("{\"sync\": %d, \"event\": %d, \"alloc\": %d, \"launch\": %d, \"other\": 1}\n", works + THREADS * RACES,
-           SIGNALS * GENERATIONS, works, works);
+           SIGNALS * GENERATIONS, works, (int)(2 * works + asked + CHILDREN * PENDING));
+    printf("{\"pid\": %d, \"host_functions\": %u}\n", (int)getpid(), ran);
     return 0;
 }

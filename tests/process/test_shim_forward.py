@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,19 +131,20 @@ def test_the_default_stream_of_a_thread_is_not_that_of_all(driver: Path, front: 
     )
     run(source, driver, front, heartbeat)
     found = {entry["handle"]: entry["completed"] for entry in shim.streams(heartbeat)}
-    assert found == {0: 1, 2: 2}
+    assert found == {0: 1, 2: 1}
 
 
 def test_a_child_of_a_fork_has_entries_of_its_own(driver: Path, front: Path, heartbeat: HeartbeatFile) -> None:
     source = """
-front.cuStreamSynchronize(None); child = os.fork()
-front.cuStreamSynchronize(None); front.cuStreamSynchronize(None)
+def launch(): front.cuLaunchKernel(*[None] + [1] * 6 + [0, None, None, None])
+launch(); child = os.fork()
+launch(); launch()
 if child: os.waitpid(child, 0); print(os.getpid(), child)
 else: os._exit(0)
 """
     (said,) = run(source, driver, front, heartbeat)
     parent, child = map(int, said.split())
-    assert {entry["owner"] >> 32: entry["completed"] for entry in shim.streams(heartbeat)} == {parent: 3, child: 2}
+    assert {entry["owner"] >> 32: entry["queued"] for entry in shim.streams(heartbeat)} == {parent: 3, child: 2}
 
 
 @pytest.mark.parametrize(("first", "second", "kept"), [(2, 1, 0), (600, 400, 0), (710, 700, 700), (700, 719, 700)])
@@ -156,6 +158,239 @@ for code in ({first}, {second}, 0, 2):
 """
     run(source, driver, front, heartbeat)
     assert heartbeat.header("last_error") & abi.ERROR_MASK == kept
+
+
+# --- what is news ---------------------------------------------------------------------------------------------------
+
+NEWS = """
+A, B, E, F = (ctypes.c_void_p(0x7f0000001000 + 64 * i) for i in range(4))
+none = ctypes.c_void_p(None)
+def launch(stream): assert front.cuLaunchKernel(*[None] + [1] * 6 + [0, stream, None, None]) == 0
+def found(code, call):
+    real.driver_answer(code); call(); real.driver_answer(0)
+def undone(call): found(600, call)
+waits = {
+    "stream query": lambda: front.cuStreamQuery(A), "stream": lambda: front.cuStreamSynchronize(A),
+    "legacy": lambda: front.cuStreamSynchronize(none), "event query": lambda: front.cuEventQuery(E),
+    "event": lambda: front.cuEventSynchronize(E), "all": lambda: front.cuCtxSynchronize(),
+}
+front.cuEventRecord(E, A)
+for wait in waits.values(): wait()
+for wait in waits.values(): wait()
+"""
+
+
+def completed(heartbeat: HeartbeatFile) -> int:
+    return sum(shim.line(heartbeat, lane)["completed"] for lane in range(4))
+
+
+def news(wait: str, then: str, driver: Path, front: Path, heartbeat: HeartbeatFile) -> int:
+    """How often waits for what is known to be idle count, once something was done."""
+    source = f"wait = waits[{wait!r}]\nprint('before')\n"
+    run(NEWS + source, driver, front, heartbeat)
+    before = completed(heartbeat)
+    run(NEWS + source + then + "\nfor i in range(5): wait()", driver, front, heartbeat)
+    return completed(heartbeat) - 2 * before
+
+
+WAITS = ("stream query", "stream", "legacy", "event query", "event", "all")
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_asking_what_is_known_to_be_idle_completes_nothing(
+    wait: str, driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    assert news(wait, "", driver, front, heartbeat) == 0
+
+
+@pytest.mark.parametrize(
+    ("wait", "then"),
+    [
+        *((wait, "launch(A)") for wait in WAITS if not wait.startswith("event")),
+        *((wait, "front.cuGraphLaunch(none, A)") for wait in WAITS),  # it may record an event
+        *((wait, "front.cuEventRecord(E, A)") for wait in WAITS),
+        *((wait, "launch(B); front.cuEventRecord(F, B); front.cuStreamWaitEvent(A, F, 0)") for wait in WAITS[:3]),
+        ("legacy", "launch(B)"),
+        ("all", "launch(B)"),
+        *((wait, "undone(wait)") for wait in ("stream query", "event query")),
+        ("stream", "undone(waits['stream query'])"),
+        ("event", "undone(waits['event query'])"),
+    ],
+)
+def test_what_was_queued_or_found_undone_is_news_once_it_is_done(
+    wait: str, then: str, driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    assert news(wait, then, driver, front, heartbeat) in (1, 2)  # an event's record is work too
+
+
+def test_each_event_of_many_is_news_each_time_it_is_recorded(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    """As a deep queue is waited for, piece by piece, after all of it was queued."""
+    source = """
+events = [ctypes.c_void_p(0x1000 + 64 * i) for i in range(9)]
+for turn in range(3):
+    for event in events: front.cuEventRecord(event, None)
+    for event in events: front.cuEventQuery(event)
+"""
+    run(source, driver, front, heartbeat)
+    assert completed(heartbeat) == 3 * 9
+
+
+def test_what_hangs_in_one_stream_makes_another_no_news(driver: Path, front: Path, heartbeat: HeartbeatFile) -> None:
+    """As a thread of XLA asks all its streams, once a second."""
+    then = """
+launch(B)
+for i in range(5): undone(lambda: front.cuStreamQuery(B)); wait(); front.cuEventQuery(E)"""
+    assert (
+        news("stream query", then, driver, front, heartbeat) == 1
+    )  # what is queued anywhere may have recorded the event
+
+
+def test_a_stream_without_an_entry_is_always_news(driver: Path, front: Path, heartbeat: HeartbeatFile) -> None:
+    """Of what the shim does not know, nothing is held against the program."""
+    source = """
+for i in range(64): front.cuStreamQuery(ctypes.c_void_p(0x1000 + 64 * i))
+for i in range(5): front.cuStreamQuery(ctypes.c_void_p(0x9000))
+"""
+    run(source, driver, front, heartbeat)
+    assert completed(heartbeat) == 64 + 5
+
+
+def test_an_event_that_another_process_records_is_always_news(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    run("for i in range(5): front.cuEventQuery(ctypes.c_void_p(0x1000))", driver, front, heartbeat)
+    assert completed(heartbeat) == 5
+
+
+# --- host functions -------------------------------------------------------------------------------------------------
+
+HOST = """
+import sys
+ran = []
+FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+function = FUNCTION(lambda data: ran.append(data))
+callback = CALLBACK(lambda stream, status, data: ran.append((stream, status, data)))
+S = ctypes.c_void_p(0x7f00)
+def queue(data): return front.cuLaunchHostFunc(S, function, ctypes.c_void_p(data))
+def drain():
+    while real.driver_run(): pass
+"""
+
+
+WORDS = f"""
+file = os.open(os.environ["WATCHDOGD_HEARTBEAT"], os.O_RDONLY)
+def word(offset): return int.from_bytes(os.pread(file, 8, offset), sys.byteorder)
+def told(): return word({abi_driver.OFFSET + abi_driver.HEADER.index("host_function_ns") * abi.WORD})
+def queued(): return word({abi_driver.HOST_FUNCTIONS_OFFSET + abi_driver.HOST_FUNCTION.index("queued_ns") * abi.WORD})
+"""
+
+
+def pending(heartbeat: HeartbeatFile) -> list[dict[str, int]]:
+    return [entry for entry in shim.host_functions(heartbeat) if entry["queued_ns"]]
+
+
+def test_a_host_function_is_pending_until_it_was_called_with_its_own_argument(
+    driver: Path, front: Path, heartbeat: HeartbeatFile, tmp_path: Path
+) -> None:
+    source = (
+        HOST + "queue(7); front.cuStreamAddCallback(S, callback, ctypes.c_void_p(8), 0); queue(9); real.driver_run()"
+    )
+    before_ns = time.monotonic_ns()
+    run(source, driver, front, heartbeat)
+    callback, last = sorted(pending(heartbeat), key=lambda entry: entry["queued_ns"])
+    assert before_ns < callback["queued_ns"] < last["queued_ns"] < time.monotonic_ns()
+    assert (last["stream"], last["context"]) == (0x7F00, 0xC0)
+    assert shim.header(heartbeat)["host_functions_run"] == 1
+    assert shim.header(heartbeat)["host_function_ns"] > before_ns
+    other = HeartbeatFile(tmp_path / "other", version=abi.VERSION)
+    assert run(source + "\ndrain(); print(ran)", driver, front, other) == [f"[7, ({0x7F00}, 0, 8), 9]"]
+    assert shim.host_functions(other) == []
+    assert shim.header(other)["host_functions_run"] == 3
+
+
+def test_one_that_runs_is_progress_as_it_begins_and_pending_until_it_ends(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    """What was queued before it is done then."""
+    source = "function = FUNCTION(lambda data: ran.append(told() > queued() > 0)); queue(7); drain(); print(ran)"
+    assert run(HOST + WORDS + source, driver, front, heartbeat) == ["[True]"]
+
+
+def test_a_host_function_that_forks_is_ended_by_its_own_process(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    source = """
+me = os.getpid()
+def fork(data):
+    child = os.fork()
+    ran.append(child and os.waitpid(child, 0)[1] == 0 and queued() > 0)
+function = FUNCTION(fork)
+queue(7); real.driver_run()
+if os.getpid() != me: os._exit(0)
+print(ran)
+"""
+    assert run(HOST + WORDS + source, driver, front, heartbeat) == ["[True]"]
+    assert shim.host_functions(heartbeat) == [] and shim.header(heartbeat)["host_functions_run"] == 1
+
+
+@pytest.mark.parametrize("when", ["real.driver_capture(1)", "real.driver_capture(2)", "real.driver_answer(1)"])
+def test_one_that_a_graph_gets_or_that_was_refused_is_not_pending(
+    when: str, driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    source = HOST + f"{when}\nfor i in range(200): queue(7)\ndrain(); print(set(ran) <= {{7}})"
+    assert run(source, driver, front, heartbeat) == ["True"]
+    assert shim.host_functions(heartbeat) == [] and shim.header(heartbeat)["host_functions_unkept"] == 0
+
+
+def test_one_beyond_the_table_is_called_and_counted(driver: Path, front: Path, heartbeat: HeartbeatFile) -> None:
+    source = HOST + "for i in range(130): queue(i + 1)\ndrain(); print(ran == list(range(1, 131)))"
+    assert run(source, driver, front, heartbeat) == ["True"]
+    header = shim.header(heartbeat)
+    assert (header["host_functions_unkept"], header["host_functions_run"]) == (2, 128)
+
+
+def test_a_context_that_ends_takes_its_own_along_and_one_that_runs_all_the_same_is_right(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    source = """
+queue(7); front.cuCtxDestroy_v2(ctypes.c_void_p(0xc1)); print(len(ran)); sys.stdout.flush()
+front.cuCtxDestroy_v2(ctypes.c_void_p(0xc0))
+"""
+    run(HOST + source.splitlines()[1].split(" print")[0], driver, front, heartbeat)
+    assert len(pending(heartbeat)) == 1  # of another context
+    run(HOST + source, driver, front, heartbeat)
+    assert pending(heartbeat) == []
+    more = "\nfor i in range(150): queue(i + 8)\ndrain(); print(ran == list(range(7, 158)))"
+    assert run(HOST + source + more, driver, front, heartbeat) == ["0", "True"]
+
+
+def test_after_an_error_that_ends_everything_none_is_pending(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    run(HOST + "real.driver_answer(700); queue(7)", driver, front, heartbeat)
+    assert pending(heartbeat) == [] and len(shim.host_functions(heartbeat)) == 1
+
+
+def test_a_child_of_a_fork_has_none_of_its_parent_s(driver: Path, front: Path, heartbeat: HeartbeatFile) -> None:
+    source = (
+        HOST
+        + """
+queue(7); child = os.fork()
+drain()
+if child: os.waitpid(child, 0); print(os.getpid(), ran)
+else: queue(8); os._exit(0)
+"""
+    )
+    (said,) = run(source, driver, front, heartbeat)
+    parent = int(said.split()[0])
+    assert said.endswith("[7]")
+    assert [entry["owner"] >> 32 == parent for entry in shim.host_functions(heartbeat)] == [False]
+    assert shim.header(heartbeat)["host_functions_run"] == 1
+    run("", driver, front, heartbeat)  # the next process of the worker
+    assert shim.host_functions(heartbeat) == []
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "aarch64-linux-gnu-gcc"])
@@ -193,15 +428,17 @@ def test_threads_forks_and_signal_handlers_harm_nothing(
     front = shim.prepare(tmp_path / "front", driver, built)
     program = tmp_path / "harness"
     command = [*C11, *flags, "-o", str(program), str(SOURCES / "shim_harness.c"), f"-L{front}", "-l:libcuda.so.1"]
-    subprocess.run([*command, "-Wl,--allow-shlib-undefined"], check=True, timeout=60)
+    subprocess.run([*command, "-Wl,--allow-shlib-undefined", "-ldl"], check=True, timeout=60)
     environment = shim.environment(front, heartbeat if watched else None, {"TSAN_OPTIONS": "die_after_fork=0"})
     # ThreadSanitizer cannot map its shadow under the address randomisation of newer kernels.
     run = ["setarch", "-R", str(program)] if sanitizer == "thread" and shutil.which("setarch") else [str(program)]
     result = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     seen = shim.total_calls(heartbeat)
-    expected = json.loads(result.stdout)
+    expected, done = map(json.loads, result.stdout.splitlines())
     if watched:
+        assert shim.header(heartbeat)["host_functions_run"] == done["host_functions"]
+        assert done["pid"] not in {entry["owner"] >> 32 for entry in shim.host_functions(heartbeat)}
         assert seen == expected
         entries = [(entry["owner"], entry["handle"]) for entry in shim.streams(heartbeat)]
         assert len(entries) == len(set(entries)) == abi_driver.STREAMS

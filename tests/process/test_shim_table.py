@@ -157,8 +157,10 @@ def test_what_waits_says_for_what_and_what_is_queued_says_where() -> None:
         if operation in ("SYNC", "EVENT"):
             assert effect.startswith("AWAITS"), symbol
         if re.search(r"CUstream h?[sS]tream\b", parameters):
-            expected = ("QUEUES", "IN_STREAM", "AWAITS_STREAM", "ASKS_STREAM", "ENDS_STREAM")
+            expected = ("QUEUES", "CALLS_BACK", "IN_STREAM", "RECORDS", "AWAITS_STREAM", "ASKS_STREAM", "ENDS_STREAM")
             assert effect in expected, symbol
+        assert (effect == "CALLS_BACK") == bool(re.search(r"CUhostFn|CUstreamCallback", parameters)), symbol
+        assert (effect == "RECORDS") == bool(re.match(r"cu(Event|Ctx|GreenCtx)Record", symbol)), symbol
         if effect == "COMPLETES":
             assert operation == "COPY" and "Async" not in symbol, symbol
 

@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.fake_runtime import MS, FakeHeartbeat, FakeRuntime
 from watchdogd import abi
 from watchdogd.model import SECOND
-from watchdogd.observe.driver_region import Context, Driver, Misuse, Stream
+from watchdogd.observe.driver_region import Context, Driver, HostFunction, Misuse, Stream
 from watchdogd.observe.heartbeat import HeartbeatReader
 from watchdogd.view import shim, status
 from watchdogd.view.notes import notes
@@ -52,7 +52,13 @@ def test_a_file_of_an_older_version_has_no_region(beat: FakeHeartbeat) -> None:
 
 
 def test_every_entry_that_has_an_owner_is_told(beat: FakeHeartbeat) -> None:
-    beat.driver(driver_version=13010, contexts_unkept=2, streams_unkept=3, ranges_unkept=7)
+    beat.driver(
+        driver_version=13010, contexts_unkept=2, streams_unkept=3, ranges_unkept=7, host_functions_unkept=4,
+        host_functions_run=1,
+    )  # fmt: skip
+    beat.host_function(0, owner=11 << 32 | 1, queued_ns=6)
+    beat.host_function(1, owner=11 << 32 | 1)
+    beat.host_function(127, owner=11 << 32 | 1, queued_ns=5, stream=STREAM)
     beat.driver_lane(0, queued=5, completed=3, object=STREAM)
     beat.driver_lane(319, queued=7, completed=6)
     beat.context(0, owner=11 << 32 | 2, handle=CONTEXT)
@@ -60,8 +66,9 @@ def test_every_entry_that_has_an_owner_is_told(beat: FakeHeartbeat) -> None:
     beat.stream(63, owner=11 << 32 | 1, handle=STREAM, context=CONTEXT, queued=4, completed=3, completed_ns=17)
     driver = told(beat)
     assert driver == Driver(
-        13010, 12, 9, 0, None, (Context(11, 1, CONTEXT, None), Context(12, None, 9, 8)),
-        (Stream(11, STREAM, CONTEXT, 4, 3, 17),), 5, 7, driver.objects,
+        13010, 12, 10, 0, None, (Context(11, 1, CONTEXT, None), Context(12, None, 9, 8)),
+        (Stream(11, STREAM, CONTEXT, 4, 3, 17),), (HostFunction(5, 11, STREAM), HostFunction(6, 11, 0)), 9, 7,
+        driver.objects,
     )  # fmt: skip
     assert [driver.objects[lane] for lane in (0, 1, 319)] == [STREAM, None, 0]
 
@@ -122,6 +129,17 @@ def test_a_call_that_waits_for_no_stream_names_none(runtime: FakeRuntime) -> Non
     beat.driver_lane(2, queued=1, object=STREAM)
     beat.enter(2, "alloc", time.monotonic_ns() - 40 * MS)
     assert f"{STREAM:#x}" not in shown(runtime)
+
+
+def test_the_oldest_host_function_that_has_not_run_is_named(runtime: FakeRuntime) -> None:
+    beat = begun(runtime)
+    beat.driver()
+    assert "host function" not in shown(runtime)
+    now_ns = time.monotonic_ns()
+    beat.host_function(4, owner=41 << 32 | 1, queued_ns=now_ns - 12 * SECOND, stream=STREAM)
+    assert f"a host function queued 12 s ago in stream {STREAM:#x} of pid 41 has not run" in shown(runtime)
+    beat.host_function(5, owner=41 << 32 | 1, queued_ns=now_ns)
+    assert "has not run, and 1 after it" in shown(runtime)
 
 
 def test_a_misused_context_is_shown_with_both(runtime: FakeRuntime) -> None:

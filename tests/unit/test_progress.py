@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from watchdogd.decide import progress
-from watchdogd.decide.progress import Call, Completions, Course, Sample
+from watchdogd.decide.progress import Call, Completions, Course, HostFunction, Sample
 from watchdogd.model import SECOND, ProgressSource
 
 T = 10 * SECOND
@@ -22,6 +22,11 @@ def s(seconds: float) -> int:
 def seen(completed: float = 0, queued: float = 0, unready: float = 0, *calls: float) -> Completions:
     made = tuple(Call(s(entered), "sync", lane, 0) for lane, entered in enumerate(sorted(calls)))
     return Completions(1, s(completed), s(queued), s(unready), made)
+
+
+def host(queued: float, completed: float = 0, queue: float = 0, unready: float = 0, *calls: float) -> Completions:
+    facts = seen(completed, queue, unready, *calls)
+    return facts._replace(host_function=HostFunction(s(queued), 0x7F00, 0, 0))
 
 
 def is_stalled(course: Course, at: float, armed: float = READY, deadline_ns: int = T) -> bool:
@@ -142,6 +147,40 @@ def test_it_is_looked_at_often_enough_for_its_evidence_to_hold_together() -> Non
 def test_a_call_is_looked_at_when_its_time_is_over() -> None:
     course = progress.of_driver(Course(), seen(4, 0, 0, 5.5), T, s(15))
     assert progress.next_look_ns(course, READY, T, s(15)) == s(15.5)
+
+
+def test_a_host_function_that_does_not_run_is_a_stall_though_nobody_calls_or_asks() -> None:
+    course, first = driver((at, host(5, 4, 5)) for at in range(5, 30))
+    assert first == 15
+    assert course.pending == "a host function queued 24.0 s ago in stream 0x7f00 has not run"
+
+
+def test_a_host_function_is_none_while_others_complete() -> None:
+    """A deep queue, slow and moving: what was queued first runs first."""
+    assert driver((at, host(5, at - at % 9, 5)) for at in range(5, 90))[1] is None
+
+
+def test_host_functions_one_after_another_are_not_one() -> None:
+    assert driver((at, host(at - 0.1, 4)) for at in range(5, 90))[1] is None
+
+
+def test_a_host_function_of_the_future_is_nothing() -> None:
+    assert driver((at, host(900, 4)) for at in range(5, 60))[1] is None
+    assert driver((at, host(900, 4, 5, at)) for at in range(5, 60))[1] == 15
+
+
+def test_what_has_been_pending_for_longer_is_named() -> None:
+    assert "host function" in driver([(20, host(5, 4, 0, 0, 6))])[0].pending
+    assert "sync call" in driver([(20, host(6, 4, 0, 0, 5))])[0].pending
+
+
+def test_calls_one_after_another_are_not_one() -> None:
+    """A program that waits for idle streams for ever: no wait is stuck, and none completes anything."""
+    assert driver((at, seen(4, 0, 0, at - 0.1)) for at in range(5, 90))[1] is None
+
+
+def test_idle_waits_do_not_hide_a_program_that_asks_for_ever() -> None:
+    assert driver((at, seen(4, 5, at, at - 0.1)) for at in range(5, 30))[1] == 15
 
 
 # --- a program's own metrics ----------------------------------------------------------------------------------------

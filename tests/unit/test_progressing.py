@@ -91,6 +91,49 @@ def hang(rig: Rig, entered_ns: int) -> None:
     rig.file.set_lane(0, "outer", call("sync", entered_ns))
 
 
+def put_host_function(rig: Rig, queued_ns: int, pid: int = 11, entry: int = 3, stream: int = 0x7F00) -> None:
+    words = {"owner": pid << 32 | 1, "queued_ns": queued_ns, "stream": stream}
+    for name, word in words.items():
+        offset = abi_driver.HOST_FUNCTIONS_OFFSET + entry * abi_driver.HOST_FUNCTION_STRIDE
+        rig.file.set_word(offset + abi_driver.HOST_FUNCTION.index(name) * abi.WORD, word)
+
+
+# --- host functions -------------------------------------------------------------------------------------------------
+
+QUEUED = 200 * SECOND
+
+
+def test_a_host_function_that_does_not_run_is_found_at_its_deadline(rig: Rig) -> None:
+    rig.file.set_lane(0, "owner", 11 << 32)
+    put_host_function(rig, QUEUED)
+    put_host_function(rig, QUEUED + SECOND, entry=0)
+    assert rig.first(QUEUED, QUEUED + 60 * SECOND) == QUEUED + T
+    assert "a host function queued 10.0 s ago in stream 0x7f00 has not run" in rig.text(QUEUED + T)
+
+
+@pytest.mark.parametrize("words", [{"queued_ns": 0}, {"pid": 12}, {"queued_ns": SPAWNED - 1}])
+def test_one_that_ran_and_one_of_a_process_that_nobody_knows_are_none(rig: Rig, words: dict[str, int]) -> None:
+    rig.file.set_lane(0, "owner", 11 << 32)
+    put_host_function(rig, **{"queued_ns": QUEUED, **words})
+    assert rig.first(QUEUED, QUEUED + 60 * SECOND) is None
+
+
+def test_one_whose_process_is_gone_is_none_and_the_next_is_found(rig: Rig) -> None:
+    rig.file.set_lane(0, "owner", 11 << 32)
+    put_host_function(rig, QUEUED)
+    assert rig.first(QUEUED, QUEUED + 60 * SECOND, gone) is None
+    put_host_function(rig, QUEUED + 61 * SECOND, entry=5)
+    assert rig.first(QUEUED + 61 * SECOND, QUEUED + 90 * SECOND) == QUEUED + 61 * SECOND + T
+
+
+def test_host_functions_that_run_are_progress(rig: Rig) -> None:
+    rig.file.set_lane(0, "owner", 11 << 32)
+    put_host_function(rig, QUEUED)
+    for at in range(QUEUED, QUEUED + 60 * SECOND, SECOND):
+        rig.file.set_word(abi_driver.OFFSET + abi_driver.HEADER.index("host_function_ns") * abi.WORD, at)
+        assert rig.verdict(at) is None
+
+
 # --- patience -------------------------------------------------------------------------------------------------------
 
 ENTERED = 200 * SECOND & ~abi.CODE_MASK

@@ -104,6 +104,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
     beat.driver(misuses=1)
     beat.context(0, owner=1 << 32 | 1)
     beat.stream(0, owner=1 << 32 | 1)
+    beat.host_function(0, owner=1 << 32 | 1, queued_ns=1)
     runtime.accelerators = [{**ACCELERATOR, "kernel": xid()}]
     runtime.sources = [SOURCE]
     runtime.supervisor["escalation"] = ESCALATION
@@ -161,6 +162,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
                     **dict.fromkeys(("driver", "loaded", "why", "version", "queued", "completed", "misuses")),
                     "misuse": dict.fromkeys(("pid", "tid", "expected", "found", "age_seconds")),
                     "contexts": [dict.fromkeys(("pid", "device", "handle"))],
+                    "host_functions": [dict.fromkeys(("pid", "stream", "age_seconds"))],
                     "streams": [dict.fromkeys(("pid", "handle", "context", "queued", "completed", "age_seconds"))],
                 },
                 "progress": dict.fromkeys(("source", "value", "pending", "failing", "unknown", "moved_age_seconds")),

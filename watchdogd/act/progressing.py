@@ -161,8 +161,15 @@ class Progressing:
         )
 
     def _pending(self, since_ns: int, deadline_ns: int) -> Pending:
-        """The oldest call in flight, if it is one that the stall is about."""
-        call = self._seen.calls[0] if self._seen is not None and self._seen.calls else None
+        """The oldest call in flight, or host function that has not run, if it is one that the stall is about."""
+        seen = self._seen
+        host = seen.host_function if seen is not None else None
+        call = seen.calls[0] if seen is not None and seen.calls else None
+        if host is not None and (call is None or host.queued_ns <= call.entered_ns):
+            due_ns = since_ns + deadline_ns
+            return Pending(
+                Verdict.STALL, None, host.queued_ns, since_ns, due_ns, host.queued_ns, host.offset, host.lane
+            )
         if call is None:
             return Pending(Verdict.STALL, None, since_ns, since_ns, since_ns + deadline_ns, 0, -1, None)
         offset = word_offset(call.lane, "outer")

@@ -3,7 +3,8 @@
 A stall is work known to be pending over the whole of a deadline ``T`` while nothing moved. Each piece of evidence is of
 an instant or a span; what is further apart than ``T / LINKS`` is not of the same work. So a program that queued
 something after its last synchronize, and then waits for its next request, is idle however long it waits, and its next
-request has three quarters of ``T`` at least.
+request has three quarters of ``T`` at least. A call in flight, and a host function that has not run, is a span of its
+own: one that is over was not stuck, and says nothing of the next.
 
 Invariant: pure; what is unknown is no evidence, and no verdict: neither a sample that did not come, nor one that
 cannot be read, nor a counter that went back.
@@ -30,6 +31,15 @@ class Call(NamedTuple):
     word: int
 
 
+class HostFunction(NamedTuple):
+    """A function of the host that was queued in a stream, and is not done."""
+
+    queued_ns: int
+    stream: int  # 0 = the default stream
+    lane: int  # of its process
+    offset: int  # of its word ``queued_ns``
+
+
 class Completions(NamedTuple):
     """What the driver shim saw of a worker: the latest of all its lanes. 0 = never."""
 
@@ -38,6 +48,7 @@ class Completions(NamedTuple):
     queued_ns: int
     unready_ns: int
     calls: tuple[Call, ...] = ()  # those in flight, the oldest first
+    host_function: HostFunction | None = None  # the oldest
 
 
 class Sample(NamedTuple):
@@ -59,6 +70,7 @@ class Course(NamedTuple):
     last_ns: int | None = None  # the latest
     pending: str = ""  # for people: what it is
     unknown: str = ""  # why the last look tells nothing; empty: it does
+    asked: tuple[int, int] | None = None  # of the evidence, since when and until when by queries and queued work alone
 
 
 Span = tuple[int, int]
@@ -70,17 +82,34 @@ def of_driver(course: Course, seen: Completions, deadline_ns: int, now_ns: int) 
     if course.mark is None or completed > course.mark:
         course = Course(completed, completed or None)
     after = int(course.mark or 0)
-    spans = [(at, at) for at in (seen.queued_ns, seen.unready_ns) if after < at <= now_ns + SECOND]
+    instants = [(at, at) for at in (seen.queued_ns, seen.unready_ns) if after < at <= now_ns + SECOND]
     calls = [call for call in seen.calls if call.entered_ns <= now_ns]
-    spans += [(max(call.entered_ns, after), now_ns) for call in calls]
+    spans = [(max(call.entered_ns, after), now_ns) for call in calls]
+    host = seen.host_function
+    if host is not None and host.queued_ns <= now_ns:
+        spans.append((max(host.queued_ns, after), now_ns))
     pending = ""
-    if calls:
+    if host is not None and is_of_host_function(seen, now_ns):
+        stream = f"stream {host.stream:#x}" if host.stream else "the default stream"
+        pending = f"a host function queued {_span(now_ns - host.queued_ns)} ago in {stream} has not run"
+    elif calls:
         pending = f"a {calls[0].operation} call in flight for {_span(now_ns - calls[0].entered_ns)}"
-    elif spans:
+    elif instants:
         asked = seen.unready_ns >= seen.queued_ns
-        at = max(spans)[1]
+        at = max(instants)[1]
         pending = f"{'a query found work undone' if asked else 'work queued'} {_span(now_ns - at)} ago"
-    return _linked(course, sorted(spans), deadline_ns)._replace(pending=pending)
+    since, last = course.asked or (None, None)
+    asked_for = _linked(course._replace(since_ns=since, last_ns=last), sorted(instants), deadline_ns)
+    if asked_for.since_ns is not None and asked_for.last_ns is not None:
+        asked_for = asked_for._replace(asked=(asked_for.since_ns, asked_for.last_ns))
+    return _linked(asked_for, sorted(spans), deadline_ns)._replace(pending=pending)
+
+
+def is_of_host_function(seen: Completions, now_ns: int) -> bool:
+    """Whether a host function has been pending for longer than every call in flight."""
+    host = seen.host_function
+    oldest_ns = min((call.entered_ns for call in seen.calls), default=now_ns)
+    return host is not None and host.queued_ns <= min(oldest_ns, now_ns)
 
 
 def of_metrics(course: Course, sample: Sample, deadline_ns: int, now_ns: int) -> Course:

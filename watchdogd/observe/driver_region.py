@@ -27,6 +27,14 @@ class Stream(NamedTuple):
     completed_ns: int | None
 
 
+class HostFunction(NamedTuple):
+    """A function of the host that was queued in a stream, and is not done."""
+
+    queued_ns: int
+    pid: int
+    stream: int
+
+
 class Misuse(NamedTuple):
     """The last call whose context was not the one that its thread had used before."""
 
@@ -45,7 +53,8 @@ class Driver(NamedTuple):
     misuse: Misuse | None
     contexts: tuple[Context, ...]
     streams: tuple[Stream, ...]
-    unkept: int  # contexts and streams that found no entry
+    host_functions: tuple[HostFunction, ...]  # the oldest first
+    unkept: int  # contexts, streams and host functions that found no entry
     ranges_unkept: int  # NVTX ranges whose name found no stage
     objects: tuple[int | None, ...]  # by lane: what its last blocking call waited for; None = not of the shim's lanes
 
@@ -61,12 +70,13 @@ def parse(raw: bytes) -> Driver | None:
     lanes = list(_entries(words, abi_driver.LANES_OFFSET, abi.LANES, abi_driver.LANE))
     contexts = _entries(words, abi_driver.CONTEXTS_OFFSET, abi_driver.CONTEXTS, abi_driver.CONTEXT)
     streams = _entries(words, abi_driver.STREAMS_OFFSET, abi_driver.STREAMS, abi_driver.STREAM)
+    functions = _entries(words, abi_driver.HOST_FUNCTIONS_OFFSET, abi_driver.HOST_FUNCTIONS, abi_driver.HOST_FUNCTION)
     owner = header["misuse_owner"]
     misuse = Misuse(owner >> 32, owner & _LOW, header["misuse_expected"], header["misuse_found"], header["misuse_ns"])
     return Driver(
         version=header["driver_version"] or None,
         queued=sum(lane["queued"] for lane in lanes),
-        completed=sum(lane["completed"] for lane in lanes),
+        completed=sum(lane["completed"] for lane in lanes) + header["host_functions_run"],
         misuses=header["misuses"],
         misuse=misuse if header["misuses"] else None,
         contexts=tuple(
@@ -79,7 +89,11 @@ def parse(raw: bytes) -> Driver | None:
                    each["completed_ns"] or None)
             for each in streams if each["owner"]
         ),
-        unkept=header["contexts_unkept"] + header["streams_unkept"],
+        host_functions=tuple(sorted(
+            HostFunction(each["queued_ns"], each["owner"] >> 32, each["stream"])
+            for each in functions if each["owner"] and each["queued_ns"]
+        )),
+        unkept=header["contexts_unkept"] + header["streams_unkept"] + header["host_functions_unkept"],
         ranges_unkept=header["ranges_unkept"],
         objects=tuple(lane["object"] if any(lane.values()) else None for lane in lanes),
     )  # fmt: skip

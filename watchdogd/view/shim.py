@@ -26,6 +26,10 @@ def lines(worker: WorkerView, now_ns: int) -> Iterator[str]:
     if driver is None:
         return
     yield f"work: {driver.queued} pieces queued, {driver.completed} waits for it completed"
+    for oldest in driver.host_functions[:1]:
+        queued = f"a host function queued {span(age(now_ns, oldest.queued_ns))} ago in {_name(oldest.stream)}"
+        more = len(driver.host_functions) - 1
+        yield f"{queued} of pid {oldest.pid} has not run" + (f", and {more} after it" if more else "")
     if worker.call is not None and worker.call.object is not None:
         yield f"its {worker.call.operation} waits for {_object(worker.call, driver)}"
     alive = [context for context in driver.contexts if context.gone_ns is None]
@@ -35,7 +39,7 @@ def lines(worker: WorkerView, now_ns: int) -> Iterator[str]:
     yield from (_stream(stream, now_ns) for stream in streams[:MOST_SHOWN])
     yield from _more(len(streams), "streams")
     if driver.unkept:
-        yield f"{driver.unkept} contexts or streams more found no entry"
+        yield f"{driver.unkept} contexts, streams or host functions more found no entry"
     if driver.ranges_unkept:
         yield f"{driver.ranges_unkept} NVTX ranges had names for which no stage was left"
     if driver.misuse is not None:
@@ -49,7 +53,7 @@ def to_json(worker: WorkerView, as_of_ns: int) -> dict[str, Any] | None:
         return None
     shim: dict[str, Any] = {**told, "version": None, "queued": None, "completed": None, "misuses": None}
     if driver is None:
-        return {**shim, "misuse": None, "contexts": [], "streams": []}
+        return {**shim, "misuse": None, "contexts": [], "host_functions": [], "streams": []}
     misuse = driver.misuse
     return {
         **shim,
@@ -66,6 +70,14 @@ def to_json(worker: WorkerView, as_of_ns: int) -> dict[str, Any] | None:
             {"pid": each.pid, "device": each.device, "handle": hex(each.handle)}
             for each in driver.contexts
             if each.gone_ns is None
+        ],
+        "host_functions": [
+            {
+                "pid": each.pid,
+                "stream": hex(each.stream),
+                "age_seconds": _seconds(each.queued_ns, as_of_ns),
+            }
+            for each in driver.host_functions
         ],
         "streams": [
             {

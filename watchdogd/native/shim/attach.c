@@ -65,6 +65,7 @@ static void attach(const char *path)
     if (shim.region) {
         uint64_t *header = shim_words(WATCHDOGD_DRIVER_OFFSET);
         free_entries_of_old_image();
+        shim_begin_host_functions();
         watchdogd_store_(header + WATCHDOGD_DRIVER_HEADER_LOADED_PID, (uint64_t)getpid());
         watchdogd_store_(header + WATCHDOGD_DRIVER_HEADER_LOADED_NS, watchdogd_now_ns());
         shim_give_ranges();

@@ -63,6 +63,8 @@ void shim_note_context(CUcontext context, CUdevice device)
 uint64_t *shim_end_context(CUcontext context)
 {
     uint64_t *entry, *ended = NULL;
+    if (shim.region && context)
+        shim_drop_host_functions(context);
     while (shim.region && context && (entry = find(context))) { /* two threads may have noted it at one moment */
         shim_end_streams_of(context);
         watchdogd_store_(entry + WATCHDOGD_DRIVER_CONTEXT_GONE_NS, watchdogd_now_ns());

@@ -2,7 +2,7 @@
  * The functions that a program calls in place of the driver's: one from each row of functions.def.
  *
  * Invariant: each calls the driver's function of the same name with the same arguments, once, and returns what it returned;
- * two differ in what they pass (scheduling flags, by option). Where the driver has none it answers as NVIDIA's stub does.
+ * some differ in what they pass (scheduling flags, by option; a function of ours that calls the program's). Where the driver has none it answers as NVIDIA's stub does.
  */
 #include "shim.h"
 
@@ -11,13 +11,22 @@
 #define AFTER_PLAIN(thread, result, _) shim_leave(thread, result)
 
 #define BEFORE_IN_STREAM(operation, stream) shim_enter(WATCHDOGD_OP_##operation, stream)
-#define AFTER_IN_STREAM(thread, result, _) shim_leave(thread, result)
+#define AFTER_IN_STREAM(thread, result, stream) shim_leave_in_stream(thread, result, stream)
+
+#define BEFORE_RECORDS(operation, stream) shim_enter(WATCHDOGD_OP_##operation, stream)
+#define AFTER_RECORDS(thread, result, stream) shim_leave_recorded(thread, result, stream, hEvent)
 
 #define BEFORE_QUEUES(operation, stream) shim_enter(WATCHDOGD_OP_##operation, stream)
 #define AFTER_QUEUES(thread, result, stream) shim_leave_queued_in(thread, result, stream)
 
 #define BEFORE_QUEUES_SOMEWHERE(operation, _) shim_enter(WATCHDOGD_OP_##operation, NULL)
 #define AFTER_QUEUES_SOMEWHERE(thread, result, _) shim_leave_queued(thread, result)
+
+/* The driver gets `kept`, and a function of ours: launches.def. */
+#define BEFORE_CALLS_BACK(operation, stream) \
+    shim_enter(WATCHDOGD_OP_##operation, stream); \
+    void *kept = shim_keep(stream, (void (*)(void))fn, userData)
+#define AFTER_CALLS_BACK(thread, result, stream) (shim_kept(kept, result), shim_leave_queued_in(thread, result, stream))
 
 #define BEFORE_COMPLETES(operation, _) shim_enter(WATCHDOGD_OP_##operation, NULL)
 #define AFTER_COMPLETES(thread, result, _) shim_leave_completed(thread, result)
@@ -26,13 +35,13 @@
 #define AFTER_AWAITS(thread, result, _) shim_leave_awaited(thread, result)
 
 #define BEFORE_AWAITS_EVENT(operation, event) shim_enter(WATCHDOGD_OP_##operation, event)
-#define AFTER_AWAITS_EVENT(thread, result, _) shim_leave_awaited(thread, result)
+#define AFTER_AWAITS_EVENT(thread, result, event) shim_leave_awaited_event(thread, result, event)
 
 #define BEFORE_AWAITS_STREAM(operation, stream) shim_enter(WATCHDOGD_OP_##operation, stream)
 #define AFTER_AWAITS_STREAM(thread, result, stream) shim_leave_awaited_stream(thread, result, stream)
 
 #define BEFORE_ASKS_EVENT(operation, _) NULL
-#define AFTER_ASKS_EVENT(thread, result, _) ((void)(thread), shim_answered(result))
+#define AFTER_ASKS_EVENT(thread, result, event) ((void)(thread), shim_answered_event(result, event))
 
 #define BEFORE_ASKS_STREAM(operation, _) NULL
 #define AFTER_ASKS_STREAM(thread, result, stream) ((void)(thread), shim_answered_stream(result, stream))

@@ -72,13 +72,17 @@ struct watchdogd_thread *shim_enter(unsigned operation, const void *object);
 CUresult shim_leave(struct watchdogd_thread *thread, CUresult result);
 CUresult shim_leave_queued(struct watchdogd_thread *thread, CUresult result);
 CUresult shim_leave_queued_in(struct watchdogd_thread *thread, CUresult result, CUstream stream);
+CUresult shim_leave_in_stream(struct watchdogd_thread *thread, CUresult result, CUstream stream);
+CUresult shim_leave_recorded(struct watchdogd_thread *thread, CUresult result, CUstream stream, CUevent event);
 CUresult shim_leave_completed(struct watchdogd_thread *thread, CUresult result);
 CUresult shim_leave_awaited(struct watchdogd_thread *thread, CUresult result);
+CUresult shim_leave_awaited_event(struct watchdogd_thread *thread, CUresult result, CUevent event);
 CUresult shim_leave_awaited_stream(struct watchdogd_thread *thread, CUresult result, CUstream stream);
-CUresult shim_answered(CUresult result);
+CUresult shim_answered_event(CUresult result, CUevent event);
 CUresult shim_answered_stream(CUresult result, CUstream stream);
 /* For calls that are not stamped. */
 CUresult shim_returned(CUresult result);
+int shim_is_sticky(uint64_t code);
 
 /* --- contexts.c --- */
 
@@ -106,8 +110,20 @@ uint64_t *shim_stream(CUstream stream); /* its entry; NULL if there is none for 
 CUcontext shim_context_of(CUstream stream); /* NULL: not known */
 void shim_end_stream(CUstream stream);
 void shim_streams_after_fork(void);
+void shim_stir_all(void); /* something was queued, in any of them */
 void shim_end_streams_of(CUcontext context);
 /* Claims an entry of a table by its first word; `spent`: whether one of a living owner may be taken. NULL: all are in use. */
 uint64_t *shim_claim_entry(uint64_t offset, unsigned entries, unsigned words, uint64_t owner, int (*spent)(const uint64_t *));
+
+/* --- host_functions.c --- */
+
+void shim_begin_host_functions(void); /* at attach */
+/* What the driver is given as user data in place of `data`, with shim_run() in place of `function`; NULL: leave both as they
+ * are. `function` is a CUhostFn, or, for shim_run_callback(), a CUstreamCallback. */
+void *shim_keep(CUstream stream, void (*function)(void), void *data);
+void shim_kept(void *kept, CUresult result); /* what the driver answered */
+void shim_run(void *kept);
+void shim_run_callback(CUstream stream, CUresult status, void *kept);
+void shim_drop_host_functions(CUcontext context); /* before it ends: none of its own need run any more */
 
 #endif

@@ -3,10 +3,10 @@
  *
  * Invariant: nothing here is done on behalf of a thread without a lane, and every result is returned as it came.
  */
-#include "shim.h"
+#include "idle.h"
 
 /* As watchdogd.cuda_results.STICKY_ERRORS has them; a test compares. */
-static int is_sticky(uint64_t code)
+int shim_is_sticky(uint64_t code)
 {
     switch (code) {
     case 226: case 700: case 702: case 714: case 715: case 716: case 717: case 718: case 719: case 721: case 810: case 911:
@@ -23,10 +23,10 @@ static void record(CUresult result)
     uint64_t *words = __atomic_load_n(&watchdogd_process_.words, __ATOMIC_ACQUIRE);
     uint64_t code = (uint64_t)(unsigned)result;
     int ends_context = code == 709 || code == 710; /* destroyed, assert */
-    if (!words || !(is_sticky(code) || ends_context))
+    if (!words || !(shim_is_sticky(code) || ends_context))
         return;
     uint64_t *word = words + WATCHDOGD_HEADER_LAST_ERROR, before = watchdogd_load_(word);
-    while (!is_sticky(before & WATCHDOGD_ERROR_MASK) && (before & WATCHDOGD_ERROR_MASK) != code &&
+    while (!shim_is_sticky(before & WATCHDOGD_ERROR_MASK) && (before & WATCHDOGD_ERROR_MASK) != code &&
            !watchdogd_swap_(word, before, (watchdogd_now_ns() & ~WATCHDOGD_ERROR_MASK) | code))
         before = watchdogd_load_(word);
 }
@@ -70,15 +70,14 @@ static inline void count(struct watchdogd_thread *thread, unsigned word, uint64_
     watchdogd_store_(line + word + 1, now_ns);
 }
 
-/* Several threads may use one stream. */
-static inline void count_in(CUstream stream, unsigned word, uint64_t now_ns)
+/* What a wait or a query of a stream found done, if that was not known. Several threads may use one stream. */
+static inline void count_done(struct watchdogd_thread *thread, uint64_t *entry, uint64_t now_ns)
 {
-    uint64_t *entry = shim_stream(stream);
+    count(thread, WATCHDOGD_DRIVER_LANE_COMPLETED, now_ns);
     if (!entry)
         return;
-    __atomic_fetch_add(entry + word, 1, __ATOMIC_RELAXED);
-    if (word == WATCHDOGD_DRIVER_STREAM_COMPLETED)
-        watchdogd_store_(entry + WATCHDOGD_DRIVER_STREAM_COMPLETED_NS, now_ns);
+    __atomic_fetch_add(entry + WATCHDOGD_DRIVER_STREAM_COMPLETED, 1, __ATOMIC_RELAXED);
+    watchdogd_store_(entry + WATCHDOGD_DRIVER_STREAM_COMPLETED_NS, now_ns);
 }
 
 CUresult shim_leave(struct watchdogd_thread *thread, CUresult result)
@@ -90,18 +89,41 @@ CUresult shim_leave(struct watchdogd_thread *thread, CUresult result)
 CUresult shim_leave_queued(struct watchdogd_thread *thread, CUresult result)
 {
     uint64_t now_ns = leave(thread, result);
-    if (now_ns && shim.region && result == CUDA_SUCCESS)
-        count(thread, WATCHDOGD_DRIVER_LANE_QUEUED, now_ns);
+    if (shim.region && result == CUDA_SUCCESS) {
+        if (now_ns)
+            count(thread, WATCHDOGD_DRIVER_LANE_QUEUED, now_ns);
+        shim_stir_all();
+    }
     return result;
 }
 
 CUresult shim_leave_queued_in(struct watchdogd_thread *thread, CUresult result, CUstream stream)
 {
     uint64_t now_ns = leave(thread, result);
-    if (now_ns && shim.region && result == CUDA_SUCCESS) {
-        count(thread, WATCHDOGD_DRIVER_LANE_QUEUED, now_ns);
-        count_in(stream, WATCHDOGD_DRIVER_STREAM_QUEUED, now_ns);
+    if (shim.region && result == CUDA_SUCCESS) {
+        if (now_ns)
+            count(thread, WATCHDOGD_DRIVER_LANE_QUEUED, now_ns);
+        uint64_t *entry = shim_stream(stream);
+        if (entry)
+            __atomic_fetch_add(entry + WATCHDOGD_DRIVER_STREAM_QUEUED, 1, __ATOMIC_RELAXED);
+        shim_stir(entry); /* by a thread without a lane too: others may wait for its work */
     }
+    return result;
+}
+
+CUresult shim_leave_in_stream(struct watchdogd_thread *thread, CUresult result, CUstream stream)
+{
+    leave(thread, result);
+    if (shim.region && result == CUDA_SUCCESS)
+        shim_stir(shim_stream(stream));
+    return result;
+}
+
+CUresult shim_leave_recorded(struct watchdogd_thread *thread, CUresult result, CUstream stream, CUevent event)
+{
+    shim_leave_in_stream(thread, result, stream);
+    if (result == CUDA_SUCCESS)
+        shim_note_record(event);
     return result;
 }
 
@@ -123,7 +145,19 @@ static void be_ready(CUresult result)
 
 CUresult shim_leave_awaited(struct watchdogd_thread *thread, CUresult result)
 {
-    shim_leave_completed(thread, result);
+    uint64_t now_ns = leave(thread, result);
+    if (now_ns && shim.region && result == CUDA_SUCCESS && shim_settle(&shim_idle))
+        count(thread, WATCHDOGD_DRIVER_LANE_COMPLETED, now_ns);
+    if (UNLIKELY(__atomic_load_n(&shim.ready_on_sync, __ATOMIC_RELAXED)))
+        be_ready(result);
+    return result;
+}
+
+CUresult shim_leave_awaited_event(struct watchdogd_thread *thread, CUresult result, CUevent event)
+{
+    uint64_t now_ns = leave(thread, result);
+    if (now_ns && shim.region && result == CUDA_SUCCESS && shim_settle_event(event))
+        count(thread, WATCHDOGD_DRIVER_LANE_COMPLETED, now_ns);
     if (UNLIKELY(__atomic_load_n(&shim.ready_on_sync, __ATOMIC_RELAXED)))
         be_ready(result);
     return result;
@@ -133,8 +167,9 @@ CUresult shim_leave_awaited_stream(struct watchdogd_thread *thread, CUresult res
 {
     uint64_t now_ns = leave(thread, result);
     if (now_ns && shim.region && result == CUDA_SUCCESS) {
-        count(thread, WATCHDOGD_DRIVER_LANE_COMPLETED, now_ns);
-        count_in(stream, WATCHDOGD_DRIVER_STREAM_COMPLETED, now_ns);
+        uint64_t *entry = shim_stream(stream);
+        if (shim_settle_stream(stream, entry))
+            count_done(thread, entry, now_ns);
     }
     if (UNLIKELY(__atomic_load_n(&shim.ready_on_sync, __ATOMIC_RELAXED)))
         be_ready(result);
@@ -143,34 +178,47 @@ CUresult shim_leave_awaited_stream(struct watchdogd_thread *thread, CUresult res
 
 /* --- queries --- */
 
-/* Returns when a query found all done; 0: it did not, or there is nowhere to say so. */
-static uint64_t answered(CUresult result)
+/* The thread that has an answer to tell of; NULL: there is none, or nowhere to say so. */
+static inline struct watchdogd_thread *asker(CUresult result)
 {
     struct watchdogd_thread *thread = &watchdogd_thread_;
-    if (!shim.region || (result != CUDA_SUCCESS && result != CUDA_ERROR_NOT_READY) ||
-        (UNLIKELY(!thread->hot) && !(thread = shim_claim(thread)))) {
+    if (!shim.region || (result != CUDA_SUCCESS && result != CUDA_ERROR_NOT_READY)) {
         shim_returned(result);
-        return 0;
+        return NULL;
     }
-    uint64_t now_ns = watchdogd_now_ns();
-    if (result == CUDA_ERROR_NOT_READY) {
-        watchdogd_store_(shim_line(thread) + WATCHDOGD_DRIVER_LANE_UNREADY_NS, now_ns);
-        return 0;
-    }
-    count(thread, WATCHDOGD_DRIVER_LANE_COMPLETED, now_ns);
-    return now_ns;
+    return UNLIKELY(!thread->hot) ? shim_claim(thread) : thread;
 }
 
-CUresult shim_answered(CUresult result)
+static inline void note_unready(struct watchdogd_thread *thread)
 {
-    answered(result);
+    watchdogd_store_(shim_line(thread) + WATCHDOGD_DRIVER_LANE_UNREADY_NS, watchdogd_now_ns());
+}
+
+CUresult shim_answered_event(CUresult result, CUevent event)
+{
+    struct watchdogd_thread *thread = asker(result);
+    if (!thread)
+        return result;
+    if (result == CUDA_ERROR_NOT_READY) {
+        shim_stir_event(event);
+        note_unready(thread);
+    } else if (shim_settle_event(event)) {
+        count(thread, WATCHDOGD_DRIVER_LANE_COMPLETED, watchdogd_now_ns());
+    }
     return result;
 }
 
 CUresult shim_answered_stream(CUresult result, CUstream stream)
 {
-    uint64_t now_ns = answered(result);
-    if (now_ns)
-        count_in(stream, WATCHDOGD_DRIVER_STREAM_COMPLETED, now_ns);
+    struct watchdogd_thread *thread = asker(result);
+    if (!thread)
+        return result;
+    uint64_t *entry = shim_stream(stream);
+    if (result == CUDA_ERROR_NOT_READY) {
+        shim_stir_entry(entry);
+        note_unready(thread);
+    } else if (shim_settle_stream(stream, entry)) {
+        count_done(thread, entry, watchdogd_now_ns());
+    }
     return result;
 }

@@ -8,7 +8,7 @@
  * that uses a stream as another thread first does may not be counted in it; nor one that does as another thread destroys it,
  * which may go to the stream that comes next. The counts of lanes are exact.)
  */
-#include "shim.h"
+#include "idle.h"
 
 enum { HINTS = 256, NONE = 0xff, WORDS = WATCHDOGD_DRIVER_STREAM_STRIDE / 8 };
 
@@ -114,6 +114,14 @@ uint64_t *shim_stream(CUstream stream)
 }
 
 void shim_streams_after_fork(void) { claiming = 0; }
+
+void shim_stir_all(void)
+{
+    shim_stir(NULL);
+    for (uint64_t number = 0; number < WATCHDOGD_DRIVER_STREAMS; number++)
+        if (watchdogd_load_(entry_at(number) + WATCHDOGD_DRIVER_STREAM_OWNER) == owner())
+            shim_stir_entry(entry_at(number));
+}
 
 CUcontext shim_context_of(CUstream stream)
 {
