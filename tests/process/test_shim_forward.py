@@ -54,8 +54,8 @@ def heartbeat(tmp_path: Path) -> HeartbeatFile:
     return HeartbeatFile(tmp_path / "heartbeat", version=abi.VERSION)
 
 
-def run(source: str, driver: Path, front: Path, heartbeat: HeartbeatFile | None = None) -> list[str]:
-    paths = {"REAL": str(driver), "FRONT": str(front / "libcuda.so.1")}
+def run(source: str, driver: Path, front: Path, heartbeat: HeartbeatFile | None = None, **more: str) -> list[str]:
+    paths = {**more, "REAL": str(driver), "FRONT": str(front / "libcuda.so.1")}
     result = subprocess.run(
         [sys.executable, "-c", PRELUDE + source],
         env=shim.environment(front, heartbeat, paths), capture_output=True, text=True, timeout=60, check=False,
@@ -86,6 +86,25 @@ def test_a_driver_that_leads_back_to_the_shim_is_none(driver: Path, tmp_path: Pa
     exports = elf.of_bytes(shim.SHIM.read_bytes()).exports()
     path.write_bytes(elf.patched(shim.SHIM.read_bytes(), str(path), exports))
     assert run("print(front.cuInit(0), front.cuStreamSynchronize(None))", driver, front) == ["34 34"]
+
+
+@pytest.mark.parametrize("way", ["the name", "dlsym", "proc_address"])
+def test_a_preloaded_library_that_answers_dlsym_stands_before_the_shim(
+    way: str, driver: Path, front: Path, heartbeat: HeartbeatFile, tmp_path: Path
+) -> None:
+    """As HAMi's does: what it calls the driver's functions are ours, and ours must not be its own."""
+    preloaded = tmp_path / "libvgpu.so"
+    source = str(SOURCES / "interposer.c")
+    subprocess.run([*C11, "-O2", "-fPIC", "-shared", "-o", str(preloaded), source, "-ldl"], check=True, timeout=60)
+    call = {
+        "the name": "ctypes.CDLL(None).cuStreamSynchronize(None)",
+        "dlsym": "front.cuStreamSynchronize(None)",
+        "proc_address": 'ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(ask(b"cuStreamSynchronize", 12000))(None)',
+    }[way]
+    source = f"real.driver_answer(7)\nprint({call}, ctypes.CDLL(None).interposed())"
+    said = run(source, driver, front, heartbeat, LD_PRELOAD=str(preloaded))
+    assert said == ["7 0" if way == "proc_address" else "7 1"]  # it does not stand before that
+    assert shim.total_calls(heartbeat) == {"sync": 1}
 
 
 # --- what cuGetProcAddress gives ------------------------------------------------------------------------------------

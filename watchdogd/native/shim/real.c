@@ -21,6 +21,13 @@ CUresult (*shim_get_current)(CUcontext *);
 /* What cuGetProcAddress gives for a row, where it is not what dlsym() gives. */
 static void *others[ROWS];
 static void *driver;
+static void *(*find)(void *, const char *) = dlsym;
+
+#ifdef __aarch64__
+#define FIRST_GLIBC "GLIBC_2.17"
+#else
+#define FIRST_GLIBC "GLIBC_2.2.5"
+#endif
 
 static const struct {
     const char *symbol;
@@ -33,7 +40,16 @@ static const struct {
     [AT_cuGetProcAddress_v2] = {"cuGetProcAddress_v2", 12000},
 };
 
-void *shim_find(const char *symbol) { return driver ? dlsym(driver, symbol) : NULL; }
+void *shim_find(const char *symbol) { return driver ? find(driver, symbol) : NULL; }
+
+/* The C library's own dlsym(), of those that the driver is linked with. What is called by that name may be that of a preloaded
+ * library (HAMi's libvgpu.so), which answers for any handle with functions of its own, and those call the ones here. */
+static void find_dlsym(void)
+{
+    void *own = dlvsym(driver, "dlsym", FIRST_GLIBC);
+    if (own)
+        find = (void *(*)(void *, const char *))(uintptr_t)own;
+}
 
 void shim_find_driver(void)
 {
@@ -47,9 +63,10 @@ void shim_find_driver(void)
         dprintf(STDERR_FILENO, "watchdogd: driver shim: %s\n", path[0] ? dlerror() : "not prepared: it has no driver");
         return;
     }
+    find_dlsym();
     shim_get_current = (CUresult (*)(CUcontext *))(uintptr_t)shim_find("cuCtxGetCurrent");
     for (unsigned row = 0; row < ROWS; row++) {
-        void *function = dlsym(driver, rows[row].symbol);
+        void *function = shim_find(rows[row].symbol);
         if (function != shim_wrappers[row]) /* a path that leads back here: better none than itself for ever */
             __atomic_store_n(&shim_functions[row], function, __ATOMIC_RELAXED);
     }
