@@ -38,8 +38,12 @@ def address(library, name): return ctypes.cast(getattr(library, name), ctypes.c_
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    flags = ["-O2", "-fPIC", "-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic", "-o", str(output)]
+    return build_driver(tmp_path_factory.mktemp("driver"))
+
+
+def build_driver(folder: Path, *flags: str) -> Path:
+    output = folder / "libcuda.so.1"
+    flags = ("-O2", "-fPIC", "-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic", *flags, "-o", str(output))
     subprocess.run([*C11, *flags, str(SOURCES / "shim_driver.c")], check=True, timeout=60)
     return output
 
@@ -141,6 +145,44 @@ print(free(5), real.driver_last_call().decode())
 """
     assert run(source, driver, front, heartbeat) == ["0 hidden cuMemFree"]
     assert shim.total_calls(heartbeat) == {"free": 1}
+
+
+@pytest.mark.parametrize("before_12", [False, True])
+def test_it_is_stamped_with_a_driver_of_cuda_11_too(
+    before_12: bool, front: Path, driver: Path, heartbeat: HeartbeatFile, tmp_path: Path
+) -> None:
+    """As JetPack 5 has. Of a name with two forms it is the earlier one, which is all that this driver gives."""
+    if before_12:
+        driver = build_driver(tmp_path, "-DBEFORE_12")
+        front = shim.prepare(tmp_path / "front", driver)
+    source = """
+v1 = hasattr(front, "cuGetProcAddress")
+def pointer(name, version):
+    function = ctypes.c_void_p()
+    more = () if v1 else (None,)
+    ask = front.cuGetProcAddress if v1 else front.cuGetProcAddress_v2
+    assert ask(name, ctypes.byref(function), version, ctypes.c_uint64(0), *more) == 0
+    return function.value
+prefetch = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
+for version in (8000, 12030):
+    print(prefetch(pointer(b"cuMemPrefetchAsync", version))(1, 2, 3, 4), real.driver_last_call().decode())
+print(v1, pointer(b"cuGetProcAddress", 12000) == address(front, "cuGetProcAddress" + ("" if v1 else "_v2")))
+"""
+    called = "0 earlier cuMemPrefetchAsync"
+    assert run(source, driver, front, heartbeat) == [called, called, f"{before_12} True"]
+    assert shim.total_calls(heartbeat) == {"copy": 2}
+    assert [entry["handle"] for entry in shim.streams(heartbeat)] == [4]  # its fourth argument, as of the earlier form
+
+
+def test_of_functions_that_a_linker_has_folded_into_one_each_is_its_own_name_s(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    source = """
+info = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(ask(b"cuMemGetInfo", 12000))
+print(address(real, "cuMemGetInfo_v2") == address(real, "cuMemFreeHost"), info(None, None))
+"""
+    assert run(source, driver, front, heartbeat) == ["True 801"]
+    assert shim.total_calls(heartbeat) == {"other": 1}
 
 
 def test_the_default_stream_of_a_thread_is_not_that_of_all(driver: Path, front: Path, heartbeat: HeartbeatFile) -> None:

@@ -107,6 +107,15 @@ def test_every_row_is_of_the_version_that_cuGetProcAddress_asks_by(include: Path
     compiles("#define __CUDA_API_VERSION_INTERNAL 1\n#include <cudaTypedefs.h>\n" + "".join(checks), include)
 
 
+def test_the_forms_of_a_name_stand_in_the_order_of_their_versions() -> None:
+    """By which the shim tells the form that a driver gave for want of a later one."""
+    newest: dict[str, int] = {}
+    for symbol, (version, *_) in rows().items():
+        form = re.sub(r"_v\d(?=_|$)", "", symbol)
+        assert newest.get(form, 0) < version, symbol
+        newest[form] = version
+
+
 def test_what_is_passed_by_value_has_the_header_s_size(include: Path, tmp_path: Path) -> None:
     text = " ".join(parameters for *_, parameters in rows().values())
     names = sorted(set(re.findall(r"\b(CU\w+|cuuint\w+) \w", text)))
