@@ -43,7 +43,17 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build_driver(folder: Path, *flags: str) -> Path:
     output = folder / "libcuda.so.1"
-    flags = ("-O2", "-fPIC", "-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic", *flags, "-o", str(output))
+    flags = (
+        "-O2",
+        "-fPIC",
+        "-fexceptions",
+        "-shared",
+        "-Wl,-soname,libcuda.so.1",
+        "-Wl,-Bsymbolic",
+        *flags,
+        "-o",
+        str(output),
+    )
     subprocess.run([*C11, *flags, str(SOURCES / "shim_driver.c")], check=True, timeout=60)
     return output
 
@@ -228,6 +238,29 @@ def test_the_shim_compiles_without_a_warning(compiler: str) -> None:
         command = [compiler, *C11[1:], "-O2", "-Wshadow", "-fvisibility=hidden", "-fsyntax-only", str(source)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_shim_takes_none_of_the_room_for_thread_variables_that_a_program_may_have_used_up() -> None:
+    """With -ftls-model=initial-exec it could not be loaded after a few libraries that are built so."""
+    static_tls = 0x10  # in DT_FLAGS
+    flags = [entry.value for entry in elf.of_bytes(shim.SHIM.read_bytes()).dynamic if entry.tag == 30]
+    assert flags and not any(value & static_tls for value in flags)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_a_call_may_be_left_by_cancelling_its_thread_by_its_end_and_by_an_exception(
+    driver: Path, front: Path, heartbeat: HeartbeatFile, tmp_path: Path
+) -> None:
+    program = tmp_path / "leaving"
+    command = ["g++", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(program), str(SOURCES / "shim_leaving.cpp")]
+    subprocess.run([*command, f"-L{driver.parent}", "-l:libcuda.so.1"], check=True, timeout=60)
+    result = subprocess.run(
+        [program, heartbeat.path],
+        env=shim.environment(front, heartbeat), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    sync = abi.OPERATION["sync"]
+    assert result.stdout == f"hung: {sync}\ncancelled:\nended:\ncaught 7\n", result.stderr
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 # --- threads, forks and signals, under the sanitizers ---------------------------------------------------------------
