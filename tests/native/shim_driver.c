@@ -10,11 +10,21 @@
 static const char *last = "";
 static int result;
 static void (*interrupt)(void);
+static void *current;
 
 const char *driver_last_call(void) { return last; }
 void driver_answer(int code) { result = code; } /* to every call from here on */
 
 void driver_interrupt(void (*function)(void)) { interrupt = function; } /* in each synchronize */
+
+void driver_make_current(void *context) { current = context; } /* as by a call that the shim does not see */
+
+int cuCtxGetCurrent(void **context)
+{
+    if (result == 0)
+        *context = current;
+    return result;
+}
 
 int cuInit(unsigned flags)
 {

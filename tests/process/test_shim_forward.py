@@ -216,6 +216,20 @@ else: os._exit(0)
     assert {entry["owner"] >> 32: entry["completed"] for entry in shim.streams(heartbeat)} == {parent: 3, child: 2}
 
 
+@pytest.mark.parametrize(("answer", "misuses"), [(4, 0), (709, 0), (0, 1)])  # the driver has ended; the context has
+def test_a_context_that_cannot_be_asked_for_is_not_one_that_was_lost(
+    answer: int, misuses: int, driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    heartbeat.set_header("driver", abi_driver.OPTION["check_context"])
+    source = f"""
+real.driver_make_current(5); front.cuStreamSynchronize(None)
+real.driver_answer({answer}); real.driver_make_current(5 if {answer} else 6); front.cuStreamSynchronize(None)
+real.driver_answer(0); front.cuStreamSynchronize(None)
+"""
+    run(source, driver, front, heartbeat)
+    assert shim.header(heartbeat)["misuses"] == misuses
+
+
 @pytest.mark.parametrize(("first", "second", "kept"), [(2, 1, 0), (600, 400, 0), (710, 700, 700), (700, 719, 700)])
 def test_the_first_error_after_which_nothing_works_is_kept(
     first: int, second: int, kept: int, driver: Path, front: Path, heartbeat: HeartbeatFile
