@@ -11,6 +11,8 @@ from setuptools.command.build_ext import build_ext
 SHIM = "watchdogd.native.libcuda_shim"
 # One entry of .dynamic and room in .dynstr: where the library runs, they become its dependency on the real driver.
 RESERVED = "/watchdogd-real-driver/".ljust(1023, "x")
+# Exceptions and cancelled threads pass through it, whatever flags this Python was built with.
+COMPILE = ("-fasynchronous-unwind-tables",)
 LINK = (
     "-Wl,-soname,libcuda.so.1",
     # now: no call of a program ends up in the loader's resolver, which takes a lock and is not for signal handlers.
@@ -36,6 +38,7 @@ class BuildExt(build_ext):
     def build_extension(self, ext: Extension) -> None:
         linker = self.compiler.linker_so
         if ext.name in PLAIN:
+            ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE]
             ext.extra_link_args = [*ext.extra_link_args, *PLAIN[ext.name]]
             # Where this Python's own libraries are (pyenv, conda) is nothing to the shim, and would share its entry.
             self.compiler.linker_so = [part for part in linker if not part.startswith("-Wl,-rpath")]

@@ -22,7 +22,8 @@ int cuEventRecord(void *, void *);
 int cuMemAlloc_v2(uint64_t *, size_t);
 int cuGetProcAddress_v2(const char *, void **, int, uint64_t, int *);
 
-enum { THREADS = 6, TIMES = 400, GENERATIONS = 5, STREAMS = 80, CHILDREN = 4, SIGNALS = 50, RACES = 40, PENDING = 100 };
+enum { THREADS = 6, TIMES = 400, GENERATIONS = 5, STREAMS = 80, CHILDREN = 4, SIGNALS = 50, RACES = 40, PENDING = 100,
+       BRIEF = 40, FORKS = 3 };
 
 static void in_signal(int number)
 {
@@ -90,15 +91,52 @@ static void *be_signalled(void *argument)
     return NULL;
 }
 
+static void *be_brief(void *argument)
+{
+    cuEventSynchronize(argument);
+    return NULL;
+}
+
+/* Threads that end as others begin, so that lanes change hands while others call, and while a process is forked. */
+static void *come_and_go(void *argument)
+{
+    for (int i = 0; i < BRIEF; i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, be_brief, argument) || pthread_join(thread, NULL))
+            abort();
+    }
+    return NULL;
+}
+
+static void *fork_meanwhile(void *argument)
+{
+    cuEventSynchronize(argument); /* a lane that the children must not take for theirs */
+    for (int i = 0; i < FORKS; i++) {
+        int status;
+        pid_t child = fork();
+        if (child == 0) {
+            cuEventSynchronize(argument);
+            cuEventSynchronize(argument);
+            _exit(0);
+        }
+        if (waitpid(child, &status, 0) != child || status != 0)
+            abort();
+    }
+    return NULL;
+}
+
 static void generation(void)
 {
-    pthread_t threads[THREADS + 1], driver;
+    void *(*const others[])(void *) = {be_signalled, come_and_go, come_and_go, fork_meanwhile};
+    enum { OTHERS = sizeof others / sizeof *others };
+    pthread_t threads[THREADS + OTHERS], driver;
     __atomic_store_n(&is_over, 0, __ATOMIC_RELEASE);
     pthread_create(&driver, NULL, run_host_functions, NULL);
     for (uintptr_t i = 0; i < THREADS; i++)
         pthread_create(&threads[i], NULL, work, (void *)i);
-    pthread_create(&threads[THREADS], NULL, be_signalled, NULL);
-    for (int i = 0; i <= THREADS; i++)
+    for (int i = 0; i < OTHERS; i++)
+        pthread_create(&threads[THREADS + i], NULL, others[i], (void *)(uintptr_t)0x7000);
+    for (int i = 0; i < THREADS + OTHERS; i++)
         pthread_join(threads[i], NULL);
     __atomic_store_n(&is_over, 1, __ATOMIC_RELEASE);
     pthread_join(driver, NULL);
@@ -130,7 +168,7 @@ int main(void)
     }
     int works = (THREADS * GENERATIONS + CHILDREN) * TIMES;
     printf("{\"sync\": %d, \"event\": %d, \"alloc\": %d, \"launch\": %d, \"other\": 1}\n", works + THREADS * RACES,
-           SIGNALS * GENERATIONS, works, (int)(2 * works + asked + CHILDREN * PENDING));
+           (SIGNALS + 2 * BRIEF + 1 + 2 * FORKS) * GENERATIONS, works, (int)(2 * works + asked + CHILDREN * PENDING));
     printf("{\"pid\": %d, \"host_functions\": %u}\n", (int)getpid(), ran);
     return 0;
 }

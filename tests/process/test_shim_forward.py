@@ -39,8 +39,22 @@ def address(library, name): return ctypes.cast(getattr(library, name), ctypes.c_
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    flags = ["-O2", "-fPIC", "-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic", "-o", str(output)]
+    return build_driver(tmp_path_factory.mktemp("driver"))
+
+
+def build_driver(folder: Path, *flags: str) -> Path:
+    output = folder / "libcuda.so.1"
+    flags = (
+        "-O2",
+        "-fPIC",
+        "-fexceptions",
+        "-shared",
+        "-Wl,-soname,libcuda.so.1",
+        "-Wl,-Bsymbolic",
+        *flags,
+        "-o",
+        str(output),
+    )
     subprocess.run([*C11, *flags, str(SOURCES / "shim_driver.c")], check=True, timeout=60)
     return output
 
@@ -55,8 +69,8 @@ def heartbeat(tmp_path: Path) -> HeartbeatFile:
     return HeartbeatFile(tmp_path / "heartbeat", version=abi.VERSION)
 
 
-def run(source: str, driver: Path, front: Path, heartbeat: HeartbeatFile | None = None) -> list[str]:
-    paths = {"REAL": str(driver), "FRONT": str(front / "libcuda.so.1")}
+def run(source: str, driver: Path, front: Path, heartbeat: HeartbeatFile | None = None, **more: str) -> list[str]:
+    paths = {**more, "REAL": str(driver), "FRONT": str(front / "libcuda.so.1")}
     result = subprocess.run(
         [sys.executable, "-c", PRELUDE + source],
         env=shim.environment(front, heartbeat, paths), capture_output=True, text=True, timeout=60, check=False,
@@ -87,6 +101,25 @@ def test_a_driver_that_leads_back_to_the_shim_is_none(driver: Path, tmp_path: Pa
     exports = elf.of_bytes(shim.SHIM.read_bytes()).exports()
     path.write_bytes(elf.patched(shim.SHIM.read_bytes(), str(path), exports))
     assert run("print(front.cuInit(0), front.cuStreamSynchronize(None))", driver, front) == ["34 34"]
+
+
+@pytest.mark.parametrize("way", ["the name", "dlsym", "proc_address"])
+def test_a_preloaded_library_that_answers_dlsym_stands_before_the_shim(
+    way: str, driver: Path, front: Path, heartbeat: HeartbeatFile, tmp_path: Path
+) -> None:
+    """As HAMi's does: what it calls the driver's functions are ours, and ours must not be its own."""
+    preloaded = tmp_path / "libvgpu.so"
+    source = str(SOURCES / "interposer.c")
+    subprocess.run([*C11, "-O2", "-fPIC", "-shared", "-o", str(preloaded), source, "-ldl"], check=True, timeout=60)
+    call = {
+        "the name": "ctypes.CDLL(None).cuStreamSynchronize(None)",
+        "dlsym": "front.cuStreamSynchronize(None)",
+        "proc_address": 'ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(ask(b"cuStreamSynchronize", 12000))(None)',
+    }[way]
+    source = f"real.driver_answer(7)\nprint({call}, ctypes.CDLL(None).interposed())"
+    said = run(source, driver, front, heartbeat, LD_PRELOAD=str(preloaded))
+    assert said == ["7 0" if way == "proc_address" else "7 1"]  # it does not stand before that
+    assert shim.total_calls(heartbeat) == {"sync": 1}
 
 
 # --- what cuGetProcAddress gives ------------------------------------------------------------------------------------
@@ -125,6 +158,44 @@ print(free(5), real.driver_last_call().decode())
     assert shim.total_calls(heartbeat) == {"free": 1}
 
 
+@pytest.mark.parametrize("before_12", [False, True])
+def test_it_is_stamped_with_a_driver_of_cuda_11_too(
+    before_12: bool, front: Path, driver: Path, heartbeat: HeartbeatFile, tmp_path: Path
+) -> None:
+    """As JetPack 5 has. Of a name with two forms it is the earlier one, which is all that this driver gives."""
+    if before_12:
+        driver = build_driver(tmp_path, "-DBEFORE_12")
+        front = shim.prepare(tmp_path / "front", driver)
+    source = """
+v1 = hasattr(front, "cuGetProcAddress")
+def pointer(name, version):
+    function = ctypes.c_void_p()
+    more = () if v1 else (None,)
+    ask = front.cuGetProcAddress if v1 else front.cuGetProcAddress_v2
+    assert ask(name, ctypes.byref(function), version, ctypes.c_uint64(0), *more) == 0
+    return function.value
+prefetch = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
+for version in (8000, 12030):
+    print(prefetch(pointer(b"cuMemPrefetchAsync", version))(1, 2, 3, 4), real.driver_last_call().decode())
+print(v1, pointer(b"cuGetProcAddress", 12000) == address(front, "cuGetProcAddress" + ("" if v1 else "_v2")))
+"""
+    called = "0 earlier cuMemPrefetchAsync"
+    assert run(source, driver, front, heartbeat) == [called, called, f"{before_12} True"]
+    assert shim.total_calls(heartbeat) == {"copy": 2}
+    assert [entry["handle"] for entry in shim.streams(heartbeat)] == [4]  # its fourth argument, as of the earlier form
+
+
+def test_of_functions_that_a_linker_has_folded_into_one_each_is_its_own_name_s(
+    driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    source = """
+info = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(ask(b"cuMemGetInfo", 12000))
+print(address(real, "cuMemGetInfo_v2") == address(real, "cuMemFreeHost"), info(None, None))
+"""
+    assert run(source, driver, front, heartbeat) == ["True 801"]
+    assert shim.total_calls(heartbeat) == {"other": 1}
+
+
 def test_the_default_stream_of_a_thread_is_not_that_of_all(driver: Path, front: Path, heartbeat: HeartbeatFile) -> None:
     source = (
         "front.cuStreamSynchronize(None); front.cuStreamSynchronize_ptsz(None); front.cuStreamSynchronize_ptsz(None)"
@@ -145,6 +216,20 @@ else: os._exit(0)
     (said,) = run(source, driver, front, heartbeat)
     parent, child = map(int, said.split())
     assert {entry["owner"] >> 32: entry["queued"] for entry in shim.streams(heartbeat)} == {parent: 3, child: 2}
+
+
+@pytest.mark.parametrize(("answer", "misuses"), [(4, 0), (709, 0), (0, 1)])  # the driver has ended; the context has
+def test_a_context_that_cannot_be_asked_for_is_not_one_that_was_lost(
+    answer: int, misuses: int, driver: Path, front: Path, heartbeat: HeartbeatFile
+) -> None:
+    heartbeat.set_header("driver", abi_driver.OPTION["check_context"])
+    source = f"""
+real.driver_make_current(5); front.cuStreamSynchronize(None)
+real.driver_answer({answer}); real.driver_make_current(5 if {answer} else 6); front.cuStreamSynchronize(None)
+real.driver_answer(0); front.cuStreamSynchronize(None)
+"""
+    run(source, driver, front, heartbeat)
+    assert shim.header(heartbeat)["misuses"] == misuses
 
 
 @pytest.mark.parametrize(("first", "second", "kept"), [(2, 1, 0), (600, 400, 0), (710, 700, 700), (700, 719, 700)])
@@ -402,6 +487,29 @@ def test_the_shim_compiles_without_a_warning(compiler: str) -> None:
         command = [compiler, *C11[1:], "-O2", "-Wshadow", "-fvisibility=hidden", "-fsyntax-only", str(source)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_shim_takes_none_of_the_room_for_thread_variables_that_a_program_may_have_used_up() -> None:
+    """With -ftls-model=initial-exec it could not be loaded after a few libraries that are built so."""
+    static_tls = 0x10  # in DT_FLAGS
+    flags = [entry.value for entry in elf.of_bytes(shim.SHIM.read_bytes()).dynamic if entry.tag == 30]
+    assert flags and not any(value & static_tls for value in flags)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_a_call_may_be_left_by_cancelling_its_thread_by_its_end_and_by_an_exception(
+    driver: Path, front: Path, heartbeat: HeartbeatFile, tmp_path: Path
+) -> None:
+    program = tmp_path / "leaving"
+    command = ["g++", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(program), str(SOURCES / "shim_leaving.cpp")]
+    subprocess.run([*command, f"-L{driver.parent}", "-l:libcuda.so.1"], check=True, timeout=60)
+    result = subprocess.run(
+        [program, heartbeat.path],
+        env=shim.environment(front, heartbeat), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    sync = abi.OPERATION["sync"]
+    assert result.stdout == f"hung: {sync}\ncancelled:\nended:\ncaught 7\n", result.stderr
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 # --- threads, forks and signals, under the sanitizers ---------------------------------------------------------------

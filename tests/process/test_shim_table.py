@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -77,9 +78,11 @@ def rows() -> dict[str, tuple[int, str, str, str]]:
 
 
 def compiles(source: str, include: Path) -> None:
-    command = ["gcc", "-std=c11", "-fsyntax-only", f"-I{include}", f"-I{SHIM}", "-x", "c", "-"]
-    result = subprocess.run(command, input=source, capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 0, result.stderr[:4000]
+    """For every machine that there is a compiler for."""
+    for compiler in filter(shutil.which, ("gcc", "aarch64-linux-gnu-gcc")):
+        command = [compiler, "-std=c11", "-fsyntax-only", f"-I{include}", f"-I{SHIM}", "-x", "c", "-"]
+        result = subprocess.run(command, input=source, capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 0, result.stderr[:4000]
 
 
 def test_every_row_has_the_header_s_own_signature(include: Path) -> None:
@@ -105,6 +108,15 @@ def test_every_row_is_of_the_version_that_cuGetProcAddress_asks_by(include: Path
         assert f"{name})" in known, name
         checks.append(f'_Static_assert(__builtin_types_compatible_p({name}, CUresult (*){parameters}), "{symbol}");\n')
     compiles("#define __CUDA_API_VERSION_INTERNAL 1\n#include <cudaTypedefs.h>\n" + "".join(checks), include)
+
+
+def test_the_forms_of_a_name_stand_in_the_order_of_their_versions() -> None:
+    """By which the shim tells the form that a driver gave for want of a later one."""
+    newest: dict[str, int] = {}
+    for symbol, (version, *_) in rows().items():
+        form = re.sub(r"_v\d(?=_|$)", "", symbol)
+        assert newest.get(form, 0) < version, symbol
+        newest[form] = version
 
 
 def test_what_is_passed_by_value_has_the_header_s_size(include: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.heartbeat_file import HeartbeatFile
 from tests.helpers.pulses import call, thread
 from watchdogd import abi, abi_driver
-from watchdogd.act.progressing import NOT_LOADED, Progressing
+from watchdogd.act.progressing import NOT_ALL_SEEN, NOT_LOADED, Progressing
 from watchdogd.decide.liveness import Pending, Threads
 from watchdogd.decide.orders import WorkerState
 from watchdogd.decide.progress import Sample
@@ -142,6 +142,14 @@ ENTERED = 200 * SECOND & ~abi.CODE_MASK
 def test_a_call_that_hangs_is_found_at_its_deadline(rig: Rig) -> None:
     hang(rig, ENTERED)
     assert rig.first(ENTERED, ENTERED + 60 * SECOND) == ENTERED + T
+
+
+def test_what_threads_without_a_lane_may_have_completed_is_no_stall(rig: Rig) -> None:
+    """Of 300 threads those that queue may have lanes, and those that synchronize none."""
+    hang(rig, ENTERED)
+    rig.file.set_header("laneless_cas", 1)
+    assert rig.first(ENTERED, ENTERED + 60 * SECOND) is None
+    assert rig._course.unknown == NOT_ALL_SEEN
 
 
 def test_a_machine_that_stood_still_meanwhile_gets_that_time(rig: Rig) -> None:

@@ -22,6 +22,7 @@ from watchdogd.observe.heartbeat import HeartbeatReader
 from watchdogd.pulse import Pulse, word_offset
 
 NOT_LOADED = "the driver shim is not loaded in it"
+NOT_ALL_SEEN = "it has had more threads than there are lanes: what those without one complete is not seen"
 LONGEST_TEXT = 200  # characters: the snapshot has room for so much of every worker
 _SHOWN_NS = SECOND  # what a busy worker completes is told anew once in so long
 
@@ -79,6 +80,9 @@ class Progressing:
             self._course = self._course._replace(unknown=NOT_LOADED if pulse else "its heartbeat cannot be read")
             return
         self._seen = seen
+        if pulse and pulse.header("laneless_cas"):
+            self._course = self._course._replace(unknown=NOT_ALL_SEEN)
+            return
         self._follow(progress.of_driver(self._course, seen, self._deadline_ns or 0, now_ns))
 
     def take(self, sample: Sample, state: WorkerState, now_ns: int) -> None:

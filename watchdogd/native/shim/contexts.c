@@ -158,7 +158,9 @@ static void misuse(CUcontext expected, CUcontext found)
 /* Of a thread that had a context, and did not change it by a call that the shim sees. */
 void shim_check_before(unsigned operation, const void *object)
 {
-    CUcontext found = shim_current_context(), used = mine.used;
+    CUcontext found, used = mine.used;
+    if (!shim_get_current || shim_get_current(&found) != CUDA_SUCCESS) /* the driver has ended, or the context: no answer */
+        found = used;
     mine.found = found;
     mine.object = object;
     mine.is_launch = operation == WATCHDOGD_OP_LAUNCH;

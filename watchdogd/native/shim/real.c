@@ -21,6 +21,13 @@ CUresult (*shim_get_current)(CUcontext *);
 /* What cuGetProcAddress gives for a row, where it is not what dlsym() gives. */
 static void *others[ROWS];
 static void *driver;
+static void *(*find)(void *, const char *) = dlsym;
+
+#ifdef __aarch64__
+#define FIRST_GLIBC "GLIBC_2.17"
+#else
+#define FIRST_GLIBC "GLIBC_2.2.5"
+#endif
 
 static const struct {
     const char *symbol;
@@ -33,7 +40,16 @@ static const struct {
     [AT_cuGetProcAddress_v2] = {"cuGetProcAddress_v2", 12000},
 };
 
-void *shim_find(const char *symbol) { return driver ? dlsym(driver, symbol) : NULL; }
+void *shim_find(const char *symbol) { return driver ? find(driver, symbol) : NULL; }
+
+/* The C library's own dlsym(), of those that the driver is linked with. What is called by that name may be that of a preloaded
+ * library (HAMi's libvgpu.so), which answers for any handle with functions of its own, and those call the ones here. */
+static void find_dlsym(void)
+{
+    void *own = dlvsym(driver, "dlsym", FIRST_GLIBC);
+    if (own)
+        find = (void *(*)(void *, const char *))(uintptr_t)own;
+}
 
 void shim_find_driver(void)
 {
@@ -47,9 +63,10 @@ void shim_find_driver(void)
         dprintf(STDERR_FILENO, "watchdogd: driver shim: %s\n", path[0] ? dlerror() : "not prepared: it has no driver");
         return;
     }
+    find_dlsym();
     shim_get_current = (CUresult (*)(CUcontext *))(uintptr_t)shim_find("cuCtxGetCurrent");
     for (unsigned row = 0; row < ROWS; row++) {
-        void *function = dlsym(driver, rows[row].symbol);
+        void *function = shim_find(rows[row].symbol);
         if (function != shim_wrappers[row]) /* a path that leads back here: better none than itself for ever */
             __atomic_store_n(&shim_functions[row], function, __ATOMIC_RELAXED);
     }
@@ -68,18 +85,47 @@ static int is_per_thread(const char *symbol)
     return strcmp(end, "_ptsz") == 0 || strcmp(end, "_ptds") == 0;
 }
 
+/* That of the name's own row before any other's: a linker folds functions that do the same (fail) into one. */
+static void *wrapper_of(const char *name, const void *function)
+{
+    void *wrapper = NULL;
+    for (unsigned row = 0; row < ROWS; row++) {
+        if (function != shim_real(row) && function != __atomic_load_n(&others[row], __ATOMIC_ACQUIRE))
+            continue;
+        if (is_form_of(rows[row].symbol, name))
+            return shim_wrappers[row];
+        if (!wrapper)
+            wrapper = shim_wrappers[row];
+    }
+    return wrapper;
+}
+
+static void *ask(const char *name, int version, cuuint64_t flags)
+{
+    CUresult (*now)(const char *, void **, int, cuuint64_t, int *) =
+        (CUresult (*)(const char *, void **, int, cuuint64_t, int *))(uintptr_t)shim_real(AT_cuGetProcAddress_v2);
+    CUresult (*before_12)(const char *, void **, int, cuuint64_t) =
+        (CUresult (*)(const char *, void **, int, cuuint64_t))(uintptr_t)shim_real(AT_cuGetProcAddress);
+    void *function = NULL;
+    int status = 0;
+    CUresult result = now         ? now(name, &function, version, flags, &status)
+                      : before_12 ? before_12(name, &function, version, flags)
+                                  : CUDA_ERROR_STUB_LIBRARY;
+    return result == CUDA_SUCCESS ? function : NULL;
+}
+
 /* What the driver itself gives for each form of a name, at the version that brought it. */
 static void learn(const char *name)
 {
-    CUresult (*ask)(const char *, void **, int, cuuint64_t, int *) =
-        (CUresult (*)(const char *, void **, int, cuuint64_t, int *))(uintptr_t)shim_real(AT_cuGetProcAddress_v2);
-    for (unsigned row = 0; ask && row < ROWS; row++) {
-        void *function = NULL;
-        int status = 0;
-        cuuint64_t flags = is_per_thread(rows[row].symbol) ? CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
-                                                           : CU_GET_PROC_ADDRESS_LEGACY_STREAM;
-        if (!is_form_of(rows[row].symbol, name) ||
-            ask(name, &function, rows[row].version, flags, &status) != CUDA_SUCCESS || !function)
+    for (unsigned row = 0; row < ROWS; row++) {
+        if (!is_form_of(rows[row].symbol, name))
+            continue;
+        void *function = ask(name, rows[row].version,
+                             is_per_thread(rows[row].symbol) ? CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
+                                                             : CU_GET_PROC_ADDRESS_LEGACY_STREAM);
+        /* One that is known is an earlier form: a driver without this one gives the last that it has. (Rows of a name stand
+         * in the order of their versions.) */
+        if (!function || wrapper_of(name, function))
             continue;
         __atomic_store_n(&others[row], function, __ATOMIC_RELEASE);
         if (!shim_real(row)) /* not exported by name: then this is where its wrapper leads */
@@ -87,20 +133,12 @@ static void learn(const char *name)
     }
 }
 
-static void *wrapper_of(const void *function)
-{
-    for (unsigned row = 0; row < ROWS; row++)
-        if (function == shim_real(row) || function == __atomic_load_n(&others[row], __ATOMIC_ACQUIRE))
-            return shim_wrappers[row];
-    return NULL;
-}
-
 void *shim_translate(const char *name, void *function)
 {
-    void *wrapper = wrapper_of(function);
+    void *wrapper = wrapper_of(name, function);
     if (!wrapper) {
         learn(name);
-        wrapper = wrapper_of(function);
+        wrapper = wrapper_of(name, function);
     }
     return wrapper ? wrapper : function;
 }
