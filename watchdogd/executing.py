@@ -13,6 +13,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from watchdogd import exits
@@ -65,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"watchdogd: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # whoever read us has gone; the program starts all the same
+        print(f"watchdogd: {text}", file=sys.stderr, flush=True)
 
 
 def _check_program(name: str) -> None:

@@ -195,3 +195,23 @@ def test_without_metrics_there_is_no_exporter() -> None:
         executed.touch("done")
         assert executed.status() == 0
         assert not (runtime / "exporter.address").exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_with_standard_streams_that_are_closed_the_status_is_the_programs_and_no_file_of_ours_is_one(
+    closed: str,
+) -> None:
+    look = "readlink /proc/self/fd/[012] > $HERE/saw; exit 7"
+    with Executed(SLOW, ["sh", "-c", look], before=["sh", "-c", f'exec "$@" {closed}', "sh"]) as executed:
+        assert executed.status() == 7
+        saw = executed.wait_file("saw").split()
+        assert not [path for path in saw if "watchdogd-exec" in path or "anon_inode" in path]
+        assert all(line.startswith(b"{") for line in executed.record.read_bytes().splitlines())
+
+
+def test_nobody_who_reads_what_we_say_is_no_reason_not_to_start() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with Executed([*SLOW, "-v"], ["sh", "-c", "exit 8"], stderr=write) as executed:
+        os.close(write)
+        assert executed.status() == 8

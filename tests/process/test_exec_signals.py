@@ -196,3 +196,12 @@ def test_a_hang_at_a_terminal_is_ended_too(terminal: Terminal) -> None:
     body = "worker.ready()\nwith worker.call('sync'): hang()"
     with Executed(DEADLINES, program(body), **terminal.options()) as executed:
         assert executed.status() == exits.VERDICT
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_what_is_sent_between_two_lives_of_the_program_ends_it_all(name: str) -> None:
+    body = "worker.ready()\nwith worker.call('sync'): hang()"
+    with Executed([*DEADLINES, "--restart", "9"], program(body)) as executed:
+        wait_until(lambda: [e for e in executed.events("phase") if e["phase"] == "backoff"], what=executed.said)
+        executed.process.send_signal(signal.Signals[name])
+        assert executed.status() == 128 + signal.Signals[name]

@@ -13,7 +13,8 @@ import struct
 
 from watchdogd import abi, exits
 from watchdogd.act.runtime import Runtime
-from watchdogd.model import Settings
+from watchdogd.decide.orders import ALIVE
+from watchdogd.model import Phase, Settings
 from watchdogd.publish.notify import Notifier
 from watchdogd.supervisor.tick import Supervisor
 
@@ -25,6 +26,9 @@ _NOT_PASSED_ON = frozenset(
         signal.SIGTRAP, signal.SIGSYS,
     )
 )  # fmt: skip
+# Between two lives of the program there is nobody to pass them on to: who sends one wants it all to end.
+_ENDS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
+_THERE = ALIVE | {Phase.TERMINATING}
 _BY_THE_KERNEL = 0x80  # SI_KERNEL: of a terminal, to its whole foreground process group
 _SIZE = 128  # of signalfd_siginfo, and of sigset_t
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,6 +62,7 @@ class Foreground:
         """Raises CannotStart, OSError."""
         os.environ.pop(abi.ENVIRONMENT, None)  # a worker's, if it started us: ours is none of its descendants
         self._signals = signals
+        self._ended_by = 0  # the signal that came while no program was there
         self._runtime = Runtime(settings.supervisor)
         self._supervisor = Supervisor(settings, self._runtime, Notifier(speaks=False))  # the program may have to
         self._supervisor.loop.listen(signals.descriptor, lambda _now_ns: self._pass_on())
@@ -73,16 +78,21 @@ class Foreground:
         supervisor.close()
         if supervisor.actor.left is not None:
             return supervisor.exit_status
-        ended = supervisor.watched[0].ended
-        return exits.SIGNALLED + signal.SIGTERM if ended is None else exits.of(ended)
+        watched = supervisor.watched[0]
+        if watched.ended is None or (self._ended_by and not watched.state.by_itself):
+            return exits.SIGNALLED + (self._ended_by or signal.SIGTERM)
+        return exits.of(watched.ended)
 
     def _pass_on(self) -> None:
         watched = self._supervisor.watched[0]
         for number, of_terminal in self._signals.take():
-            process = watched.process
-            if of_terminal and process is not None and _shares_our_group(process.pid):
+            process, stopping = watched.process, self._supervisor.stopping
+            if watched.state.phase not in _THERE and number in _ENDS and not stopping:
+                self._ended_by = number
+                self._supervisor.stop(signal.Signals(number).name)
+            elif of_terminal and process is not None and _shares_our_group(process.pid):
                 continue  # it has it
-            if number == signal.SIGTERM and not self._supervisor.stopping:
+            elif number == signal.SIGTERM and not stopping:
                 self._supervisor.stop("SIGTERM")  # it is asked to end, and made to after its grace
             elif process is not None:
                 process.signal(number)
