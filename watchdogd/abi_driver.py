@@ -32,6 +32,7 @@ HEADER = (
     "misuse_expected",  # the context its thread used before
     "misuse_found",  # the one that was current; 0 = none
     "misuse_ns",
+    "error_owner",  # whose the header's last_error is: pid << 32; 0 = not said
 )
 HEADER_SIZE = 256
 # A line for each lane, written by its owner; not emptied when the lane changes hands.

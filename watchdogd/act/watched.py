@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.act.clearing import AGAIN_NS, RETRY_NS, Clearing
 from watchdogd.act.evidence import Evidence
 from watchdogd.act.growing import Growing
@@ -34,6 +34,7 @@ from watchdogd.pulse import Pulse
 
 HELD_CHECK_NS = 5 * MILLISECOND
 LONGEST_NOTE = 500  # characters: the snapshot has room for so much of every worker
+_ERROR_OWNER = abi_driver.OFFSET + abi_driver.HEADER.index("error_owner") * abi.WORD
 _UNREADABLE = frozenset(reason.value for reason in Unreadable)
 
 
@@ -188,6 +189,16 @@ class Watched:
         finding = liveness.sticky_error(self.pulse, self.state.spawned_ns or 0, now_ns)
         return finding if finding is not None and self.still(finding) else None
 
+    def _error_has_died(self) -> bool:
+        """With a child process whose error it was; those that are left may be well."""
+        if self.last_error is None or self.reader is None or self.pulse is None or not self.shimmed.is_wanted:
+            return False
+        if self.pulse.header("pid_namespace") not in (0, procfs.pid_namespace()):
+            return False
+        pid = (self.reader.word(_ERROR_OWNER) or 0) >> 32
+        there = procfs.stat(pid) if pid not in (0, self._root) else None
+        return pid not in (0, self._root) and (there is None or there.state in "ZX")
+
     def _silent_output(self, now_ns: int) -> Finding | None:
         if self.pulse is None:
             return None
@@ -198,6 +209,8 @@ class Watched:
         """Whether the fact a finding rests on reads the same right now."""
         if finding.verdict is Verdict.STALL:
             return self._is_stalled(finding.detected_ns if now_ns is None else now_ns)
+        if finding.verdict is Verdict.STICKY_ERROR and self.exit is None and self._error_has_died():
+            return False
         if self.reader is None or finding.offset is None:
             return stands(finding, None)
         return stands(finding, self.reader.word(finding.offset))
@@ -214,6 +227,11 @@ class Watched:
         finding = self.state.finding
         stalled = finding is not None and finding.verdict is Verdict.STALL and self.state.phase is not Phase.OBSERVED
         return stalled and not self.progressing.stands(self.state, now_ns)
+
+    def is_rid_of_its_error(self) -> bool:
+        """Whether the sticky error that its standing verdict is about has ended with its process."""
+        finding = self.state.finding
+        return finding is not None and finding.verdict is Verdict.STICKY_ERROR and self._error_has_died()
 
     def is_good_again(self) -> bool:
         """Whether the run of bad outputs is over that its standing verdict is about."""

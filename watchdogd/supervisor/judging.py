@@ -98,6 +98,8 @@ class Judging:
         if watched.is_good_again():
             self._actor.record_good_again(watched, now_ns)
             self._happenings.append(Happening(watched, Trigger.RETURNED))
+        if watched.is_rid_of_its_error():
+            self._happenings.append(Happening(watched, Trigger.RETURNED))
         if watched.gets_on_again(now_ns):
             self._actor.record_stall_over(watched, now_ns)
             self._happenings.append(Happening(watched, Trigger.RETURNED))
