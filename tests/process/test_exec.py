@@ -137,6 +137,27 @@ def test_it_stays_in_the_session_and_process_group_that_exec_was_started_in() ->
         assert executed.out().split() == [str(executed.process.pid)] * 2
 
 
+def test_what_ends_by_itself_after_the_program_is_left_to_and_not_told() -> None:
+    with Executed(SLOW, ["bash", "-c", "exec > >(sleep 0.3; cat > $HERE/tail); echo rest; exit 4"]) as executed:
+        assert executed.status() == 4
+        assert (executed.wait_file("tail"), executed.said()) == ("rest\n", "")
+
+
+def test_what_has_not_ended_gets_a_sigterm_first() -> None:
+    ends = 'trap "echo asked > $HERE/asked; exit" TERM; while :; do sleep 0.05; done'
+    with Executed(SLOW, ["sh", "-c", f"({ends}) & exit 4"]) as executed:
+        assert executed.status() == 4
+        assert executed.wait_file("asked") == "asked\n"
+
+
+def test_after_a_verdict_nobody_lingers() -> None:
+    body = "import subprocess\nsubprocess.Popen(['sleep', '77'])\nworker.ready()\nwith worker.call('sync'): hang()"
+    ran = run(SLOW, program(body))
+    [kill] = [event["monotonic_ns"] for event in ran.events if event["kind"] == "signal"]
+    [gone_ns] = [event["monotonic_ns"] for event in ran.events if event["kind"] == "gone"]
+    assert (ran.status, gone_ns - kill < 900_000_000) == (exits.VERDICT, True)
+
+
 def test_what_it_left_running_is_ended_and_told() -> None:
     script = "sleep 77 & echo $! > $HERE/pid; exit 4"
     with Executed(SLOW, ["sh", "-c", script]) as executed:

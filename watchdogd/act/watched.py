@@ -6,6 +6,7 @@ waits.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -312,7 +313,11 @@ class Watched:
 
     def begin_sweep(self, cgroup: str | None, now_ns: int) -> None:
         if self.process is not None:
-            self.clearing.begin(self.process, "" if self.reader is None else self.reader.path, cgroup, now_ns)
+            heartbeat = "" if self.reader is None else self.reader.path
+            is_in_order = self.exit is not None and (self.state.by_itself or self.exit.signal != signal.SIGKILL)
+            # In the foreground nobody waits for a next incarnation, and a shell would leave them alone.
+            patiently = self.settings.foreground and is_in_order
+            self.clearing.begin(self.process, heartbeat, cgroup, now_ns, patiently=patiently)
             self.changed()
 
     def end_sweep(self, now_ns: int) -> Swept | None:
