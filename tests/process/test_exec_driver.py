@@ -52,6 +52,16 @@ def test_one_whose_first_synchronize_hangs_is_found_too(device: SimulatedDevice)
     assert (late.status, "verdict startup" in late.said) == (exits.VERDICT, True)
 
 
+def test_it_starts_in_a_directory_that_has_been_removed_as_any_program_does(
+    device: SimulatedDevice, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    removed = ["sh", "-c", f'cd {tmp_path}/gone && rmdir ../gone && exec "$@"', "sh"]
+    asked = ["sh", "-c", "echo $LD_LIBRARY_PATH; exit 13"]
+    ran = run(["--sync", "5s"], asked, environment=device.environment("a"), before=removed)
+    assert (ran.status, "/shim/" in ran.out) == (13, True), ran.said
+
+
 def test_an_unmodified_program_that_works_ends_with_its_own_status(device: SimulatedDevice) -> None:
     ran = run(["--sync", "5s"], program(*["sim_sleep_us_500"] * 20), environment=device.environment("a"))
     assert (ran.status, ran.out, ran.said) == (11, "done\n", "")

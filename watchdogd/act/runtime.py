@@ -53,7 +53,8 @@ class Runtime:
             path = os.path.join(directory, inside) if inside else getattr(settings, name)
             try:
                 os.makedirs(path, mode, exist_ok=True)
-                problem = None if is_known else trust.doubt(os.path.join(os.getcwd(), path))
+                whole = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+                problem = None if is_known else trust.doubt(whole)
             except OSError as error:
                 if name == "state_dir" and error.errno in CANNOT_BE_WRITTEN:
                     continue

@@ -154,7 +154,9 @@ def _with_shim(request: Launch) -> dict[str, str]:
         return dict(request.environment)
     from watchdogd.instrument import front, place  # noqa: PLC0415 - 5 ms that a supervisor without a shim never needs
 
-    directory = os.path.join(os.getcwd(), request.directory or "")
+    directory = request.directory or ""
+    with suppress(FileNotFoundError):  # it has been removed: a program starts there all the same
+        directory = os.path.join(os.getcwd(), directory)
     shim, environment = front.stand(request.shim, request.environment, directory, request.ids)
     if request.birth is not None:
         birth.add_shim(request.birth, shim)
