@@ -192,6 +192,28 @@ def test_a_job_that_was_suspended_is_not_hung_when_it_goes_on() -> None:
         assert [event["verdict"] for event in executed.events("verdict")] == ["exited"]
 
 
+def test_a_program_that_is_stopped_alone_is_not_hung_and_has_its_deadline_anew_when_it_goes_on() -> None:
+    body = "worker.ready()\ntell('ready', os.getpid())\n"
+    body += "with worker.call('sync'): os.kill(os.getpid(), signal.SIGSTOP); time.sleep(0.1)\nsys.exit(9)"
+    with Executed(DEADLINES, program(body)) as executed:
+        pid = int(executed.wait_file("ready"))
+        until = time.monotonic() + 1
+        wait_until(lambda: time.monotonic() > until)
+        os.kill(pid, signal.SIGCONT)
+        assert executed.status() == 9, executed.said()
+
+
+def test_one_that_goes_on_and_does_not_return_is_hung() -> None:
+    body = "worker.ready()\ntell('ready', os.getpid())\n"
+    body += "with worker.call('sync'): os.kill(os.getpid(), signal.SIGSTOP); hang()"
+    with Executed(DEADLINES, program(body)) as executed:
+        pid = int(executed.wait_file("ready"))
+        until = time.monotonic() + 0.6
+        wait_until(lambda: time.monotonic() > until)
+        os.kill(pid, signal.SIGCONT)
+        assert executed.status() == exits.VERDICT
+
+
 def test_a_hang_at_a_terminal_is_ended_too(terminal: Terminal) -> None:
     body = "worker.ready()\nwith worker.call('sync'): hang()"
     with Executed(DEADLINES, program(body), **terminal.options()) as executed:

@@ -50,7 +50,7 @@ class Watched:
         self.ended: Exit | None = None  # how the last incarnation did that has
         self.pulse: Pulse | None = None
         self._owners: owners.Owners | None = None  # of that pulse's words
-        self.examination = Examination(self.rules, self._threads)
+        self.examination = Examination(self.rules, self._threads, spares_stopped=settings.foreground)
         self.clearing = Clearing()
         self.evidence = Evidence()
         self.growing = Growing(settings.growth)
