@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import shutil
 import signal
 import struct
 import termios
@@ -82,6 +83,17 @@ def test_what_was_ignored_when_exec_began_is_ignored_by_the_program_too() -> Non
         assert executed.wait_file("seen1") == "SIGUSR1"
         executed.touch("done")
         assert executed.status() == 21
+
+
+@pytest.mark.parametrize(("parent", "ignored"), [("systemd", True), ("another", False)])
+def test_a_service_of_systemd_ignores_sigpipe_as_it_would_without_exec(
+    parent: str, ignored: bool, tmp_path: Path
+) -> None:
+    shutil.copy("/bin/sh", tmp_path / parent)
+    starts = [str(tmp_path / parent), "-c", '"$@"; exit $?', "sh"]
+    with Executed(DEADLINES, ["sh", "-c", "grep SigIgn /proc/self/status; exit 4"], before=starts) as executed:
+        assert executed.status() == 4
+        assert bool(int(executed.out().split()[1], 16) & 1 << signal.SIGPIPE - 1) is ignored
 
 
 def test_the_program_dies_with_an_exec_that_is_killed_and_the_next_one_clears_away_what_is_left() -> None:
