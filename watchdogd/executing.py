@@ -58,9 +58,11 @@ def run(options: argparse.Namespace) -> int:
             _say(f"{home} is on a disk, which may delay the program: mount a tmpfs on /dev/shm or /tmp")
         if options.verbose:
             _say(f"pid {os.getpid()}; WATCHDOGD_RUNTIME_DIR={settings.supervisor.runtime_dir} watchdogd status")
-        return Foreground(settings, signals).run()
-    except CannotStart as error:
-        raise Failed(str(error), exits.REFUSED) from None
+        try:
+            foreground = Foreground(settings, signals)
+        except (CannotStart, OSError) as error:
+            raise Failed(str(error), exits.REFUSED) from None
+        return foreground.run()
     finally:
         private.remove()
 

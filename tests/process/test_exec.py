@@ -158,6 +158,16 @@ def test_after_a_verdict_nobody_lingers() -> None:
     assert (ran.status, gone_ns - kill < 900_000_000) == (exits.VERDICT, True)
 
 
+@pytest.mark.parametrize(
+    "deed",
+    ["rm -rf $XDG_RUNTIME_DIR/*", "rm -rf $XDG_RUNTIME_DIR/*/run/heartbeats", "rm -rf $XDG_RUNTIME_DIR/*/run/births",
+     ": > $WATCHDOGD_HEARTBEAT", "mkdir $XDG_RUNTIME_DIR/*/run/births/d"],
+)  # fmt: skip
+def test_a_program_that_clears_away_what_is_ours_keeps_its_status(deed: str) -> None:
+    ran = run(SLOW, ["sh", "-c", f"{deed}; sleep 0.8; exit 14"])
+    assert (ran.status, "Traceback" in ran.said) == (14, False), ran.said
+
+
 def test_what_it_left_running_is_ended_and_told() -> None:
     script = "sleep 77 & echo $! > $HERE/pid; exit 4"
     with Executed(SLOW, ["sh", "-c", script]) as executed:

@@ -110,11 +110,13 @@ class Runtime:
 
 
 def _remove_all(directory: str, kept: frozenset[str] = frozenset()) -> None:
-    for name in os.listdir(directory):
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():  # else somebody was quicker
         if name in kept:
             continue
         try:
             os.unlink(f"{directory}/{name}")
+        except FileNotFoundError:
+            continue
         except OSError as error:
             raise CannotStart(
                 f"cannot remove {directory}/{name}: {error.strerror}; it is not ours, remove it"

@@ -10,9 +10,10 @@ import ctypes
 import os
 import signal
 import struct
+import sys
 
 from watchdogd import abi, exits
-from watchdogd.act.runtime import Runtime
+from watchdogd.act.runtime import CannotStart, Runtime
 from watchdogd.decide.orders import ALIVE
 from watchdogd.model import Phase, Settings
 from watchdogd.publish.notify import Notifier
@@ -75,7 +76,10 @@ class Foreground:
         except BaseException:
             supervisor.abandon()
             raise
-        supervisor.close()
+        try:
+            supervisor.close()
+        except (OSError, CannotStart) as error:  # what is left, the next one clears; the status is the program's
+            print(f"watchdogd: cannot clear away: {error}", file=sys.stderr)
         if supervisor.actor.left is not None:
             return supervisor.exit_status
         watched = supervisor.watched[0]
