@@ -165,6 +165,20 @@ def test_what_is_typed_reaches_the_program_once(terminal: Terminal) -> None:
         assert not (executed.directory / "seen4").exists()
 
 
+def test_a_ctrl_c_before_the_program_is_there_is_not_lost(terminal: Terminal) -> None:
+    options = terminal.options()
+    lead = options.pop("preexec_fn")
+
+    def typed() -> None:
+        lead()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        os.write(terminal.end, b"\x03")
+
+    with Executed(DEADLINES, ["sh", "-c", "echo > $HERE/started; exit 5"], preexec_fn=typed, **options) as executed:
+        assert executed.status() == 128 + signal.SIGINT
+        assert not (executed.directory / "started").exists()
+
+
 def test_a_program_reads_the_terminal_and_knows_its_size(terminal: Terminal) -> None:
     terminal.resize(33, 77)
     body = (

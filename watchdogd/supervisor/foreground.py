@@ -71,6 +71,9 @@ class Foreground:
     def run(self) -> int:
         """Until the program has ended for good; the exit status to end with."""
         supervisor = self._supervisor
+        if early := signal.sigpending() & _ENDS:  # a terminal does not send it again to a program that comes later
+            supervisor.close()
+            return exits.SIGNALLED + min(early)
         try:
             supervisor.run()
         except BaseException:
