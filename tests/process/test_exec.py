@@ -168,6 +168,12 @@ def test_a_program_that_clears_away_what_is_ours_keeps_its_status(deed: str) -> 
     assert (ran.status, "Traceback" in ran.said) == (14, False), ran.said
 
 
+def test_one_that_cannot_be_started_again_is_not_said_to_be_missing() -> None:
+    body = "worker.ready()\nos.system('rm -rf $XDG_RUNTIME_DIR/*')\nwith worker.call('sync'): hang()"
+    ran = run([*SLOW, "--restart", "1"], program(body))
+    assert (ran.status, "cannot start: " in ran.said) == (exits.REFUSED, True), ran.said
+
+
 def test_what_it_left_running_is_ended_and_told() -> None:
     script = "sleep 77 & echo $! > $HERE/pid; exit 4"
     with Executed(SLOW, ["sh", "-c", script]) as executed:
