@@ -24,11 +24,15 @@ DURATIONS = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "watchdogd exec [OPTIONS] -- PROGRAM [ARGUMENTS]"
-    parser.description = f'{parser.description} D is a duration such as "500ms", "2s" or "1m". See docs/EXEC.md.'
+    parser.description = (
+        f"{parser.description} Ends with the program's own exit status (128 + n for signal n), or as below. "
+        'D is a duration such as "500ms", "2s" or "1m". See docs/EXEC.md.'
+    )
     for name, (_, text) in DURATIONS.items():
         parser.add_argument(f"--{name}", metavar="D", help=text)
     parser.add_argument(
-        "--instrument", help="who stamps its calls: driver (a shim in front of libcuda), or its own code"
+        "--instrument",
+        help="who stamps its calls: driver (a shim in front of libcuda; default), or worker (its own code)",
     )
     parser.add_argument(
         "--progress", metavar="SPEC", help='what tells of progress: "sync", "metrics:URL", "http://...", "command:..."'

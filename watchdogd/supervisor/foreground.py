@@ -73,7 +73,7 @@ class Foreground:
         supervisor = self._supervisor
         if early := signal.sigpending() & _ENDS:  # a terminal does not send it again to a program that comes later
             supervisor.close()
-            return exits.SIGNALLED + min(early)
+            return exits.SIGNALLED + int(min(early))
         try:
             supervisor.run()
         except BaseException:
