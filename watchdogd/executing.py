@@ -144,7 +144,10 @@ def _as_option(problem: Problem, name: str) -> str:
         "metrics.listen": "metrics",
     }
     option = by_key.get(problem.key, problem.key.rpartition(".")[2])
-    return f"--{option}: {problem.message}; {problem.remedy}"
+    text = f"{problem.message}; {problem.remedy}"
+    for known, (key, _) in DURATIONS.items():
+        text = text.replace(key, f"--{known}")
+    return f"--{option}: {text}"
 
 
 def _events_file(file: str) -> str:

@@ -48,6 +48,7 @@ def test_a_program_that_is_not_there_is_not_found_and_one_that_cannot_be_execute
         (["--restart", "-1"], "--restart: "),
         (["--accelerator", "gpu"], "--accelerator: "),
         (["--metrics", "somewhere"], "--metrics: "),
+        (["--progress", "command:true", "--stall", "1s"], "raise --stall to "),
     ],
 )  # fmt: skip
 def test_an_option_that_is_wrong_is_named_and_nothing_is_started(options: list[str], told: str) -> None:
@@ -172,6 +173,11 @@ def test_one_that_cannot_be_started_again_is_not_said_to_be_missing() -> None:
     body = "worker.ready()\nos.system('rm -rf $XDG_RUNTIME_DIR/*')\nwith worker.call('sync'): hang()"
     ran = run([*SLOW, "--restart", "1"], program(body))
     assert (ran.status, "cannot start: " in ran.said) == (exits.REFUSED, True), ran.said
+
+
+def test_a_source_of_progress_that_has_just_begun_is_not_called_silent() -> None:
+    ran = run([*WORKER, "--progress", "command:true", "--stall", "8s"], program("worker.ready()\ntime.sleep(1.5)"))
+    assert (ran.status, ran.said) == (0, "")
 
 
 def test_what_it_left_running_is_ended_and_told() -> None:

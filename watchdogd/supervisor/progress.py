@@ -23,7 +23,7 @@ REPLACE_NS = 10 * SECOND  # silent for longer, it is killed and started again
 
 
 class ProgressReader:
-    def __init__(self, watched: Watched, child: Child) -> None:
+    def __init__(self, watched: Watched, child: Child, now_ns: int) -> None:
         self.watched = watched
         self.child = child
         self._interval_ns = watched.settings.progress_interval_ns
@@ -31,6 +31,7 @@ class ProgressReader:
         self._bad = ""
         self._heard_ns: int | None = None
         self._since_ns = 0  # of its start
+        self._made_ns = now_ns
 
     def started(self, now_ns: int) -> None:
         self._buffer = lines.LineBuffer()
@@ -53,7 +54,9 @@ class ProgressReader:
         if now_ns - last_ns > max(REPLACE_NS, 10 * self._interval_ns):
             self._since_ns = now_ns
             self.child.kill()
-        up = self._heard_ns is not None and now_ns - self._heard_ns <= max(STALE_INTERVALS * self._interval_ns, SECOND)
+        up = now_ns - (self._heard_ns or self._made_ns) <= max(STALE_INTERVALS * self._interval_ns, SECOND)
+        if up and self._heard_ns is None:
+            return None  # it has just begun
         silent = "" if up else f"its reader is silent; {self.child.note or 'no line'}{self._bad}"
         before, self.watched.progressing.silent = self.watched.progressing.silent, silent
         if before == silent:
@@ -65,7 +68,7 @@ class ProgressReader:
 def readers(watched: Sequence[Watched], identities: launching.Identities) -> list[ProgressReader]:
     """Of those whose source is asked; what the driver shim tells is in the heartbeat."""
     now_ns = time.monotonic_ns()
-    return [ProgressReader(w, _child(w, identities, now_ns)) for w in watched if w.progressing.is_asked]
+    return [ProgressReader(w, _child(w, identities, now_ns), now_ns) for w in watched if w.progressing.is_asked]
 
 
 def _child(watched: Watched, identities: launching.Identities, now_ns: int) -> Child:
