@@ -49,6 +49,18 @@ def test_signals_are_passed_on_each_once() -> None:
         assert not (executed.directory / f"seen{len(SENT) + 1}").exists()
 
 
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGHUP", "SIGTERM"])
+def test_a_signal_is_for_the_program_and_not_for_children_that_know_nothing_of_it(name: str) -> None:
+    body = f"import subprocess\nos.setsid()\nsignal.signal(signal.{name}, lambda *_: tell('told'))\n"
+    body += "child = subprocess.Popen(['sleep', '77'])\ntell('ready')\n"
+    body += "while not (HERE / 'told').exists(): time.sleep(0.002)\ntime.sleep(0.2)\n"
+    body += "alive = child.poll() is None\nchild.kill()\nsys.exit(22 if alive else 1)"
+    with Executed(DEADLINES, program(body)) as executed:
+        executed.wait_file("ready")
+        executed.process.send_signal(signal.Signals[name])
+        assert executed.status() == 22
+
+
 def test_a_program_that_ends_by_a_signal_ends_exec_as_a_shell_says_it() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         with Executed(DEADLINES, program("tell('ready')\nsignal.signal(2, signal.SIG_DFL)\nserve()")) as executed:

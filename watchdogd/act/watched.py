@@ -295,7 +295,7 @@ class Watched:
     def signal(self, number: int, now_ns: int) -> OSError | None:
         if self.process is None:
             return None
-        refusal = self.process.signal(number)
+        refusal = self.process.signal(number, alone=self.settings.foreground and number != signal.SIGKILL)
         self.evidence.killed(self.pids(procfs.pid_namespace()), now_ns)
         return refusal
 

@@ -102,7 +102,7 @@ class Foreground:
             elif number == signal.SIGTERM and not stopping:
                 self._supervisor.stop("SIGTERM")  # it is asked to end, and made to after its grace
             elif process is not None:
-                process.signal(number)
+                process.signal(number, alone=True)
 
 
 def _shares_our_group(pid: int) -> bool:
