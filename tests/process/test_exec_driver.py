@@ -113,6 +113,16 @@ def test_a_sticky_error_of_a_child_that_has_ended_of_it_ends_nobody_else(device:
     assert (ran.status, ran.out) == (11, "done\n"), ran.said
 
 
+@pytest.mark.parametrize("pause", [0, 2.5])
+def test_a_program_that_starts_itself_anew_after_a_sticky_error_is_well(device: SimulatedDevice, pause: float) -> None:
+    anew = f"import os, sys, time\ntime.sleep({pause})\ndel os.environ['SIMCUDA_FAULT']\nexec({PROGRAM!r}.replace("
+    anew += "'print(', 'time.sleep(2.5); print('))"
+    arguments = [sys.executable, "-c", anew, "sim_sleep_us_500"]
+    then = breaks(f"os.execv({sys.executable!r}, {arguments!r})")
+    ran = run(["--sync", "5s"], then, environment={**device.environment("a"), **BREAKS})
+    assert (ran.status, ran.out) == (11, "done\n"), ran.said
+
+
 def test_a_sticky_error_of_its_own_after_that_of_a_child_is_seen(device: SimulatedDevice) -> None:
     breaks_too = f"os.environ.update({BREAKS!r})\nos.execvp({sys.executable!r}, {breaks('time.sleep(60)')!r})"
     ran = run(["--sync", "5s"], after_a_child(breaks_too, 0), environment=device.environment("a"))

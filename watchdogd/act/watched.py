@@ -191,14 +191,16 @@ class Watched:
         return finding if finding is not None and self.still(finding) else None
 
     def _error_has_died(self) -> bool:
-        """With a child process whose error it was; those that are left may be well."""
+        """With a child process whose error it was, or by an exec: those that are left may be well."""
         if self.last_error is None or self.reader is None or self.pulse is None or not self.shimmed.is_wanted:
             return False
         if self.pulse.header("pid_namespace") not in (0, procfs.pid_namespace()):
             return False
         pid = (self.reader.word(_ERROR_OWNER) or 0) >> 32
-        there = procfs.stat(pid) if pid not in (0, self._root) else None
-        return pid not in (0, self._root) and (there is None or there.state in "ZX")
+        there = procfs.stat(pid) if pid else None
+        if there is None or there.state in "ZX":
+            return pid not in (0, self._root)
+        return liveness.image_is_gone(self.pulse, pid, there.image)
 
     def _silent_output(self, now_ns: int) -> Finding | None:
         if self.pulse is None:
