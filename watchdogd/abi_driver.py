@@ -36,6 +36,7 @@ HEADER = (
     "host_functions_run",
     "host_function_ns",  # when one last began or ended: both say that something got on
     "ranges_unkept",  # NVTX ranges whose name found no stage
+    "error_owner",  # whose the header's last_error is: pid << 32; 0 = not said
 )
 HEADER_SIZE = 256
 # A line for each lane, written by its owner; not emptied when the lane changes hands.

@@ -53,7 +53,19 @@ The running supervisor is found by -c FILE, else by ${places.RUNTIME_DIR}, else 
 {exits.table()}"""
 
 
+def _reserve_standard() -> None:
+    """Where one was closed, the next file we open would be it, and get our words; and we would end without a status.
+
+    A child gets /dev/null there, too.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - the lowest that is free: it
+            os.set_inheritable(descriptor, True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
+    _reserve_standard()
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser(arguments[0] if arguments[:1] in (["run"], ["exec"]) else None)
     options, unknown = parser.parse_known_args(arguments)

@@ -25,7 +25,10 @@ DURATIONS = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "watchdogd exec [OPTIONS] -- PROGRAM [ARGUMENTS]"
-    parser.description = f'{parser.description} D is a duration such as "500ms", "2s" or "1m". See docs/EXEC.md.'
+    parser.description = (
+        f"{parser.description} Ends with the program's own exit status (128 + n for signal n), or as below. "
+        'D is a duration such as "500ms", "2s" or "1m". See docs/EXEC.md.'
+    )
     for name, (_, text) in DURATIONS.items():
         parser.add_argument(f"--{name}", metavar="D", help=text)
     parser.add_argument(

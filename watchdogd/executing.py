@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import sys
+from contextlib import suppress
 from typing import Any
 
 from watchdogd import exits
@@ -63,15 +64,18 @@ def run(options: argparse.Namespace) -> int:
             _say(f"{home} is on a disk, which may delay the program: mount a tmpfs on /dev/shm or /tmp")
         if options.verbose:
             _say(f"pid {os.getpid()}; WATCHDOGD_RUNTIME_DIR={settings.supervisor.runtime_dir} watchdogd status")
-        return Foreground(settings, signals).run()
-    except CannotStart as error:
-        raise Failed(str(error), exits.REFUSED) from None
+        try:
+            foreground = Foreground(settings, signals)
+        except (CannotStart, OSError) as error:
+            raise Failed(str(error), exits.REFUSED) from None
+        return foreground.run()
     finally:
         private.remove()
 
 
 def _say(text: str) -> None:
-    print(f"watchdogd: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # whoever read us has gone; the program starts all the same
+        print(f"watchdogd: {text}", file=sys.stderr, flush=True)
 
 
 def _check_program(name: str) -> None:

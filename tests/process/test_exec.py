@@ -62,6 +62,7 @@ def test_a_program_that_is_not_there_is_not_found_and_one_that_cannot_be_execute
          " is not \"driver\"; write --instrument driver"),
         (["--progress", "metrics:http://h:1/", "--stall", "30s"], "--progress-counter: is missing"),
         (["--progress", "http://h:1/", "--stall", "2s"], "less than 8 of --progress-interval \"1s\"; raise --stall to"),
+        (["--progress", "command:true", "--stall", "1s"], "raise --stall to "),
     ],
 )  # fmt: skip
 def test_an_option_that_is_wrong_is_named_and_nothing_is_started(options: list[str], told: str) -> None:
@@ -165,6 +166,48 @@ def test_it_stays_in_the_session_and_process_group_that_exec_was_started_in() ->
         assert executed.out().split() == [str(executed.process.pid)] * 2
 
 
+def test_what_ends_by_itself_after_the_program_is_left_to_and_not_told() -> None:
+    with Executed(SLOW, ["bash", "-c", "exec > >(sleep 0.3; cat > $HERE/tail); echo rest; exit 4"]) as executed:
+        assert executed.status() == 4
+        assert (executed.wait_file("tail"), executed.said()) == ("rest\n", "")
+
+
+def test_what_has_not_ended_gets_a_sigterm_first() -> None:
+    ends = 'trap "echo asked > $HERE/asked; exit" TERM; while :; do sleep 0.05; done'
+    with Executed(SLOW, ["sh", "-c", f"({ends}) & exit 4"]) as executed:
+        assert executed.status() == 4
+        assert executed.wait_file("asked") == "asked\n"
+
+
+def test_after_a_verdict_nobody_lingers() -> None:
+    body = "import subprocess\nsubprocess.Popen(['sleep', '77'])\nworker.ready()\nwith worker.call('sync'): hang()"
+    ran = run(SLOW, program(body))
+    [kill] = [event["monotonic_ns"] for event in ran.events if event["kind"] == "signal"]
+    [gone_ns] = [event["monotonic_ns"] for event in ran.events if event["kind"] == "gone"]
+    assert (ran.status, gone_ns - kill < 900_000_000) == (exits.VERDICT, True)
+
+
+@pytest.mark.parametrize(
+    "deed",
+    ["rm -rf $XDG_RUNTIME_DIR/*", "rm -rf $XDG_RUNTIME_DIR/*/run/heartbeats", "rm -rf $XDG_RUNTIME_DIR/*/run/births",
+     ": > $WATCHDOGD_HEARTBEAT", "mkdir $XDG_RUNTIME_DIR/*/run/births/d"],
+)  # fmt: skip
+def test_a_program_that_clears_away_what_is_ours_keeps_its_status(deed: str) -> None:
+    ran = run(SLOW, ["sh", "-c", f"{deed}; sleep 0.8; exit 14"])
+    assert (ran.status, "Traceback" in ran.said) == (14, False), ran.said
+
+
+def test_one_that_cannot_be_started_again_is_not_said_to_be_missing() -> None:
+    body = "worker.ready()\nos.system('rm -rf $XDG_RUNTIME_DIR/*')\nwith worker.call('sync'): hang()"
+    ran = run([*SLOW, "--restart", "1"], program(body))
+    assert (ran.status, "cannot start: " in ran.said) == (exits.REFUSED, True), ran.said
+
+
+def test_a_source_of_progress_that_has_just_begun_is_not_called_silent() -> None:
+    ran = run([*WORKER, "--progress", "command:true", "--stall", "8s"], program("worker.ready()\ntime.sleep(1.5)"))
+    assert (ran.status, ran.said) == (0, "")
+
+
 def test_what_it_left_running_is_ended_and_told() -> None:
     script = "sleep 77 & echo $! > $HERE/pid; exit 4"
     with Executed(SLOW, ["sh", "-c", script]) as executed:
@@ -250,3 +293,23 @@ def test_without_metrics_there_is_no_exporter() -> None:
         executed.touch("done")
         assert executed.status() == 0
         assert not (runtime / "exporter.address").exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_with_standard_streams_that_are_closed_the_status_is_the_programs_and_no_file_of_ours_is_one(
+    closed: str,
+) -> None:
+    look = "readlink /proc/self/fd/[012] > $HERE/saw; exit 7"
+    with Executed(SLOW, ["sh", "-c", look], before=["sh", "-c", f'exec "$@" {closed}', "sh"]) as executed:
+        assert executed.status() == 7
+        saw = executed.wait_file("saw").split()
+        assert not [path for path in saw if "watchdogd-exec" in path or "anon_inode" in path]
+        assert all(line.startswith(b"{") for line in executed.record.read_bytes().splitlines())
+
+
+def test_nobody_who_reads_what_we_say_is_no_reason_not_to_start() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with Executed([*SLOW, "-v"], ["sh", "-c", "exit 8"], stderr=write) as executed:
+        os.close(write)
+        assert executed.status() == 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import shutil
 import signal
 import struct
 import termios
@@ -48,6 +49,18 @@ def test_signals_are_passed_on_each_once() -> None:
         assert not (executed.directory / f"seen{len(SENT) + 1}").exists()
 
 
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGHUP", "SIGTERM"])
+def test_a_signal_is_for_the_program_and_not_for_children_that_know_nothing_of_it(name: str) -> None:
+    body = f"import subprocess\nos.setsid()\nsignal.signal(signal.{name}, lambda *_: tell('told'))\n"
+    body += "child = subprocess.Popen(['sleep', '77'])\ntell('ready')\n"
+    body += "while not (HERE / 'told').exists(): time.sleep(0.002)\ntime.sleep(0.2)\n"
+    body += "alive = child.poll() is None\nchild.kill()\nsys.exit(22 if alive else 1)"
+    with Executed(DEADLINES, program(body)) as executed:
+        executed.wait_file("ready")
+        executed.process.send_signal(signal.Signals[name])
+        assert executed.status() == 22
+
+
 def test_a_program_that_ends_by_a_signal_ends_exec_as_a_shell_says_it() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         with Executed(DEADLINES, program("tell('ready')\nsignal.signal(2, signal.SIG_DFL)\nserve()")) as executed:
@@ -82,6 +95,17 @@ def test_what_was_ignored_when_exec_began_is_ignored_by_the_program_too() -> Non
         assert executed.wait_file("seen1") == "SIGUSR1"
         executed.touch("done")
         assert executed.status() == 21
+
+
+@pytest.mark.parametrize(("parent", "ignored"), [("systemd", True), ("another", False)])
+def test_a_service_of_systemd_ignores_sigpipe_as_it_would_without_exec(
+    parent: str, ignored: bool, tmp_path: Path
+) -> None:
+    shutil.copy("/bin/sh", tmp_path / parent)
+    starts = [str(tmp_path / parent), "-c", '"$@"; exit $?', "sh"]
+    with Executed(DEADLINES, ["sh", "-c", "grep SigIgn /proc/self/status; exit 4"], before=starts) as executed:
+        assert executed.status() == 4
+        assert bool(int(executed.out().split()[1], 16) & 1 << signal.SIGPIPE - 1) is ignored
 
 
 def test_the_program_dies_with_an_exec_that_is_killed_and_the_next_one_clears_away_what_is_left() -> None:
@@ -153,6 +177,20 @@ def test_what_is_typed_reaches_the_program_once(terminal: Terminal) -> None:
         assert not (executed.directory / "seen4").exists()
 
 
+def test_a_ctrl_c_before_the_program_is_there_is_not_lost(terminal: Terminal) -> None:
+    options = terminal.options()
+    lead = options.pop("preexec_fn")
+
+    def typed() -> None:
+        lead()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        os.write(terminal.end, b"\x03")
+
+    with Executed(DEADLINES, ["sh", "-c", "echo > $HERE/started; exit 5"], preexec_fn=typed, **options) as executed:
+        assert executed.status() == 128 + signal.SIGINT
+        assert not (executed.directory / "started").exists()
+
+
 def test_a_program_reads_the_terminal_and_knows_its_size(terminal: Terminal) -> None:
     terminal.resize(33, 77)
     body = (
@@ -192,7 +230,38 @@ def test_a_job_that_was_suspended_is_not_hung_when_it_goes_on() -> None:
         assert [event["verdict"] for event in executed.events("verdict")] == ["exited"]
 
 
+def test_a_program_that_is_stopped_alone_is_not_hung_and_has_its_deadline_anew_when_it_goes_on() -> None:
+    body = "worker.ready()\ntell('ready', os.getpid())\n"
+    body += "with worker.call('sync'): os.kill(os.getpid(), signal.SIGSTOP); time.sleep(0.1)\nsys.exit(9)"
+    with Executed(DEADLINES, program(body)) as executed:
+        pid = int(executed.wait_file("ready"))
+        until = time.monotonic() + 1
+        wait_until(lambda: time.monotonic() > until)
+        os.kill(pid, signal.SIGCONT)
+        assert executed.status() == 9, executed.said()
+
+
+def test_one_that_goes_on_and_does_not_return_is_hung() -> None:
+    body = "worker.ready()\ntell('ready', os.getpid())\n"
+    body += "with worker.call('sync'): os.kill(os.getpid(), signal.SIGSTOP); hang()"
+    with Executed(DEADLINES, program(body)) as executed:
+        pid = int(executed.wait_file("ready"))
+        until = time.monotonic() + 0.6
+        wait_until(lambda: time.monotonic() > until)
+        os.kill(pid, signal.SIGCONT)
+        assert executed.status() == exits.VERDICT
+
+
 def test_a_hang_at_a_terminal_is_ended_too(terminal: Terminal) -> None:
     body = "worker.ready()\nwith worker.call('sync'): hang()"
     with Executed(DEADLINES, program(body), **terminal.options()) as executed:
         assert executed.status() == exits.VERDICT
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_what_is_sent_between_two_lives_of_the_program_ends_it_all(name: str) -> None:
+    body = "worker.ready()\nwith worker.call('sync'): hang()"
+    with Executed([*DEADLINES, "--restart", "9"], program(body)) as executed:
+        wait_until(lambda: [e for e in executed.events("phase") if e["phase"] == "backoff"], what=executed.said)
+        executed.process.send_signal(signal.Signals[name])
+        assert executed.status() == 128 + signal.Signals[name]

@@ -169,7 +169,7 @@ def test_a_heartbeat_that_cannot_be_made_loses_nothing() -> None:
         for incarnation in (2, 3):
             (running.runtime / "heartbeats" / f"a.{incarnation}").touch()  # nothing is made over another one
         running.wait_phase("a", "running", 4)
-        assert [event["exit"] for event in running.events("gone", "a")][1:] == ["exited with status 127"] * 2
+        assert [event["exit"] for event in running.events("gone", "a")][1:] == ["exited with status 1"] * 2
         wait_until(lambda: given_back(running, 4) == "[17, 18]", what=running.log)
         assert counts(running) == (0, 2)
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+from watchdogd import exits
 from watchdogd.act import birth, launching, legacy, scope
 from watchdogd.act.fleet import Fleet
 from watchdogd.act.runtime import CANNOT_BE_WRITTEN, CannotStart, Runtime
@@ -227,7 +228,7 @@ class Actor:
             watched.launched = launching.fingerprint(settings)
             watched.reader.write_spawned_pid(watched.process.pid)
         except (OSError, ImportError, CannotStart) as error:
-            watched.exit = watched.ended = Exit(code=127)
+            watched.exit = watched.ended = Exit(code=exits.REFUSED)
             watched.note = f"cannot start: {error}"
             finding = Finding(Verdict.CRASHED, detected_ns=now_ns, detail=watched.note)
             self._happenings.append(Happening(watched, Trigger.EXITED, finding))

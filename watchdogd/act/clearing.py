@@ -25,14 +25,19 @@ class Clearing:
         self.trouble = ""  # of the last search, for people
         self.left: tuple[int, ...] = ()  # what SIGKILL did not end
 
-    def begin(self, root: Process, heartbeat: str, cgroup: str | None, now_ns: int) -> None:
-        """Unless one is running. With no process to be had it is tried again later: the phase has its own deadline."""
+    def begin(self, root: Process, heartbeat: str, cgroup: str | None, now_ns: int, *, patiently: bool = False) -> None:
+        """Unless one is running. With no process to be had it is tried again later: the phase has its own deadline.
+
+        ``patiently``: who is left has the time to end in order.
+        """
         if self.sweeper is not None:
             return
         self.again_ns = None
         supervisor, identity, is_held = os.getpid(), root.identity, root.is_child
         try:
-            self.sweeper = Sweeper(lambda: members(identity, heartbeat, supervisor, is_held=is_held), cgroup)
+            self.sweeper = Sweeper(
+                lambda: members(identity, heartbeat, supervisor, is_held=is_held), cgroup, patiently=patiently
+            )
         except OSError as error:
             self.trouble = f"cannot look for descendants: {error.strerror}"
             self.again_ns = now_ns + RETRY_NS

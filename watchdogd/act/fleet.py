@@ -11,8 +11,9 @@ from typing import Any
 from watchdogd.act.watched import Watched
 from watchdogd.decide import budget, redundancy, suspicion
 from watchdogd.decide.orders import HANGS, NO_FAILURE
-from watchdogd.model import MILLISECOND, Finding, Phase, SupervisorSettings, Verdict
+from watchdogd.model import MILLISECOND, SECOND, Finding, Phase, SupervisorSettings, Verdict
 
+LEAVES_NS = 2 * SECOND  # from a sticky error on: nobody waits for it meanwhile, since each call of it fails at once
 CULPRIT_MARGIN_NS = 100 * MILLISECOND  # a suspect's own verdict may come this much after its deadline
 
 
@@ -61,6 +62,10 @@ class Fleet:
             return f"{len(recent)} kills in {seconds:g} s (max_kills): {told}"
         if now_ns - finding.detected_ns >= settings.hold_max_ns or finding.verdict is Verdict.STARTUP:
             return None
+        if finding.verdict is Verdict.STICKY_ERROR and victim.settings.instrument == "driver":
+            # An unmodified program gets the error as well: its own end, its message and its status say more than ours.
+            since_ns = finding.entered_ns or finding.detected_ns
+            return "it may be about to end by itself" if now_ns - since_ns < LEAVES_NS else None
         culprit = self._likelier_culprit(victim, finding, now_ns) if finding.verdict in HANGS else None
         is_there_yet = finding.verdict in HANGS or finding.verdict is Verdict.SILENT_OUTPUT
         return culprit or (self._last_of_its_group(victim, now_ns) if is_there_yet else None)

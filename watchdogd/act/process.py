@@ -42,8 +42,10 @@ class Process:
         self.errors = -1
         return raw.decode("utf-8", "replace") or None  # nothing written: the exec closed it
 
-    def signal(self, number: int) -> OSError | None:
+    def signal(self, number: int, *, alone: bool = False) -> OSError | None:
         """Signal the process and its group. A refusal is returned, to be shown; "already gone" is not one.
+
+        ``alone``: not its group, which may know nothing of this signal.
 
         Of an adopted one only itself: once its leader is reaped by init, the group's number may be anybody's.
         """
@@ -51,7 +53,7 @@ class Process:
             return None
         try:
             # Safe although by number: the leader is ours and unreaped, so the number is still its group's.
-            if self.is_child and self._signal_group(number) and number != signal.SIGKILL:
+            if self.is_child and not alone and self._signal_group(number) and number != signal.SIGKILL:
                 return None  # a second one would run the leader's handler again
             signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:

@@ -53,7 +53,8 @@ class Runtime:
             path = os.path.join(directory, inside) if inside else getattr(settings, name)
             try:
                 os.makedirs(path, mode, exist_ok=True)
-                problem = None if is_known else trust.doubt(os.path.join(os.getcwd(), path))
+                whole = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+                problem = None if is_known else trust.doubt(whole)
             except OSError as error:
                 if name == "state_dir" and error.errno in CANNOT_BE_WRITTEN:
                     continue
@@ -109,11 +110,13 @@ class Runtime:
 
 
 def _remove_all(directory: str, kept: frozenset[str] = frozenset()) -> None:
-    for name in os.listdir(directory):
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():  # else somebody was quicker
         if name in kept:
             continue
         try:
             os.unlink(f"{directory}/{name}")
+        except FileNotFoundError:
+            continue
         except OSError as error:
             raise CannotStart(
                 f"cannot remove {directory}/{name}: {error.strerror}; it is not ours, remove it"

@@ -19,6 +19,7 @@ from typing import NamedTuple, NoReturn
 from watchdogd.act import birth, privileges, scope
 from watchdogd.act.process import Process, hold
 from watchdogd.instrument import words
+from watchdogd.observe import procfs
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -114,8 +115,9 @@ def _prepare(request: Launch, parent: int, errors: int) -> dict[str, str]:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         if signal.getsignal(number) is not signal.SIG_IGN:  # what nohup(1) had us ignore
             signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python's own doing
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python's own doing, as the next
+    if not (request.foreground and _is_of_systemd(parent)):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # also what we block over an exec of our own: they must hear it
     if not request.foreground:
         os.setsid()
@@ -147,6 +149,12 @@ def _prepare(request: Launch, parent: int, errors: int) -> dict[str, str]:
     return environment
 
 
+def _is_of_systemd(supervisor: int) -> bool:
+    """Which has its services ignore SIGPIPE; nothing else tells what was ignored before Python began."""
+    there = procfs.stat(supervisor)
+    return there is not None and procfs.name(there.parent) == "systemd"
+
+
 def _enter_scope(request: Launch) -> tuple[str | None, str | None]:
     """The cgroup's directory, or why there is none."""
     if request.scope is None:
@@ -164,7 +172,9 @@ def _with_shim(request: Launch) -> dict[str, str]:
         return dict(request.environment)
     from watchdogd.instrument import front, place  # noqa: PLC0415 - 5 ms that a supervisor without a shim never needs
 
-    directory = os.path.join(os.getcwd(), request.directory or "")
+    directory = request.directory or ""
+    with suppress(FileNotFoundError):  # it has been removed: a program starts there all the same
+        directory = os.path.join(os.getcwd(), directory)
     shim, environment = front.stand(request.shim, request.environment, directory, request.ids)
     if request.birth is not None:
         birth.add_shim(request.birth, shim)

@@ -24,6 +24,7 @@ from watchdogd.observe import procfs
 from watchdogd.observe.procfs import Identity
 
 DEADLINE_SECONDS = 2.0
+LINGER_SECONDS = 1.0  # to end by themselves, and then again so long after SIGTERM
 FIRST_PAUSE_SECONDS = 0.001
 LONGEST_PAUSE_SECONDS = 0.1  # what does not die at once will not die sooner for being looked at
 
@@ -110,8 +111,8 @@ def _descends(stat: procfs.Stat, ancestor: int, processes: dict[int, procfs.Stat
     return False
 
 
-def kill(stat: procfs.Stat) -> bool:
-    """SIGKILL exactly this process. False if it is gone, or is not it any more."""
+def kill(stat: procfs.Stat, number: int = signal.SIGKILL) -> bool:
+    """Signal exactly this process. False if it is gone, or is not it any more."""
     try:
         descriptor = os.pidfd_open(stat.pid)
     except ProcessLookupError:
@@ -120,7 +121,7 @@ def kill(stat: procfs.Stat) -> bool:
         again = procfs.stat(stat.pid)
         if again is None or again.start_ticks != stat.start_ticks:
             return False
-        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        signal.pidfd_send_signal(descriptor, number)
     except (ProcessLookupError, PermissionError):  # gone, or another user's: then it stays in what is left
         return False
     finally:
@@ -128,12 +129,31 @@ def kill(stat: procfs.Stat) -> bool:
     return True
 
 
-def sweep(find: Callable[[], list[procfs.Stat]], cgroup: str | None = None) -> Swept:
+def ask(find: Callable[[], list[procfs.Stat]]) -> dict[int, procfs.Stat]:
+    """Let them end: who reads a pipe has its rest to write, who keeps shared memory has it to remove.
+
+    Those that did not in their time, and were sent a SIGTERM.
+    """
+    asked: dict[int, procfs.Stat] = {}
+    for is_time_over in (False, True):
+        deadline = time.monotonic() + LINGER_SECONDS
+        pause = FIRST_PAUSE_SECONDS
+        while found := find():
+            if is_time_over:
+                asked |= {stat.pid: stat for stat in found if stat.pid not in asked and kill(stat, signal.SIGTERM)}
+            if time.monotonic() > deadline:
+                break
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+    return asked
+
+
+def sweep(find: Callable[[], list[procfs.Stat]], cgroup: str | None = None, *, patiently: bool = False) -> Swept:
     """Kill until none is left, or the deadline. A process that dies may leave new orphans, so look again.
 
-    ``cgroup``: the worker's own; what is in it dies by one write, whatever it did to hide.
+    ``cgroup``: the worker's own; what is in it dies by one write, however it hid. ``patiently``: ``ask``, first.
     """
-    killed: dict[int, procfs.Stat] = {}
+    killed = ask(find) if patiently else {}
     deadline = time.monotonic() + DEADLINE_SECONDS
     pause = FIRST_PAUSE_SECONDS
     while True:
@@ -183,7 +203,9 @@ def reap_ended() -> None:
 class Sweeper:
     """A sweep in a child of its own. ``descriptor`` becomes readable when it has ended."""
 
-    def __init__(self, find: Callable[[], list[procfs.Stat]], cgroup: str | None = None) -> None:
+    def __init__(
+        self, find: Callable[[], list[procfs.Stat]], cgroup: str | None = None, *, patiently: bool = False
+    ) -> None:
         self.descriptor, send = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.pid = os.fork()
@@ -192,7 +214,7 @@ class Sweeper:
             os.close(send)
             raise
         if self.pid == 0:
-            _run(find, cgroup, send)
+            _run(lambda: sweep(find, cgroup, patiently=patiently), send)
         reap_later(self.pid)
         os.close(send)
 
@@ -221,12 +243,12 @@ class Sweeper:
         os.close(self.descriptor)
 
 
-def _run(find: Callable[[], list[procfs.Stat]], cgroup: str | None, send: int) -> NoReturn:
+def _run(sweeps: Callable[[], Swept], send: int) -> NoReturn:
     try:
         # Nothing of the supervisor's may stay open in a child that may outlive it: its lock, sockets, pidfds.
         os.dup2(send, 0)
         os.closerange(3, 2**20)
-        swept = sweep(find, cgroup)
+        swept = sweeps()
         os.write(0, json.dumps({"killed": swept.killed, "left": swept.left}).encode())
     finally:
         os._exit(0)

@@ -6,11 +6,12 @@ waits.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.act.clearing import AGAIN_NS, RETRY_NS, Clearing
 from watchdogd.act.evidence import Evidence
 from watchdogd.act.growing import Growing
@@ -34,6 +35,7 @@ from watchdogd.pulse import Pulse
 
 HELD_CHECK_NS = 5 * MILLISECOND
 LONGEST_NOTE = 500  # characters: the snapshot has room for so much of every worker
+_ERROR_OWNER = abi_driver.OFFSET + abi_driver.HEADER.index("error_owner") * abi.WORD
 _UNREADABLE = frozenset(reason.value for reason in Unreadable)
 
 
@@ -48,7 +50,7 @@ class Watched:
         self.ended: Exit | None = None  # how the last incarnation did that has
         self.pulse: Pulse | None = None
         self._owners: owners.Owners | None = None  # of that pulse's words
-        self.examination = Examination(self.rules, self._threads)
+        self.examination = Examination(self.rules, self._threads, spares_stopped=settings.foreground)
         self.clearing = Clearing()
         self.evidence = Evidence()
         self.growing = Growing(settings.growth)
@@ -188,6 +190,18 @@ class Watched:
         finding = liveness.sticky_error(self.pulse, self.state.spawned_ns or 0, now_ns)
         return finding if finding is not None and self.still(finding) else None
 
+    def _error_has_died(self) -> bool:
+        """With a child process whose error it was, or by an exec: those that are left may be well."""
+        if self.last_error is None or self.reader is None or self.pulse is None or not self.shimmed.is_wanted:
+            return False
+        if self.pulse.header("pid_namespace") not in (0, procfs.pid_namespace()):
+            return False
+        pid = (self.reader.word(_ERROR_OWNER) or 0) >> 32
+        there = procfs.stat(pid) if pid else None
+        if there is None or there.state in "ZX":
+            return pid not in (0, self._root)
+        return liveness.image_is_gone(self.pulse, pid, there.image)
+
     def _silent_output(self, now_ns: int) -> Finding | None:
         if self.pulse is None:
             return None
@@ -198,6 +212,8 @@ class Watched:
         """Whether the fact a finding rests on reads the same right now."""
         if finding.verdict is Verdict.STALL:
             return self._is_stalled(finding.detected_ns if now_ns is None else now_ns)
+        if finding.verdict is Verdict.STICKY_ERROR and self.exit is None and self._error_has_died():
+            return False
         if self.reader is None or finding.offset is None:
             return stands(finding, None)
         return stands(finding, self.reader.word(finding.offset))
@@ -214,6 +230,11 @@ class Watched:
         finding = self.state.finding
         stalled = finding is not None and finding.verdict is Verdict.STALL and self.state.phase is not Phase.OBSERVED
         return stalled and not self.progressing.stands(self.state, now_ns)
+
+    def is_rid_of_its_error(self) -> bool:
+        """Whether the sticky error that its standing verdict is about has ended with its process."""
+        finding = self.state.finding
+        return finding is not None and finding.verdict is Verdict.STICKY_ERROR and self._error_has_died()
 
     def is_good_again(self) -> bool:
         """Whether the run of bad outputs is over that its standing verdict is about."""
@@ -276,7 +297,7 @@ class Watched:
     def signal(self, number: int, now_ns: int) -> OSError | None:
         if self.process is None:
             return None
-        refusal = self.process.signal(number)
+        refusal = self.process.signal(number, alone=self.settings.foreground and number != signal.SIGKILL)
         self.evidence.killed(self.pids(procfs.pid_namespace()), now_ns)
         return refusal
 
@@ -294,7 +315,11 @@ class Watched:
 
     def begin_sweep(self, cgroup: str | None, now_ns: int) -> None:
         if self.process is not None:
-            self.clearing.begin(self.process, "" if self.reader is None else self.reader.path, cgroup, now_ns)
+            heartbeat = "" if self.reader is None else self.reader.path
+            is_in_order = self.exit is not None and (self.state.by_itself or self.exit.signal != signal.SIGKILL)
+            # In the foreground nobody waits for a next incarnation, and a shell would leave them alone.
+            patiently = self.settings.foreground and is_in_order
+            self.clearing.begin(self.process, heartbeat, cgroup, now_ns, patiently=patiently)
             self.changed()
 
     def end_sweep(self, now_ns: int) -> Swept | None:

@@ -17,18 +17,21 @@ from watchdogd.model import MILLISECOND, Finding, Phase, Verdict
 from watchdogd.observe.heartbeat import HeartbeatReader
 from watchdogd.pulse import Pulse, word_at
 
+STOPPED_CHECK_NS = 50 * MILLISECOND  # whether one that is stopped goes on
 BASELINE_EVERY_NS = 50 * MILLISECOND  # a worker that is always slow is sampled this often at most
 
 ThreadsOf = Callable[[Pending], tuple[Threads | None, bool]]  # as ``Owners.threads``
 
 
 class Examination:
-    def __init__(self, rules: Rules, threads_of: ThreadsOf) -> None:
+    def __init__(self, rules: Rules, threads_of: ThreadsOf, *, spares_stopped: bool = False) -> None:
+        """``spares_stopped``: who stopped it, at a terminal or with a debugger, wants it to stand."""
         self.look = Look(0)
         self.waiting_ns: int | None = None  # look again then: a verdict waits for it
         self.orphaned: set[Fact] = set()  # calls whose thread or process is gone
         self.reported: dict[Fact, str] = {}  # facts that are a verdict already, with their incidents
         self.soft_exceeded = 0
+        self._spares_stopped = spares_stopped
         self._rules = rules
         self._threads_of = threads_of
         self._patience: dict[Fact, Patience] = {}
@@ -109,6 +112,9 @@ class Examination:
                 self.orphaned.add(pending.key)
                 continue
             patience = self._patience[pending.key]
+            if self._spares_stopped and threads and all(sample.state in "Tt" for sample in threads.values()):
+                self._wait_for_stopped(pending, patience, now_ns)
+                continue
             # All of them since its deadline began to count, those before its deadline too.
             judged = liveness.judge(patience, threads, self.stall_ns(pending.since_ns), late_margin_ns, now_ns)
             if isinstance(judged, Finding):
@@ -116,6 +122,13 @@ class Examination:
                 return judged, pending, threads
             self._wait(pending, patience, judged, threads, now_ns)
         return None
+
+    def _wait_for_stopped(self, pending: Pending, patience: Patience, now_ns: int) -> None:
+        """Once it goes on it has its deadline anew: what it waited for has come meanwhile, but it was not told."""
+        until_ns = now_ns + STOPPED_CHECK_NS + pending.deadline_ns - pending.since_ns
+        self._patience[pending.key] = patience._replace(until_ns=until_ns)
+        check_ns = now_ns + STOPPED_CHECK_NS
+        self.waiting_ns = check_ns if self.waiting_ns is None else min(self.waiting_ns, check_ns)
 
     def stall_ns(self, since_ns: int) -> int:
         """For how long the machine stood still since then."""

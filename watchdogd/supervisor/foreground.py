@@ -10,10 +10,12 @@ import ctypes
 import os
 import signal
 import struct
+import sys
 
 from watchdogd import abi, exits
-from watchdogd.act.runtime import Runtime
-from watchdogd.model import Settings
+from watchdogd.act.runtime import CannotStart, Runtime
+from watchdogd.decide.orders import ALIVE
+from watchdogd.model import Phase, Settings
 from watchdogd.publish.notify import Notifier
 from watchdogd.supervisor.tick import Supervisor
 
@@ -25,6 +27,9 @@ _NOT_PASSED_ON = frozenset(
         signal.SIGTRAP, signal.SIGSYS,
     )
 )  # fmt: skip
+# Between two lives of the program there is nobody to pass them on to: who sends one wants it all to end.
+_ENDS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
+_THERE = ALIVE | {Phase.TERMINATING}
 _BY_THE_KERNEL = 0x80  # SI_KERNEL: of a terminal, to its whole foreground process group
 _SIZE = 128  # of signalfd_siginfo, and of sigset_t
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,6 +63,7 @@ class Foreground:
         """Raises CannotStart, OSError."""
         os.environ.pop(abi.ENVIRONMENT, None)  # a worker's, if it started us: ours is none of its descendants
         self._signals = signals
+        self._ended_by = 0  # the signal that came while no program was there
         self._runtime = Runtime(settings.supervisor)
         self._supervisor = Supervisor(settings, self._runtime, Notifier(speaks=False))  # the program may have to
         self._supervisor.loop.listen(signals.descriptor, lambda _now_ns: self._pass_on())
@@ -65,27 +71,38 @@ class Foreground:
     def run(self) -> int:
         """Until the program has ended for good; the exit status to end with."""
         supervisor = self._supervisor
+        if early := signal.sigpending() & _ENDS:  # a terminal does not send it again to a program that comes later
+            supervisor.close()
+            return exits.SIGNALLED + int(min(early))
         try:
             supervisor.run()
         except BaseException:
             supervisor.abandon()
             raise
-        supervisor.close()
+        try:
+            supervisor.close()
+        except (OSError, CannotStart) as error:  # what is left, the next one clears; the status is the program's
+            print(f"watchdogd: cannot clear away: {error}", file=sys.stderr)
         if supervisor.actor.left is not None:
             return supervisor.exit_status
-        ended = supervisor.watched[0].ended
-        return exits.SIGNALLED + signal.SIGTERM if ended is None else exits.of(ended)
+        watched = supervisor.watched[0]
+        if watched.ended is None or (self._ended_by and not watched.state.by_itself):
+            return exits.SIGNALLED + (self._ended_by or signal.SIGTERM)
+        return exits.of(watched.ended)
 
     def _pass_on(self) -> None:
         watched = self._supervisor.watched[0]
         for number, of_terminal in self._signals.take():
-            process = watched.process
-            if of_terminal and process is not None and _shares_our_group(process.pid):
+            process, stopping = watched.process, self._supervisor.stopping
+            if watched.state.phase not in _THERE and number in _ENDS and not stopping:
+                self._ended_by = number
+                self._supervisor.stop(signal.Signals(number).name)
+            elif of_terminal and process is not None and _shares_our_group(process.pid):
                 continue  # it has it
-            if number == signal.SIGTERM and not self._supervisor.stopping:
+            elif number == signal.SIGTERM and not stopping:
                 self._supervisor.stop("SIGTERM")  # it is asked to end, and made to after its grace
             elif process is not None:
-                process.signal(number)
+                process.signal(number, alone=True)
 
 
 def _shares_our_group(pid: int) -> bool:

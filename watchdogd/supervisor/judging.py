@@ -95,14 +95,19 @@ class Judging:
             self._actor.record_near_miss(watched, pending, incident, now_ns)
             if state.finding is not None and (state.finding.offset, state.finding.word) == pending.key:
                 self._happenings.append(Happening(watched, Trigger.RETURNED))
-        if watched.is_good_again():
-            self._actor.record_good_again(watched, now_ns)
-            self._happenings.append(Happening(watched, Trigger.RETURNED))
-        if watched.gets_on_again(now_ns):
-            self._actor.record_stall_over(watched, now_ns)
-            self._happenings.append(Happening(watched, Trigger.RETURNED))
+        self._look_for_recovery(watched, now_ns)
         if policy.may_be_judged(state):
             self._judge(watched, late_ns, now_ns)
+
+    def _look_for_recovery(self, watched: Watched, now_ns: int) -> None:
+        """From what its standing verdict is about."""
+        if watched.is_good_again():
+            self._actor.record_good_again(watched, now_ns)
+        elif watched.gets_on_again(now_ns):
+            self._actor.record_stall_over(watched, now_ns)
+        elif not watched.is_rid_of_its_error():
+            return
+        self._happenings.append(Happening(watched, Trigger.RETURNED))
 
     def _judge(self, watched: Watched, late_ns: int, now_ns: int) -> None:
         finding = watched.verdict(late_ns, self._settings.late_margin_ns, now_ns)

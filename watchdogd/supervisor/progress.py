@@ -32,6 +32,7 @@ class ProgressReader:
         self._bad = ""
         self._heard_ns: int | None = None
         self._since_ns = 0  # of its start
+        self._made_ns = now_ns
 
     def started(self, now_ns: int) -> None:
         self._buffer = lines.LineBuffer()

@@ -36,6 +36,11 @@ static void free_entries_of_old_image(void)
     for (unsigned number = 0; number < WATCHDOGD_DRIVER_CONTEXTS; number++, entry += WATCHDOGD_DRIVER_CONTEXT_STRIDE / 8)
         if (watchdogd_load_(entry) >> 32 == shim.owner >> 32)
             watchdogd_store_(entry, 0);
+    uint64_t *error_owner = shim_words(WATCHDOGD_DRIVER_OFFSET) + WATCHDOGD_DRIVER_HEADER_ERROR_OWNER;
+    if (watchdogd_load_(error_owner) == shim.owner) {
+        watchdogd_store_(watchdogd_process_.words + WATCHDOGD_HEADER_LAST_ERROR, 0);
+        watchdogd_store_(error_owner, 0);
+    }
 }
 
 static void set_owner(void) { shim.owner = (uint64_t)getpid() << 32; }

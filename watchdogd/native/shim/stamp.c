@@ -16,8 +16,9 @@ int shim_is_sticky(uint64_t code)
     }
 }
 
-/* After a sticky error every call fails: the first one says why, and is never overwritten. What is no error of the device or
- * its context (not ready, no memory, not found) is the program's own business. */
+/* After a sticky error every call of its process fails: the first one says why, and that process writes no other over it.
+ * Another one may, with a sticky error of its own: the first may have ended and left the others well. What is no error of
+ * the device or its context (not ready, no memory, not found) is the program's own business. */
 static void record(CUresult result)
 {
     uint64_t *words = __atomic_load_n(&watchdogd_process_.words, __ATOMIC_ACQUIRE);
@@ -25,10 +26,19 @@ static void record(CUresult result)
     int ends_context = code == 709 || code == 710; /* destroyed, assert */
     if (!words || !(shim_is_sticky(code) || ends_context))
         return;
+    uint64_t *owner = shim.region ? shim_words(WATCHDOGD_DRIVER_OFFSET) + WATCHDOGD_DRIVER_HEADER_ERROR_OWNER : NULL;
+    uint64_t whose = owner ? watchdogd_load_(owner) : 0;
+    int is_anothers = whose && whose != shim.owner && shim_is_sticky(code);
     uint64_t *word = words + WATCHDOGD_HEADER_LAST_ERROR, before = watchdogd_load_(word);
-    while (!shim_is_sticky(before & WATCHDOGD_ERROR_MASK) && (before & WATCHDOGD_ERROR_MASK) != code &&
-           !watchdogd_swap_(word, before, (watchdogd_now_ns() & ~WATCHDOGD_ERROR_MASK) | code))
+    while (is_anothers ||
+           (!shim_is_sticky(before & WATCHDOGD_ERROR_MASK) && (before & WATCHDOGD_ERROR_MASK) != code)) {
+        if (watchdogd_swap_(word, before, (watchdogd_now_ns() & ~WATCHDOGD_ERROR_MASK) | code)) {
+            if (owner)
+                watchdogd_store_(owner, shim.owner);
+            return;
+        }
         before = watchdogd_load_(word);
+    }
 }
 
 CUresult shim_returned(CUresult result)
