@@ -21,7 +21,7 @@ import pytest
 
 from tests.gpu.conftest import Machine
 from tests.gpu.results import Results
-from tests.gpu.shim import calls, throughput
+from tests.gpu.shim import calls, switch
 from tests.gpu.shim.programs import PTX, SOURCES, built
 from tests.helpers.worker_process import ROOT
 from watchdogd import abi, abi_driver
@@ -210,8 +210,16 @@ def test_pytorch_s_profiler_works_behind_the_shim(shimmed: Shimmed, results: Res
 @pytest.mark.parametrize("machine", ["real"], indirect=True)
 @pytest.mark.usefixtures("machine")
 def test_what_the_shim_costs_an_inference_server(shimmed: Shimmed, results: Results, tmp_path: Path) -> None:
-    command = program_command("torch_server", tmp_path, "--benchmark")
-    found = throughput.measure(command, shimmed.bare, shimmed.environment, pairs=4, limit_seconds=60)
-    for figure, values in found.items():
-        results.add(f"PyTorch, {figure}, bare", values["bare"], "a second")
-        results.add(f"PyTorch, {figure}, through the shim", values["change_percent"], "%")
+    """In one process, with a switch: two processes of the same text differ by more than the shim costs."""
+    command = program_command("torch_server", tmp_path, "--switched")
+    (tmp_path / "switched").mkdir()
+    request = words.Request((str(tmp_path / "switched"),), str(switch.build(tmp_path)))
+    front_of, environment = front.stand(request, shimmed.bare, str(tmp_path), None)
+    assert front_of.folder, front_of.problem
+    environment = {**environment, abi.ENVIRONMENT: str(shimmed.heartbeat)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    for figure, values in json.loads(ran.splitlines()[-1]).items():
+        results.add(f"PyTorch, ResNet-50's size, {figure}: images with the shim off", values["off"], "a second")
+        what = f"PyTorch, {figure}: change with the shim on, median of {values['pairs']} pairs"
+        results.add(what, values["change_percent"], "%")
+    assert calls.stamped(shimmed.heartbeat)["launch"] > 1000

@@ -80,10 +80,10 @@ def expected_constants() -> dict[str, int]:
         KEY_SIGNED KEY_UNSIGNED KEY_FLOAT KEY_BFLOAT REQUESTS_OFFSET REQUEST_TABLE_OFFSET REQUESTS REQUEST_WORDS"""
     values |= {name: getattr(abi, name) for name in plain.split()}
     driver = """OFFSET SIZE LANES_OFFSET LANE_STRIDE CONTEXTS_OFFSET CONTEXTS CONTEXT_STRIDE STREAMS_OFFSET STREAMS
-        STREAM_STRIDE"""
+        STREAM_STRIDE HOST_FUNCTIONS_OFFSET HOST_FUNCTIONS HOST_FUNCTION_STRIDE"""
     values |= {f"DRIVER_{name}": getattr(abi_driver, name) for name in driver.split()}
     values |= {f"DRIVER_OPTION_{name.upper()}": bit for name, bit in abi_driver.OPTION.items()}
-    for table in ("HEADER", "LANE", "CONTEXT", "STREAM"):
+    for table in ("HEADER", "LANE", "CONTEXT", "STREAM", "HOST_FUNCTION"):
         words = enumerate(getattr(abi_driver, table))
         values |= {f"DRIVER_{table}_{word.upper()}": index for index, word in words}
     return {name: value for name, value in values.items() if "RESERVED" not in name and "UNUSED" not in name}

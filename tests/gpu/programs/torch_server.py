@@ -1,6 +1,6 @@
 """An inference server in plain PyTorch, as somebody wrote it who knows nothing of watchdogd.
 
-    python torch_server.py [--batch N] [--frames N] [--hang-after N] [--benchmark]
+    python torch_server.py [--batch N] [--frames N] [--hang-after N] [--switched]
 
 A network of ResNet-50's size (25.6 million weights, random). A frame: copy in, infer, copy out. The hang is a kernel
 that never ends, then the copy out that waits for it.
@@ -9,6 +9,7 @@ that never ends, then the copy out that waits for it.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import signal
 import time
@@ -64,20 +65,31 @@ def spin_for_ever() -> None:
     kernel((1, 1, 1), (1, 1, 1), (torch.zeros(1, dtype=torch.int32, device="cuda"),))
 
 
-def throughput(model: nn.Module, batch: int, seconds: float) -> float:
-    """Images a second: the median over parts of a fifth of a second."""
+def switched(model: nn.Module, batch: int, seconds: float) -> dict[str, float]:
+    """Images a second with the shim off, and the change in % with it on: the median over pairs of ten frames each."""
+    is_off = ctypes.c_int.in_dll(ctypes.CDLL("libcuda.so.1"), "shim_is_off")
     image = torch.rand(batch, 3, 224, 224, dtype=torch.half).pin_memory()
-    parts = []
-    end = time.perf_counter() + seconds
-    for _ in range(20):
-        frame(model, image)
-    while time.perf_counter() < end:
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() < begin + 0.2:
+
+    def took(off: int) -> float:
+        is_off.value = off
+        begin = time.perf_counter()
+        for _ in range(10):
             frame(model, image)
-            count += batch
-        parts.append(count / (time.perf_counter() - begin))
-    return median(parts)
+        return time.perf_counter() - begin
+
+    for off in (0, 1) * 5:
+        took(off)
+    pairs = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        first = len(pairs) % 2
+        one, other = took(first), took(1 - first)
+        pairs.append((one, other) if first else (other, one))
+    return {
+        "off": 10 * batch / median(off for off, _ in pairs),
+        "change_percent": 100 * (median(off / on for off, on in pairs) - 1),
+        "pairs": len(pairs),
+    }
 
 
 def main() -> None:
@@ -85,14 +97,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--hang-after", type=int)
-    parser.add_argument("--benchmark", action="store_true")
+    parser.add_argument("--switched", action="store_true", help="with tests/gpu/shim/switch.py: what the shim costs")
     options = parser.parse_args()
     signal.alarm(120)  # however stuck: the machine is borrowed
     torch.manual_seed(1)
     with torch.inference_mode():
         model = resnet50().half().eval().cuda()
-        if options.benchmark:
-            print(json.dumps({f"batch {batch}": throughput(model, batch, 3.0) for batch in (1, 32)}))
+        if options.switched:
+            print(json.dumps({f"batch {batch}": switched(model, batch, 20.0) for batch in (1, 32)}))
             return
         image = torch.rand(options.batch, 3, 224, 224, dtype=torch.half).pin_memory()
         for number in range(options.frames):
