@@ -80,11 +80,11 @@ static bool take_blame(FaultSlot *slot, const Place *place)
         end_episode(slot, culprit);
     }
     Owner nobody = 0;
+    uint64_t now = clock_now_ns(); /* before others of this process see whose fault it is, and fail by it */
     if (atomic_load(&slot->culprit) != 0 || atomic_fetch_add(&slot->seen, 1) < slot->request.after ||
         !may_fire_again(slot) || !atomic_compare_exchange_strong(&slot->culprit, &nobody, process.self)) {
         return false;
     }
-    uint64_t now = clock_now_ns();
     atomic_store(&slot->culprit_stream, place->stream);
     atomic_store(&slot->culprit_context, place->context);
     atomic_store(&slot->culprit_device, place->device);
