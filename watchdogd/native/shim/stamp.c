@@ -80,13 +80,14 @@ static inline void count(struct watchdogd_thread *thread, unsigned word, uint64_
     watchdogd_store_(line + word + 1, now_ns);
 }
 
-/* What a wait or a query of a stream found done, if that was not known. Several threads may use one stream. */
+/* What a wait or a query of a stream found done, if that was not known. The counts of a stream are for people, and several
+ * threads that use it at one moment may lose some: a locked add would wait for every store before it. */
 static inline void count_done(struct watchdogd_thread *thread, uint64_t *entry, uint64_t now_ns)
 {
     count(thread, WATCHDOGD_DRIVER_LANE_COMPLETED, now_ns);
     if (!entry)
         return;
-    __atomic_fetch_add(entry + WATCHDOGD_DRIVER_STREAM_COMPLETED, 1, __ATOMIC_RELAXED);
+    watchdogd_add_(entry + WATCHDOGD_DRIVER_STREAM_COMPLETED, 1);
     watchdogd_store_(entry + WATCHDOGD_DRIVER_STREAM_COMPLETED_NS, now_ns);
 }
 
@@ -115,7 +116,7 @@ CUresult shim_leave_queued_in(struct watchdogd_thread *thread, CUresult result, 
             count(thread, WATCHDOGD_DRIVER_LANE_QUEUED, now_ns);
         uint64_t *entry = shim_stream(stream);
         if (entry)
-            __atomic_fetch_add(entry + WATCHDOGD_DRIVER_STREAM_QUEUED, 1, __ATOMIC_RELAXED);
+            watchdogd_add_(entry + WATCHDOGD_DRIVER_STREAM_QUEUED, 1);
         shim_stir(entry); /* by a thread without a lane too: others may wait for its work */
     }
     return result;
