@@ -2,12 +2,15 @@
 
 The files that take longest come first: where one of them is the last, all but one process are idle. Byte code is kept
 even where the environment forbids it: some thousand interpreters are started, and to compile the package anew for each
-was a third of a supervisor test's processor time (17 s against 11 for one file).
+was a third of a supervisor test's processor time (17 s against 11 for one file). Nor does it matter
+what whoever starts the tests has them inherit: unbuffered output, or signals that a shell ignores for what it starts in the
+background.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Generator
 from typing import TypeVar
@@ -18,8 +21,12 @@ STRICT = os.environ.get("WATCHDOGD_TEST_STRICT") == "1"
 LONGEST = "tests/systemd/"
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
+    os.environ.pop(name, None)
 sys.dont_write_bytecode = False
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,6 @@ import re
 import shutil
 import stat
 import sys
-from contextlib import suppress
 from typing import Any
 
 from watchdogd import exits
@@ -74,8 +73,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):  # whoever read us has gone; the program starts all the same
+    try:
         print(f"watchdogd: {text}", file=sys.stderr, flush=True)
+    except OSError:  # whoever read us has gone: that is no reason not to start, nor for another status at the end
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
 
 
 def _check_program(name: str) -> None:
