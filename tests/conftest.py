@@ -2,9 +2,8 @@
 
 The files that take longest come first: where one of them is the last, all but one process are idle. Byte code is kept
 even where the environment forbids it: some thousand interpreters are started, and to compile the package anew for each
-was a third of a supervisor test's processor time (17 s against 11 for one file). Nor does it matter
-what whoever starts the tests has them inherit: unbuffered output, or signals that a shell ignores for what it starts in the
-background.
+was a third of a supervisor test's processor time (17 s against 11 for one file). Nor does it matter what whoever starts
+the tests has them inherit: unbuffered output, or signals that a shell ignores for what it starts in the background.
 """
 
 from __future__ import annotations
