@@ -35,6 +35,7 @@ def unguarded(here: Path, device: SimulatedDevice, say: Say) -> Told:
         until("frames of all models", 30, lambda: all(count.done for count in counts(here).values()))
         began_ns = time.monotonic_ns()
         _pass(began_ns + BEFORE_NS)
+        until("the load", 30, lambda: len(load()) >= 3)
         load_before, written, seen = load()[-3:], _words(here), counts(here)[DLA_MODEL].done
         fault = device.fault("hang", mixed=1, scope="context", **FREEZE)
         frozen_ns = until("work of H beside work of A to E in one context", FREEZE_SECONDS, lambda: fault.fired_ns)
@@ -43,6 +44,7 @@ def unguarded(here: Path, device: SimulatedDevice, say: Say) -> Told:
         _pass(frozen_ns + SETTLED_NS)
         before_settled = len(load()) + 1
         _pass(frozen_ns + SILENCE_NS)
+        until("the load after it", 30, lambda: len(load()) > before_settled + 3)
         load_after = load()[before_settled:]
         observe(process.poll() is None, "the process ended by itself")
         observe(_words(here) == written, "the process told of it")
