@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -234,7 +235,7 @@ def _another() -> Iterator[int]:
 @contextmanager
 def _freezer() -> Iterator[Freezer]:
     """As the fixture of the process tests, which this is used without."""
-    made = Freezer(FREEZER / f"watchdogd-field-{os.getpid()}")
+    made = Freezer(FREEZER / f"watchdogd-field-{uuid.uuid4().hex[:8]}")
     made.path.mkdir()
     try:
         yield made
