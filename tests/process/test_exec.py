@@ -137,7 +137,7 @@ def test_a_restart_that_helps_is_the_end_of_it() -> None:
 def test_standard_input_output_and_error_are_its_own() -> None:
     with Executed(SLOW, ["sh", "-c", "cat; echo told >&2"], stdin=subprocess.PIPE) as executed:
         executed.process.stdin.write(b"through\n")  # type: ignore[union-attr]  # a pipe
-        executed.process.stdin.close()  # type: ignore[union-attr]
+        executed.process.stdin.close()  # type: ignore[union-attr]  # a pipe
         assert executed.status() == 0
         assert (executed.out(), executed.said()) == ("through\n", "told\n")
 

@@ -135,7 +135,7 @@ def test_an_answer_that_ends_within_a_line_fails(text: str) -> None:
 )
 @pytest.mark.parametrize("kind", ["http", "metrics"])
 def test_a_server_that_does_not_answer_as_it_should_has_failed(behaviour: object, why: str, kind: str) -> None:
-    with Endpoint(behaviour) as endpoint:  # type: ignore[arg-type]
+    with Endpoint(behaviour) as endpoint:  # type: ignore[arg-type]  # what parametrize hands in
         began = time.monotonic()
         sample = (
             metrics(endpoint.url, interval="0.4") if kind == "metrics" else once(kind, endpoint.url, interval="0.4")
@@ -147,7 +147,7 @@ def test_a_server_that_does_not_answer_as_it_should_has_failed(behaviour: object
 
 @pytest.mark.parametrize(("behaviour", "why"), [(drips, "no answer within 0.4 s"), (breaks_off, "broke off 990 bytes")])
 def test_a_body_that_does_not_come_fails_metrics_and_no_health_endpoint(behaviour: object, why: str) -> None:
-    with Endpoint(behaviour) as endpoint:  # type: ignore[arg-type]
+    with Endpoint(behaviour) as endpoint:  # type: ignore[arg-type]  # as above
         sample = metrics(endpoint.url, interval="0.4")
         assert not sample.ok and why in sample.why
         assert once("http", endpoint.url).ok  # its status is its word

@@ -25,7 +25,7 @@ def _endless(inputs: Any, outputs: Any) -> None:
 
 def spin(inputs: jax.Array) -> jax.Array:
     from jax.experimental import pallas  # noqa: PLC0415 - where it is to hang
-    from jax.experimental.pallas import triton  # noqa: PLC0415
+    from jax.experimental.pallas import triton  # noqa: PLC0415 - as above
 
     shape = jax.ShapeDtypeStruct((1,), inputs.dtype)
     result: jax.Array = pallas.pallas_call(_endless, out_shape=shape, compiler_params=triton.CompilerParams())(inputs)
