@@ -1,0 +1,64 @@
+"""What the supervisor leaves of an incident in its runtime directory, before anything is done about the worker.
+
+One file an incident on tmpfs, which no disk can delay: a line of JSON, then blobs. It is the only thing that has to
+be written before a kill. The keeper makes the document of it and removes it; where a supervisor was killed, the keeper
+of the next one does.
+
+Invariant: a file under its own name is whole (it is written under another and renamed).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+SUFFIX = ".spool"
+
+
+class BadSpool(Exception):
+    """The message says what is wrong with the file."""
+
+
+class Spool(NamedTuple):
+    head: dict[str, Any]
+    blobs: dict[str, bytes]  # by name: "WORKER/pulse", "WORKER/ring.LANE", "WORKER/stages"
+
+
+def write(path: str, head: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
+    """Raises OSError; nothing is left then."""
+    sizes = [[name, len(blob)] for name, blob in blobs.items()]
+    line = json.dumps({**head, "blobs": sizes}, separators=(",", ":")).encode() + b"\n"
+    being_written = f"{path}.tmp"
+    descriptor = os.open(being_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        left = b"".join((line, *blobs.values()))
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.rename(being_written, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(being_written)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def read(path: str) -> Spool:
+    """Raises OSError, BadSpool."""
+    with open(path, "rb") as file:
+        line, rest = file.readline(), file.read()
+    try:
+        head = json.loads(line)
+        sizes = [(str(name), int(size)) for name, size in head.pop("blobs")]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadSpool(f"{path}: {error}") from None
+    if sum(size for _, size in sizes) != len(rest):
+        raise BadSpool(f"{path}: {len(rest)} bytes of evidence in place of {sum(size for _, size in sizes)}")
+    blobs, offset = {}, 0
+    for name, size in sizes:
+        blobs[name] = rest[offset : offset + size]
+        offset += size
+    return Spool(head, blobs)
