@@ -48,7 +48,7 @@ LANE = (
     "unready_ns",  # when a query last found work that was not done
     "object",  # what the last blocking call waited for: a stream or event; 0 = the default stream, or the context
     "context",  # the context its thread last made current, as far as the shim saw
-    "unused_7",
+    "uncounted",  # a byte for each operation code: calls that ended and are in no histogram yet
 )
 LANES_OFFSET = OFFSET + HEADER_SIZE
 LANE_STRIDE = len(LANE) * abi.WORD
