@@ -17,8 +17,8 @@ SHIM = "watchdogd.native.libcuda_shim"
 RESERVED = "/watchdogd-real-driver/".ljust(1023, "x")
 # Exceptions and cancelled threads pass through it, whatever flags this Python was built with.
 COMPILE = ("-fasynchronous-unwind-tables",)
-# Thread variables by descriptor, as is the rule on aarch64: near the thread's own where there is room for them there, else
-# as ever. It saves a launch the pages of the general look-up.
+# Thread variables by descriptor, as is the rule on aarch64: near the thread's own where there is room for them there,
+# else as ever. It saves a launch the pages of the general look-up.
 DESCRIPTORS = "-mtls-dialect=gnu2"
 LINK = (
     "-Wl,-soname,libcuda.so.1",

@@ -39,10 +39,11 @@ HEADER = (
     "error_owner",  # whose the header's last_error is: pid << 32; 0 = not said
 )
 HEADER_SIZE = 256
+LONGEST_TICK_NS = 10_000_000  # of the kernel's clock, by whose ticks launches are stamped: HZ is 100 at least
 # A line for each lane, written by its owner; not emptied when the lane changes hands.
 LANE = (
     "queued",  # pieces of work: launches, graphs, asynchronous copies and fills
-    "queued_ns",  # when the last of them was queued
+    "queued_ns",  # when the last of them was queued, or a late tick earlier
     "completed",  # synchronous copies, and waits and queries that found work done, other than what was known to be
     "completed_ns",
     "unready_ns",  # when a query last found work that was not done

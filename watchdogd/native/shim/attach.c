@@ -75,7 +75,7 @@ static void attach(const char *path)
         watchdogd_store_(header + WATCHDOGD_DRIVER_HEADER_LOADED_PID, (uint64_t)getpid());
         watchdogd_store_(header + WATCHDOGD_DRIVER_HEADER_LOADED_NS, watchdogd_now_ns());
         if (!(shim.options & WATCHDOGD_DRIVER_OPTION_CHECK_CONTEXT))
-            shim_start_ticks(&shim.tick_ns, &shim.read_clock);
+            shim_start_ticks((long)WATCHDOGD_DRIVER_LONGEST_TICK_NS, &shim.tick_ns, &shim.read_clock);
         shim_give_ranges();
     }
 }
@@ -88,6 +88,13 @@ __attribute__((constructor)) static void load(void)
     if (path && *path)
         attach(path);
     errno = saved_errno;
+}
+
+/* The first thread ends without the end of a thread. */
+__attribute__((destructor)) static void leave(void)
+{
+    if (watchdogd_thread_.hot && shim.region)
+        shim_flush(&watchdogd_thread_);
 }
 
 struct watchdogd_thread *shim_claim(struct watchdogd_thread *thread)

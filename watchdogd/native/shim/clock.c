@@ -16,7 +16,6 @@ enum {
     GAP_NS = 500,             /* a reading during which more passed was interrupted */
     PRECISION = 4096,         /* the counter's part in a calibration that its readings may be wrong by */
     STRAY_NS = 20000,         /* so far from the clock at the next reading: it is not the same time */
-    LONGEST_TICK_NS = 10000000, /* of the kernel: HZ is 100 to 1000 */
     WINDOWS = 20,             /* after so many the counter may be that far away by the clock's slewing alone */
 };
 
@@ -59,10 +58,10 @@ void shim_start_clock(const char *clocksource)
     __atomic_store_n(&first_ticks, best.ticks, __ATOMIC_RELEASE);
 }
 
-void shim_start_ticks(uint64_t *tick_ns, shim_clock_function **read_clock)
+void shim_start_ticks(long longest_ns, uint64_t *tick_ns, shim_clock_function **read_clock)
 {
     struct timespec tick;
-    if (clock_getres(CLOCK_MONOTONIC_COARSE, &tick) != 0 || tick.tv_sec || tick.tv_nsec > LONGEST_TICK_NS)
+    if (clock_getres(CLOCK_MONOTONIC_COARSE, &tick) != 0 || tick.tv_sec || tick.tv_nsec > longest_ns)
         return;
     /* The kernel's own function: through that of libc, a launch would touch two pages more. */
     void *kernels = dlopen("linux-vdso.so.1", RTLD_NOW | RTLD_NOLOAD), *found = NULL;

@@ -35,7 +35,7 @@ uint64_t shim_read_clock(struct shim_clock *clock);
 typedef int shim_clock_function(clockid_t, struct timespec *);
 
 /* Where CLOCK_MONOTONIC_COARSE is read, and how far apart its times are. Leaves both as they are where that is too far. */
-void shim_start_ticks(uint64_t *tick_ns, shim_clock_function **read_clock);
+void shim_start_ticks(long longest_ns, uint64_t *tick_ns, shim_clock_function **read_clock);
 
 static inline uint64_t shim_ticks(void)
 {

@@ -2,7 +2,8 @@
  * Launches, stamped lightly: of these a program makes hundreds a frame, with its caches full of other things.
  *
  * There a reading of the time costs 60 ns and a page that is not at hand 40, and half a percent of such a program's time
- * is 50 ns a launch. So it writes its stamp alone, by the kernel's last tick: one tick after it, so that it is never early.
+ * is 50 ns a launch. So it writes its stamp alone, by the kernel's last tick: two ticks after it (the next may be late, on a
+ * virtual machine above all), so that no deadline is early.
  * What it counts stays with the thread until its next call that is stamped precisely: each wait and copy, and one launch in
  * COUNTED_ONE_IN, which tells how long launches take.
  *

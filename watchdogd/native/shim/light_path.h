@@ -23,7 +23,7 @@ static inline int is_light(const struct watchdogd_thread *thread)
     return thread && thread->light.mode == LIGHT && thread->depth == 1;
 }
 
-/* Up to shim.tick_ns earlier than it is. */
+/* Up to shim.tick_ns earlier than it is, or two where the tick itself is late. */
 static inline uint64_t roughly_ns(void)
 {
     struct timespec tick;
@@ -43,7 +43,7 @@ static inline struct watchdogd_thread *enter_lightly(unsigned operation, const v
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     thread->light.mode = LIGHT;
     thread->light.entered_ns = roughly_ns();
-    uint64_t stamp = watchdogd_stamp_(thread->light.entered_ns + shim.tick_ns, operation);
+    uint64_t stamp = watchdogd_stamp_(thread->light.entered_ns + 2 * shim.tick_ns, operation);
     watchdogd_store_(thread->hot + WATCHDOGD_LANE_OUTER, stamp);
     return thread;
 }

@@ -15,6 +15,7 @@
 #include "types.h"
 
 #define EXPORTED __attribute__((visibility("default")))
+#define COLD __attribute__((cold)) /* what leads to it is put out of the way of the rest */
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 #define PER_THREAD_VERSION(version) ((version) < 7000 ? 7000 : (version))
 
@@ -95,8 +96,8 @@ int shim_is_sticky(uint64_t code);
 /* --- light.c --- */
 
 /* What light_path.h leaves to it: every now and then. */
-struct watchdogd_thread *shim_enter_as_sample(unsigned operation, const void *object);
-void shim_begin_burst(struct watchdogd_thread *thread, CUstream stream, unsigned queued, uint64_t settled);
+COLD struct watchdogd_thread *shim_enter_as_sample(unsigned operation, const void *object);
+COLD void shim_begin_burst(struct watchdogd_thread *thread, CUstream stream, unsigned queued, uint64_t settled);
 void shim_begin_light(struct watchdogd_thread *thread); /* it has a lane now */
 void shim_count_light_ones(struct watchdogd_thread *thread, uint64_t now_ns); /* a SAMPLE of them has ended */
 
