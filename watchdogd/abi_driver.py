@@ -39,16 +39,17 @@ HEADER = (
     "error_owner",  # whose the header's last_error is: pid << 32; 0 = not said
 )
 HEADER_SIZE = 256
+LONGEST_TICK_NS = 10_000_000  # of the kernel's clock, by whose ticks launches are stamped: HZ is 100 at least
 # A line for each lane, written by its owner; not emptied when the lane changes hands.
 LANE = (
     "queued",  # pieces of work: launches, graphs, asynchronous copies and fills
-    "queued_ns",  # when the last of them was queued
+    "queued_ns",  # when the last of them was queued, or a late tick earlier
     "completed",  # synchronous copies, and waits and queries that found work done, other than what was known to be
     "completed_ns",
     "unready_ns",  # when a query last found work that was not done
     "object",  # what the last blocking call waited for: a stream or event; 0 = the default stream, or the context
     "context",  # the context its thread last made current, as far as the shim saw
-    "unused_7",
+    "uncounted",  # a byte for each operation code: calls that ended and are in no histogram yet
 )
 LANES_OFFSET = OFFSET + HEADER_SIZE
 LANE_STRIDE = len(LANE) * abi.WORD

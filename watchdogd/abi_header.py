@@ -51,7 +51,7 @@ def c_header_block() -> str:
     values |= {f"HEADER_{name.upper()}": index for name, index in abi.H.items() if not name.startswith("reserved")}
     values |= {f"LANE_{name.upper()}": index for name, index in abi.L.items()}
     driver = """OFFSET SIZE LANES_OFFSET LANE_STRIDE CONTEXTS_OFFSET CONTEXTS CONTEXT_STRIDE STREAMS_OFFSET STREAMS
-        STREAM_STRIDE HOST_FUNCTIONS_OFFSET HOST_FUNCTIONS HOST_FUNCTION_STRIDE"""
+        STREAM_STRIDE HOST_FUNCTIONS_OFFSET HOST_FUNCTIONS HOST_FUNCTION_STRIDE LONGEST_TICK_NS"""
     values |= {f"DRIVER_{name}": getattr(abi_driver, name) for name in driver.split()}
     tables: dict[str, tuple[str, ...]] = {
         "HEADER": abi_driver.HEADER,

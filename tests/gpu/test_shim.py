@@ -30,6 +30,7 @@ from watchdogd.observe import heartbeat, procfs
 
 PROGRAMS = ROOT / "tests/gpu/programs"
 CUDA = Path("/usr/local/cuda")  # with CUPTI's header and library
+HANGS = 4  # of each program
 STARTS = {True: 30, False: 3}  # pairs, on a real machine and a simulated one
 IMPORTS = {"torch_server": "torch", "cupy_script": "cupy", "jax_script": "jax"}
 
@@ -119,9 +120,12 @@ NAMES = ("torch_server", "cupy_script", "jax_script", "plain")
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("checked", [True, False])  # with check_context launches are stamped as any other call
 @pytest.mark.parametrize("machine", ["real"], indirect=True)
 @pytest.mark.usefixtures("machine")
-def test_every_call_that_cupti_counts_is_stamped(name: str, shimmed: Shimmed, results: Results, tmp_path: Path) -> None:
+def test_every_call_that_cupti_counts_is_stamped(
+    checked: bool, name: str, shimmed: Shimmed, results: Results, tmp_path: Path
+) -> None:
     needs(file=CUDA / "include/cupti.h")
     command = program_command(name, tmp_path, "--frames", "30")
     library = CUDA / "lib64"
@@ -131,7 +135,7 @@ def test_every_call_that_cupti_counts_is_stamped(name: str, shimmed: Shimmed, re
          f"-L{library}", f"-Wl,-rpath,{library}", "-lcupti"], check=True, timeout=60,
     )  # fmt: skip
     file = tmp_path / "checked"
-    option = abi_driver.OPTION["check_context"]
+    option = abi_driver.OPTION["check_context"] if checked else 0
     reader = heartbeat.create(str(file), boot_id=procfs.boot_id(), incarnation=1, spawned_ns=1, driver=option)
     environment = {
         **shimmed.environment, abi.ENVIRONMENT: str(file),
@@ -144,9 +148,10 @@ def test_every_call_that_cupti_counts_is_stamped(name: str, shimmed: Shimmed, re
     assert region is not None and region.misuses == 0  # no framework changes contexts behind the driver's public calls
     told = {op: (count, found.get(op, 0)) for op, count in sorted(expected.items())}
     blocking = sum(expected.values())
-    results.add(f"{name}: driver calls that CUPTI counted and the shim stamps", blocking, "")
+    how = "check_context" if checked else "launches lightly"
+    results.add(f"{name}, {how}: driver calls that CUPTI counted and the shim stamps", blocking, "")
     seen = sum(min(count, found.get(op, 0)) for op, count in expected.items())
-    results.add(f"{name}: of these, stamped", 100 * seen / blocking, "%")
+    results.add(f"{name}, {how}: of these, stamped", 100 * seen / blocking, "%")
     print(name, told, {n: c for n, c in traced.items() if n not in calls.operations()})
     assert all(found.get(op, 0) >= count for op, count in expected.items()), told
 
@@ -172,12 +177,18 @@ def test_a_program_that_hangs_gets_its_verdict_after_its_deadline(
     machine: Machine, name: str, shimmed: Shimmed, results: Results, tmp_path: Path
 ) -> None:
     command = program_command(name, tmp_path, "--frames", "100000", "--hang-after", "20")
-    status, verdict = hang(command, shimmed.bare, tmp_path, machine.deadline)
-    assert status == 124
-    late_ns = verdict["detected_ns"] - verdict["deadline_ns"]
-    what = f"hung in `{verdict['operation']}`" if verdict["operation"] else f"hung, verdict {verdict['verdict']}"
-    results.add(f"{name} {what}: deadline to verdict", late_ns / 1e6, "ms")
-    assert 0 <= late_ns < 50_000_000
+    late, found = [], set()
+    for number in range(HANGS):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        status, verdict = hang(command, shimmed.bare, directory, machine.deadline)
+        assert status == 124
+        late.append(verdict["detected_ns"] - verdict["deadline_ns"])
+        found.add(verdict["operation"] or f"verdict {verdict['verdict']}")
+    what = f"{name} hung {HANGS} times ({', '.join(sorted(found))}): deadline to verdict"
+    results.add(f"{what}, median", median(late) / 1e6, "ms")
+    results.add(f"{what}, worst", max(late) / 1e6, "ms")
+    assert min(late) >= 0 and max(late) < 50_000_000
 
 
 @pytest.mark.gpu
@@ -220,6 +231,7 @@ def test_what_the_shim_costs_an_inference_server(shimmed: Shimmed, results: Resu
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
     for figure, values in json.loads(ran.splitlines()[-1]).items():
         results.add(f"PyTorch, ResNet-50's size, {figure}: images with the shim off", values["off"], "a second")
-        what = f"PyTorch, {figure}: change with the shim on, median of {values['pairs']} pairs"
+        between = f"95 % between {values['low']:.2f} and {values['high']:.2f}"
+        what = f"PyTorch, {figure}: change with the shim on, median of {values['pairs']} pairs ({between})"
         results.add(what, values["change_percent"], "%")
     assert calls.stamped(shimmed.heartbeat)["launch"] > 1000

@@ -32,8 +32,21 @@ def environment(front: Path, heartbeat: HeartbeatFile | None, more: Mapping[str,
 
 def calls(heartbeat: HeartbeatFile, lane: int) -> dict[str, int]:
     """How many calls of each operation were stamped in a lane so far, whoever owned it."""
-    counts = {name: sum(heartbeat.histogram(lane, code)[1]) for name, code in abi.OPERATION.items() if code}
+    codes = ((name, code) for name, code in abi.OPERATION.items() if code)
+    more = _uncounted(heartbeat, lane)
+    counts = {name: sum(heartbeat.histogram(lane, code)[1]) + more[code] for name, code in codes}
     return {name: count for name, count in counts.items() if count}
+
+
+def uncounted(heartbeat: HeartbeatFile, lane: int) -> int:
+    """Of these, how many are in no histogram and no ring."""
+    return sum(_uncounted(heartbeat, lane))
+
+
+def _uncounted(heartbeat: HeartbeatFile, lane: int) -> bytes:
+    if os.stat(heartbeat.path).st_size < abi_driver.FILE_SIZE:
+        return bytes(abi.WORD)
+    return line(heartbeat, lane)["uncounted"].to_bytes(abi.WORD, "little")
 
 
 def total_calls(heartbeat: HeartbeatFile) -> dict[str, int]:

@@ -209,7 +209,7 @@ def test_a_child_of_a_fork_has_entries_of_its_own(driver: Path, front: Path, hea
     source = """
 def launch(): front.cuLaunchKernel(*[None] + [1] * 6 + [0, None, None, None])
 launch(); child = os.fork()
-launch(); launch()
+launch(); launch(); front.cuCtxSynchronize()
 if child: os.waitpid(child, 0); print(os.getpid(), child)
 else: os._exit(0)
 """

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from watchdogd.abi_driver import LONGEST_TICK_NS
 from watchdogd.decide import progress
 from watchdogd.decide.progress import Call, Completions, Course, HostFunction, Sample
 from watchdogd.model import SECOND, ProgressSource
@@ -72,6 +73,12 @@ def test_a_program_that_queues_for_ever_and_completes_nothing_stalls() -> None:
 
 def test_a_program_that_queued_something_and_waits_is_idle_for_ever() -> None:
     assert driver((at, seen(4, 5)) for at in range(5, 500))[1] is None
+
+
+def test_when_work_was_queued_is_known_to_a_late_tick_and_no_stall_counts_from_before() -> None:
+    queued = s(5)
+    course = progress.of_driver(Course(), Completions(1, s(4), queued, 0), T, s(6))
+    assert course.since_ns == queued + 2 * LONGEST_TICK_NS
 
 
 def test_a_program_whose_last_query_found_work_undone_and_waits_is_idle_for_ever() -> None:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from watchdogd.abi_driver import LONGEST_TICK_NS
 from watchdogd.model import MILLISECOND, SECOND, ProgressSource
 
 LINKS = 4
@@ -82,7 +83,10 @@ def of_driver(course: Course, seen: Completions, deadline_ns: int, now_ns: int) 
     if course.mark is None or completed > course.mark:
         course = Course(completed, completed or None)
     after = int(course.mark or 0)
-    instants = [(at, at) for at in (seen.queued_ns, seen.unready_ns) if after < at <= now_ns + SECOND]
+    instants = [(seen.unready_ns, seen.unready_ns)] if after < seen.unready_ns <= now_ns + SECOND else []
+    if after < seen.queued_ns <= now_ns + SECOND:  # it is pending from then on, or from a late tick later
+        queued_by_ns = seen.queued_ns + 2 * LONGEST_TICK_NS
+        instants.append((queued_by_ns, queued_by_ns))
     calls = [call for call in seen.calls if call.entered_ns <= now_ns]
     spans = [(max(call.entered_ns, after), now_ns) for call in calls]
     host = seen.host_function
@@ -96,7 +100,7 @@ def of_driver(course: Course, seen: Completions, deadline_ns: int, now_ns: int) 
         pending = f"a {calls[0].operation} call in flight for {_span(now_ns - calls[0].entered_ns)}"
     elif instants:
         asked = seen.unready_ns >= seen.queued_ns
-        at = max(instants)[1]
+        at = seen.unready_ns if asked else seen.queued_ns
         pending = f"{'a query found work undone' if asked else 'work queued'} {_span(now_ns - at)} ago"
     since, last = course.asked or (None, None)
     asked_for = _linked(course._replace(since_ns=since, last_ns=last), sorted(instants), deadline_ns)

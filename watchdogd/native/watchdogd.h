@@ -144,6 +144,7 @@
 #define WATCHDOGD_DRIVER_HOST_FUNCTIONS_OFFSET UINT64_C(0x261500)
 #define WATCHDOGD_DRIVER_HOST_FUNCTIONS UINT64_C(0x80)
 #define WATCHDOGD_DRIVER_HOST_FUNCTION_STRIDE UINT64_C(0x20)
+#define WATCHDOGD_DRIVER_LONGEST_TICK_NS UINT64_C(0x989680)
 #define WATCHDOGD_DRIVER_HEADER_LOADED_NS UINT64_C(0x0)
 #define WATCHDOGD_DRIVER_HEADER_LOADED_PID UINT64_C(0x1)
 #define WATCHDOGD_DRIVER_HEADER_DRIVER_VERSION UINT64_C(0x2)
@@ -166,6 +167,7 @@
 #define WATCHDOGD_DRIVER_LANE_UNREADY_NS UINT64_C(0x4)
 #define WATCHDOGD_DRIVER_LANE_OBJECT UINT64_C(0x5)
 #define WATCHDOGD_DRIVER_LANE_CONTEXT UINT64_C(0x6)
+#define WATCHDOGD_DRIVER_LANE_UNCOUNTED UINT64_C(0x7)
 #define WATCHDOGD_DRIVER_CONTEXT_OWNER UINT64_C(0x0)
 #define WATCHDOGD_DRIVER_CONTEXT_HANDLE UINT64_C(0x1)
 #define WATCHDOGD_DRIVER_CONTEXT_MADE_NS UINT64_C(0x2)
@@ -239,10 +241,11 @@ enum {
     WATCHDOGD_STEPS = 1024, /* steps in flight in one process; more are counted, not tracked */
 };
 
-/* A shared object that includes this file may have a quicker clock for its calls, with a state of its own in each thread. */
+/* A shared object that includes this file may have a quicker clock for its calls, and a state of its own in each thread. */
 #ifndef WATCHDOGD_NOW_OF_THREAD_
 #define WATCHDOGD_NOW_OF_THREAD_(thread) watchdogd_now_ns()
-#define WATCHDOGD_CLOCK_OF_THREAD_
+#define WATCHDOGD_STATE_OF_THREAD_
+#define WATCHDOGD_BEFORE_RELEASE_(thread) (void)(thread)
 #endif
 
 struct watchdogd_thread {
@@ -250,9 +253,9 @@ struct watchdogd_thread {
     uint64_t *cold;
     uint32_t laneless; /* looked for a lane and found none */
     uint32_t depth;
+    WATCHDOGD_STATE_OF_THREAD_
     uint64_t started_ns[WATCHDOGD_DEPTH];
     uint8_t operation[WATCHDOGD_DEPTH];
-    WATCHDOGD_CLOCK_OF_THREAD_
 };
 
 struct watchdogd_flight { /* one step in flight; a list from the oldest to the newest, slot numbers from 1 */
@@ -282,12 +285,20 @@ struct watchdogd_process {
     struct watchdogd_flight flights[WATCHDOGD_STEPS + 1];
 };
 
+/* Each file that includes this one has a definition, of which the linker takes one; the others' room stays, a thread's too.
+ * In a shared object of many files all but one may be told that it is ELSEWHERE. */
+#ifdef WATCHDOGD_ELSEWHERE
+#define WATCHDOGD_SHARED_ extern __attribute__((visibility("hidden")))
+#define WATCHDOGD_UNLOCKED_
+#else
 #define WATCHDOGD_SHARED_ __attribute__((weak, visibility("hidden")))
+#define WATCHDOGD_UNLOCKED_ = PTHREAD_MUTEX_INITIALIZER
+#endif
 
 WATCHDOGD_SHARED_ struct watchdogd_process watchdogd_process_;
 WATCHDOGD_SHARED_ __thread struct watchdogd_thread watchdogd_thread_;
 /* Guards watchdogd_process_. Not a spin lock: a SCHED_FIFO thread would spin for ever on the CPU its holder needs. */
-WATCHDOGD_SHARED_ pthread_mutex_t watchdogd_mutex_ = PTHREAD_MUTEX_INITIALIZER;
+WATCHDOGD_SHARED_ pthread_mutex_t watchdogd_mutex_ WATCHDOGD_UNLOCKED_;
 
 /* --- words --- */
 
@@ -330,11 +341,12 @@ static inline unsigned watchdogd_bucket_(uint64_t duration_ns)
     return 1 + ((octave - (unsigned)WATCHDOGD_HISTOGRAM_FIRST_OCTAVE) << WATCHDOGD_HISTOGRAM_SUB_BITS) + sub;
 }
 
-static inline void watchdogd_count_(uint64_t *cold, unsigned histogram, uint64_t duration_ns)
+/* `times`: how many calls or steps took so long. */
+static inline void watchdogd_count_(uint64_t *cold, unsigned histogram, uint64_t duration_ns, uint64_t times)
 {
     uint64_t *words = cold + histogram * WATCHDOGD_HISTOGRAM_WORDS;
-    watchdogd_add_(words, duration_ns);
-    watchdogd_add_(words + 1 + watchdogd_bucket_(duration_ns), 1);
+    watchdogd_add_(words, duration_ns * times);
+    watchdogd_add_(words + 1 + watchdogd_bucket_(duration_ns), times);
 }
 
 /* --- lanes --- */
@@ -400,6 +412,7 @@ static inline void watchdogd_release_(void *state) /* at thread exit */
     uint64_t *hot = thread->hot;
     if (!hot)
         return;
+    WATCHDOGD_BEFORE_RELEASE_(thread);
     thread->hot = NULL;
     thread->depth = 0;
     for (unsigned word = 0; word <= WATCHDOGD_LANE_OWNER; word++) /* the owner last */
@@ -458,6 +471,20 @@ static inline void watchdogd_enter_(struct watchdogd_thread *thread, unsigned op
         watchdogd_store_(thread->hot + depth, watchdogd_stamp_(now_ns, operation));
 }
 
+/* What a call was: into the histogram of its operation, and the ring of last calls. Its lane is the calling thread's. */
+static inline void watchdogd_record_(
+    const struct watchdogd_thread *thread, unsigned operation, uint64_t started_ns, uint64_t duration_ns)
+{
+    uint64_t *hot = thread->hot, *cold = thread->cold;
+    watchdogd_count_(cold, operation, duration_ns, 1);
+    uint64_t calls = watchdogd_load_(hot + WATCHDOGD_LANE_CALLS);
+    uint64_t stage = watchdogd_load_(hot + WATCHDOGD_LANE_STAGE) & WATCHDOGD_CODE_MASK;
+    uint64_t *entry = cold + WATCHDOGD_RING_OFFSET / sizeof *cold + calls % WATCHDOGD_RING_ENTRIES * 2;
+    watchdogd_store_(entry, watchdogd_stamp_(started_ns, operation));
+    watchdogd_store_(entry + 1, duration_ns << 8 | stage);
+    watchdogd_store_(hot + WATCHDOGD_LANE_CALLS, calls + 1); /* last: says that the entry is there */
+}
+
 /* Returns the time, or 0 if it did nothing: without a matching enter, or nested too deep. */
 static inline uint64_t watchdogd_leave_(struct watchdogd_thread *thread)
 {
@@ -466,19 +493,11 @@ static inline uint64_t watchdogd_leave_(struct watchdogd_thread *thread)
         return 0;
     unsigned depth = thread->depth - 1;
     if (depth < WATCHDOGD_DEPTH) {
-        uint64_t *hot = thread->hot, *cold = thread->cold;
         now_ns = WATCHDOGD_NOW_OF_THREAD_(thread);
         if (depth <= WATCHDOGD_LANE_INNER)
-            watchdogd_store_(hot + depth, 0);
-        uint64_t started_ns = thread->started_ns[depth], duration_ns = now_ns > started_ns ? now_ns - started_ns : 0;
-        unsigned operation = thread->operation[depth];
-        watchdogd_count_(cold, operation, duration_ns);
-        uint64_t calls = watchdogd_load_(hot + WATCHDOGD_LANE_CALLS);
-        uint64_t stage = watchdogd_load_(hot + WATCHDOGD_LANE_STAGE) & WATCHDOGD_CODE_MASK;
-        uint64_t *entry = cold + WATCHDOGD_RING_OFFSET / sizeof *cold + calls % WATCHDOGD_RING_ENTRIES * 2;
-        watchdogd_store_(entry, watchdogd_stamp_(started_ns, operation));
-        watchdogd_store_(entry + 1, duration_ns << 8 | stage);
-        watchdogd_store_(hot + WATCHDOGD_LANE_CALLS, calls + 1); /* last: says that the entry is there */
+            watchdogd_store_(thread->hot + depth, 0);
+        uint64_t started_ns = thread->started_ns[depth];
+        watchdogd_record_(thread, thread->operation[depth], started_ns, now_ns > started_ns ? now_ns - started_ns : 0);
     }
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     thread->depth = depth;
@@ -711,7 +730,7 @@ static inline void watchdogd_step_end(uint64_t token)
         uint64_t now_ns = watchdogd_now_ns();
         watchdogd_store_(process->words + WATCHDOGD_HEADER_LAST_STEP_NS, now_ns);
         if (slot) {
-            watchdogd_count_(process->cold, 0, now_ns - flight->begun_ns);
+            watchdogd_count_(process->cold, 0, now_ns - flight->begun_ns, 1);
             *(flight->older ? &process->flights[flight->older].newer : &process->oldest) = flight->newer;
             *(flight->newer ? &process->flights[flight->newer].older : &process->newest) = flight->older;
             flight->token = UINT64_MAX;

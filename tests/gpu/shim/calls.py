@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.helpers.worker_process import ROOT
+from watchdogd import abi, abi_driver
 from watchdogd.observe.heartbeat import HeartbeatReader
 
 TABLES = ROOT / "watchdogd/native/shim"
@@ -33,8 +34,12 @@ def stamped(heartbeat: Path) -> dict[str, int]:
     """How many calls of each operation ended."""
     reader = HeartbeatReader(str(heartbeat))
     histograms = reader.histograms(reader.read())
+    lines = memoryview(reader.raw(abi_driver.LANES_OFFSET, abi.LANES * abi_driver.LANE_STRIDE) or b"").cast("Q")
     reader.close()
-    return {operation: histogram.count for operation, histogram in histograms.items() if operation != "step"}
+    words = lines[abi_driver.LANE.index("uncounted") :: len(abi_driver.LANE)]
+    uncounted = [word.to_bytes(abi.WORD, "little") for word in words]  # a byte for each operation
+    counts = {abi.OPERATION[name]: histogram.count for name, histogram in histograms.items() if name != "step"}
+    return {abi.OPERATIONS[code]: n + sum(word[code] for word in uncounted) for code, n in counts.items()}
 
 
 def operations() -> dict[str, str]:

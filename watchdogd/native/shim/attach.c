@@ -4,6 +4,7 @@
  * Invariant: the driver region is written only if the file has it and its version says so; a file that has none is stamped
  * all the same.
  */
+#define SHIM_IS_HERE
 #include "shim.h"
 
 struct shim shim;
@@ -73,6 +74,8 @@ static void attach(const char *path)
         shim_begin_host_functions();
         watchdogd_store_(header + WATCHDOGD_DRIVER_HEADER_LOADED_PID, (uint64_t)getpid());
         watchdogd_store_(header + WATCHDOGD_DRIVER_HEADER_LOADED_NS, watchdogd_now_ns());
+        if (!(shim.options & WATCHDOGD_DRIVER_OPTION_CHECK_CONTEXT))
+            shim_start_ticks((long)WATCHDOGD_DRIVER_LONGEST_TICK_NS, &shim.tick_ns, &shim.read_clock);
         shim_give_ranges();
     }
 }
@@ -87,6 +90,13 @@ __attribute__((constructor)) static void load(void)
     errno = saved_errno;
 }
 
+/* The first thread ends without the end of a thread. */
+__attribute__((destructor)) static void leave(void)
+{
+    if (watchdogd_thread_.hot && shim.region)
+        shim_flush(&watchdogd_thread_);
+}
+
 struct watchdogd_thread *shim_claim(struct watchdogd_thread *thread)
 {
     if (!__atomic_load_n(&watchdogd_process_.words, __ATOMIC_ACQUIRE) || thread->laneless)
@@ -95,8 +105,10 @@ struct watchdogd_thread *shim_claim(struct watchdogd_thread *thread)
         watchdogd_attach_path(NULL);
     if (!watchdogd_claim_thread_(thread))
         return NULL;
-    if (shim.region)
+    if (shim.region) {
         shim_begin_line(shim_line(thread));
+        shim_begin_light(thread);
+    }
     shim_show_range(thread);
     return thread;
 }

@@ -7,8 +7,6 @@
 
 enum { EVENTS = 256, DONE = 1 };
 
-uint64_t shim_idle;
-
 /* handle << 1, DONE from when it was found to be until it is recorded again. */
 static uint64_t events[EVENTS];
 
@@ -31,5 +29,5 @@ int shim_settle_event(CUevent event)
             watchdogd_swap_(place, before, before | DONE); /* or it is being recorded again */
         return 1;
     }
-    return shim_settle(&shim_idle); /* a graph may have recorded it */
+    return shim_settle(&shim.idle); /* a graph may have recorded it */
 }

@@ -9,9 +9,6 @@
 
 #include "shim.h"
 
-/* 1: nothing was queued by this process since a wait for all of it. */
-extern uint64_t shim_idle;
-
 void shim_note_record(CUevent event);
 void shim_stir_event(CUevent event); /* it was found not done */
 int shim_settle_event(CUevent event);
@@ -28,6 +25,7 @@ static inline int shim_settle(uint64_t *word)
     if (__atomic_load_n(word, __ATOMIC_RELAXED))
         return 0;
     __atomic_store_n(word, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&shim.settled, 1, __ATOMIC_RELEASE);
     return 1;
 }
 
@@ -41,7 +39,7 @@ static inline void shim_stir_entry(uint64_t *entry)
 /* Something was queued in it: work, or a wait for what is queued elsewhere. */
 static inline void shim_stir(uint64_t *entry)
 {
-    shim_stir_word(&shim_idle);
+    shim_stir_word(&shim.idle);
     shim_stir_entry(entry);
 }
 
@@ -49,7 +47,7 @@ static inline void shim_stir(uint64_t *entry)
 static inline int shim_settle_stream(CUstream stream, uint64_t *entry)
 {
     int is_news = !entry || shim_settle(entry + WATCHDOGD_DRIVER_STREAM_IDLE);
-    return ((uintptr_t)stream <= CU_STREAM_LEGACY && shim_settle(&shim_idle)) || is_news;
+    return ((uintptr_t)stream <= CU_STREAM_LEGACY && shim_settle(&shim.idle)) || is_news;
 }
 
 #endif

@@ -13,7 +13,7 @@
 
 #include <dlfcn.h>
 
-enum { DEPTH = 64, MOST = 240, NAMES = 512 };
+enum { DEPTH = 24, MOST = 240, NAMES = 512 }; /* a thread of a program has few bytes to spare for the stack */
 
 static __thread struct {
     uint32_t depth; /* of open ranges; those beyond DEPTH are only counted */

@@ -16,7 +16,6 @@ enum { MARKER = 16 };
 /* Volatile: what the compiler sees is not what is there. */
 static const volatile char place[1024] = "WDOG-REAL-DRIVER";
 
-void *shim_functions[ROWS];
 CUresult (*shim_get_current)(CUcontext *);
 /* What cuGetProcAddress gives for a row, where it is not what dlsym() gives. */
 static void *others[ROWS];
@@ -68,7 +67,7 @@ void shim_find_driver(void)
     for (unsigned row = 0; row < ROWS; row++) {
         void *function = shim_find(rows[row].symbol);
         if (function != shim_wrappers[row]) /* a path that leads back here: better none than itself for ever */
-            __atomic_store_n(&shim_functions[row], function, __ATOMIC_RELAXED);
+            __atomic_store_n(&shim.functions[row], function, __ATOMIC_RELAXED);
     }
 }
 
@@ -129,7 +128,7 @@ static void learn(const char *name)
             continue;
         __atomic_store_n(&others[row], function, __ATOMIC_RELEASE);
         if (!shim_real(row)) /* not exported by name: then this is where its wrapper leads */
-            __atomic_store_n(&shim_functions[row], function, __ATOMIC_RELEASE);
+            __atomic_store_n(&shim.functions[row], function, __ATOMIC_RELEASE);
     }
 }
 

@@ -7,11 +7,15 @@
 #ifndef WATCHDOGD_SHIM_H
 #define WATCHDOGD_SHIM_H
 
-#include "clock.h"
+#include "light.h"
+#ifndef SHIM_IS_HERE /* attach.c has the state of the process and its threads */
+#define WATCHDOGD_ELSEWHERE
+#endif
 #include "../watchdogd.h"
 #include "types.h"
 
 #define EXPORTED __attribute__((visibility("default")))
+#define COLD __attribute__((cold)) /* what leads to it is put out of the way of the rest */
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 #define PER_THREAD_VERSION(version) ((version) < 7000 ? 7000 : (version))
 
@@ -30,7 +34,6 @@ extern void *const shim_wrappers[ROWS];
 
 /* --- real.c: the driver behind --- */
 
-extern void *shim_functions[ROWS]; /* NULL: the driver has none */
 extern CUresult (*shim_get_current)(CUcontext *); /* the same; found beforehand, as the check asks it in each call */
 
 void shim_find_driver(void);
@@ -39,19 +42,26 @@ void *shim_find(const char *symbol);
 /* What to give a program that asked for `name` and would get `function`. */
 void *shim_translate(const char *name, void *function);
 
-static inline void *shim_real(unsigned row) { return __atomic_load_n(&shim_functions[row], __ATOMIC_RELAXED); }
 
 /* --- attach.c: this process and its heartbeat --- */
 
+/* In one page of memory with what the driver's functions are: a launch finds few of its pages at hand. */
 struct shim {
     char *region;    /* the file from its start, with the driver region; NULL: nothing to write it to */
     uint64_t owner;  /* pid << 32, as in entries of the region */
     uint64_t options;
+    uint64_t tick_ns; /* of the kernel's clock, where launches are stamped by that; else 0 */
+    shim_clock_function *read_clock;
     unsigned scheduling; /* of contexts that are made; 0: as the program asks */
     int ready_on_sync;
-};
+    void *functions[ROWS]; /* NULL: the driver has none */
+    uint64_t settled __attribute__((aligned(64))); /* how often anything was found idle that was not known to be */
+    uint64_t idle; /* 1: nothing was queued by this process since a wait for all of it */
+} __attribute__((aligned(4096)));
 
 extern struct shim shim;
+
+static inline void *shim_real(unsigned row) { return __atomic_load_n(&shim.functions[row], __ATOMIC_RELAXED); }
 
 /* The lane of a thread that had none; NULL if there is none to be had. */
 struct watchdogd_thread *shim_claim(struct watchdogd_thread *thread);
@@ -73,7 +83,6 @@ CUresult shim_leave(struct watchdogd_thread *thread, CUresult result);
 CUresult shim_leave_queued(struct watchdogd_thread *thread, CUresult result);
 CUresult shim_leave_queued_in(struct watchdogd_thread *thread, CUresult result, CUstream stream);
 CUresult shim_leave_in_stream(struct watchdogd_thread *thread, CUresult result, CUstream stream);
-CUresult shim_leave_recorded(struct watchdogd_thread *thread, CUresult result, CUstream stream, CUevent event);
 CUresult shim_leave_completed(struct watchdogd_thread *thread, CUresult result);
 CUresult shim_leave_awaited(struct watchdogd_thread *thread, CUresult result);
 CUresult shim_leave_awaited_event(struct watchdogd_thread *thread, CUresult result, CUevent event);
@@ -83,6 +92,14 @@ CUresult shim_answered_stream(CUresult result, CUstream stream);
 /* For calls that are not stamped. */
 CUresult shim_returned(CUresult result);
 int shim_is_sticky(uint64_t code);
+
+/* --- light.c --- */
+
+/* What light_path.h leaves to it: every now and then. */
+COLD struct watchdogd_thread *shim_enter_as_sample(unsigned operation, const void *object);
+COLD void shim_begin_burst(struct watchdogd_thread *thread, CUstream stream, unsigned queued, uint64_t settled);
+void shim_begin_light(struct watchdogd_thread *thread); /* it has a lane now */
+void shim_count_light_ones(struct watchdogd_thread *thread, uint64_t now_ns); /* a SAMPLE of them has ended */
 
 /* --- contexts.c --- */
 
@@ -107,6 +124,7 @@ void shim_show_range(const struct watchdogd_thread *thread); /* it has a lane no
 /* --- streams.c --- */
 
 uint64_t *shim_stream(CUstream stream); /* its entry; NULL if there is none for it */
+uint64_t *shim_known_stream(CUstream stream); /* the same; it gets none now */
 CUcontext shim_context_of(CUstream stream); /* NULL: not known */
 void shim_end_stream(CUstream stream);
 void shim_streams_after_fork(void);

@@ -54,6 +54,10 @@ struct watchdogd_thread *shim_enter(unsigned operation, const void *object)
     if (UNLIKELY(!thread->hot) && !(thread = shim_claim(thread)))
         return NULL;
     if (shim.region) {
+        if (!thread->depth)
+            thread->light.mode = PRECISE; /* that of a parent, which forked in a call, is not */
+        if (thread->light.stream != NOT_KNOWN)
+            shim_flush(thread);
         watchdogd_store_(shim_line(thread) + WATCHDOGD_DRIVER_LANE_OBJECT, (uint64_t)(uintptr_t)object);
         if (UNLIKELY(shim.options & WATCHDOGD_DRIVER_OPTION_CHECK_CONTEXT))
             shim_check_before(operation, object);
@@ -62,10 +66,15 @@ struct watchdogd_thread *shim_enter(unsigned operation, const void *object)
     return thread;
 }
 
-/* The end of a stamped call. Returns when it was; 0: not known. */
+/* The end of a call that was stamped precisely. Returns when it was; 0: not known. */
 static inline uint64_t leave(struct watchdogd_thread *thread, CUresult result)
 {
-    uint64_t now_ns = thread ? watchdogd_leave_(thread) : 0;
+    uint64_t now_ns = 0;
+    if (thread) {
+        now_ns = watchdogd_leave_(thread);
+        if (UNLIKELY(thread->light.mode == SAMPLE))
+            shim_count_light_ones(thread, now_ns);
+    }
     shim_returned(result);
     if (UNLIKELY(shim.options & WATCHDOGD_DRIVER_OPTION_CHECK_CONTEXT) && now_ns)
         shim_check_after(result);
@@ -130,14 +139,6 @@ CUresult shim_leave_in_stream(struct watchdogd_thread *thread, CUresult result, 
     return result;
 }
 
-CUresult shim_leave_recorded(struct watchdogd_thread *thread, CUresult result, CUstream stream, CUevent event)
-{
-    shim_leave_in_stream(thread, result, stream);
-    if (result == CUDA_SUCCESS)
-        shim_note_record(event);
-    return result;
-}
-
 CUresult shim_leave_completed(struct watchdogd_thread *thread, CUresult result)
 {
     uint64_t now_ns = leave(thread, result);
@@ -157,7 +158,7 @@ static void be_ready(CUresult result)
 CUresult shim_leave_awaited(struct watchdogd_thread *thread, CUresult result)
 {
     uint64_t now_ns = leave(thread, result);
-    if (now_ns && shim.region && result == CUDA_SUCCESS && shim_settle(&shim_idle))
+    if (now_ns && shim.region && result == CUDA_SUCCESS && shim_settle(&shim.idle))
         count(thread, WATCHDOGD_DRIVER_LANE_COMPLETED, now_ns);
     if (UNLIKELY(__atomic_load_n(&shim.ready_on_sync, __ATOMIC_RELAXED)))
         be_ready(result);

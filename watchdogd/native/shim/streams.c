@@ -10,7 +10,7 @@
  */
 #include "idle.h"
 
-enum { HINTS = 256, NONE = 0xff, WORDS = WATCHDOGD_DRIVER_STREAM_STRIDE / 8 };
+enum { HINTS = 256, NONE = 0xff, UNKNOWN = 0x100, WORDS = WATCHDOGD_DRIVER_STREAM_STRIDE / 8 };
 
 /* handle << 8 | its entry, or NONE: there was no free one. */
 static uint64_t hints[HINTS];
@@ -89,18 +89,29 @@ static uint64_t claim(uint64_t handle)
     return (uint64_t)(entry - entry_at(0)) / WORDS;
 }
 
+/* What the hints know: its entry's number, NONE, or UNKNOWN. */
+static inline uint64_t hinted(uint64_t handle)
+{
+    uint64_t hint = __atomic_load_n(hint_for(handle), __ATOMIC_RELAXED), number = hint & NONE;
+    int is_its_own = hint >> 8 == (handle & UINT64_MAX >> 8) && (number == NONE || is_of(entry_at(number), handle));
+    return is_its_own ? number : UNKNOWN;
+}
+
+uint64_t *shim_known_stream(CUstream stream)
+{
+    uint64_t handle = (uint64_t)(uintptr_t)stream, number = hinted(handle);
+    if (number == UNKNOWN)
+        number = find(handle, WATCHDOGD_DRIVER_STREAMS);
+    return number < WATCHDOGD_DRIVER_STREAMS ? entry_at(number) : NULL;
+}
+
 uint64_t *shim_stream(CUstream stream)
 {
-    uint64_t handle = (uint64_t)(uintptr_t)stream, *hint = hint_for(handle);
-    uint64_t hinted = __atomic_load_n(hint, __ATOMIC_RELAXED), number = hinted & NONE;
+    uint64_t handle = (uint64_t)(uintptr_t)stream, number;
     if (!shim.region)
         return NULL;
-    if (hinted >> 8 == (handle & UINT64_MAX >> 8)) {
-        if (number == NONE)
-            return NULL;
-        if (is_of(entry_at(number), handle))
-            return entry_at(number);
-    }
+    if ((number = hinted(handle)) != UNKNOWN)
+        return number == NONE ? NULL : entry_at(number);
     number = find(handle, WATCHDOGD_DRIVER_STREAMS);
     if (number == WATCHDOGD_DRIVER_STREAMS) {
         /* One thread at a time, so that no stream gets two entries. The others do not wait: they go without for this call. */
@@ -109,7 +120,7 @@ uint64_t *shim_stream(CUstream stream)
         number = claim(handle);
         __atomic_store_n(&claiming, 0, __ATOMIC_RELEASE);
     }
-    __atomic_store_n(hint, handle << 8 | number, __ATOMIC_RELAXED);
+    __atomic_store_n(hint_for(handle), handle << 8 | number, __ATOMIC_RELAXED);
     return number == NONE ? NULL : entry_at(number);
 }
 
