@@ -1,4 +1,6 @@
-"""The folders of incidents: ``STATE/incidents/ID`` with ``incident.json`` in it and the files of collectors beside it.
+"""The folders of incidents: ``ROOT/ID`` with ``incident.json`` in it and the files of collectors beside it.
+
+``ROOT`` is ``STATE/incidents``, or where ``exec`` was told to keep them. It has the group of the directory it is in.
 
 A document is replaced as a whole and only where it is on the disk; who changes one holds its folder's lock. Nothing
 here has a deadline of its own: a disk may block whoever writes, so that the keeper writes in jobs that have one.
@@ -47,51 +49,47 @@ class Listing(NamedTuple):
     skipped: tuple[str, ...]  # what else is there, and why it is no incident
 
 
-def directory(state_directory: str) -> str:
-    return os.path.join(state_directory, DIRECTORY)
-
-
-def path_of(state_directory: str, incident: str) -> str:
+def path_of(root: str, incident: str) -> str:
     """Of the folder. Raises BadFolder for an id that could lead elsewhere."""
     if not incident or incident.startswith(".") or "/" in incident or not incident.isprintable():
         raise BadFolder(f"{incident!r} is no id of an incident")
-    return os.path.join(directory(state_directory), incident)
+    return os.path.join(root, incident)
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def make(state_directory: str, incident: str) -> str:
+def make(root: str, incident: str) -> str:
     """The folder, made where it is not there. Raises OSError, BadFolder."""
-    path = path_of(state_directory, incident)
-    group = os.stat(state_directory).st_gid
-    for folder in (os.path.dirname(path), path):
+    path = path_of(root, incident)
+    for folder in (root, path):
         try:
             os.mkdir(folder, FOLDER_MODE)
         except FileExistsError:
             continue
+        above = os.path.dirname(folder)
         descriptor = os.open(folder, _OPEN_FOLDER)
         try:
-            _set_owner(descriptor, group, FOLDER_MODE)
+            _set_owner(descriptor, os.stat(above).st_gid, FOLDER_MODE)
         finally:
             os.close(descriptor)
-        _sync(os.path.dirname(folder))
+        _sync(above)
     return path
 
 
 def _set_owner(descriptor: int, group: int, mode: int) -> None:
-    """Whatever our umask is, and also where the group of the state directory is not ours."""
+    """Whatever our umask is, and also where the group of the directory is not ours."""
     if os.fstat(descriptor).st_gid != group:
         os.fchown(descriptor, -1, group)
     os.fchmod(descriptor, mode)
 
 
-def update(state_directory: str, incident: str, change: Callable[[Incident | None], Incident]) -> Incident:
+def update(root: str, incident: str, change: Callable[[Incident | None], Incident]) -> Incident:
     """``change`` the document, from None where there is none that can be read; what it makes of it is on the disk then.
 
     Raises OSError, BadFolder.
     """
-    path = make(state_directory, incident)
+    path = make(root, incident)
     with _locked(path) as folder:
         try:
             before: Incident | None = _read(folder, incident)
@@ -102,17 +100,17 @@ def update(state_directory: str, incident: str, change: Callable[[Incident | Non
         return after
 
 
-def complete(state_directory: str, incident: str, change: Callable[[Incident | None], Incident]) -> Incident:
+def complete(root: str, incident: str, change: Callable[[Incident | None], Incident]) -> Incident:
     """``update``, and the other files get their hashes into it and their modes."""
-    path = make(state_directory, incident)
-    group = os.stat(state_directory).st_gid
+    path = make(root, incident)
+    group = os.stat(path).st_gid
 
     def with_files(before: Incident | None) -> Incident:
         after = change(before)
         files, odd = _hashes(path, group)
         return replace(after, files=files, problems=tuple(dict.fromkeys((*after.problems, *odd))))
 
-    return update(state_directory, incident, with_files)
+    return update(root, incident, with_files)
 
 
 @contextmanager
@@ -219,10 +217,9 @@ def _read(folder: int, name: str) -> Incident:
     return incident
 
 
-def listing(state_directory: str) -> Listing:
+def listing(root: str) -> Listing:
     """All that can be read. Raises OSError where the directory itself may not be."""
     kept, skipped = [], []
-    root = directory(state_directory)
     try:
         names = sorted(os.listdir(root))
     except FileNotFoundError:

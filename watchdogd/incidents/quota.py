@@ -50,10 +50,10 @@ def plan(kept: Sequence[Kept], most_bytes: int | None, most: int | None) -> Prun
     return Pruned(tuple(removed), left, (problem,) if too_much() else ())
 
 
-def enforce(state_directory: str, listing: Listing, most_bytes: int | None, most: int | None) -> Pruned:
+def enforce(root: str, listing: Listing, most_bytes: int | None, most: int | None) -> Pruned:
     """Remove what is too much. Raises no OSError: what cannot be removed is kept, and told."""
     planned = plan(listing.kept, most_bytes, most)
-    _clear_away(folders.directory(state_directory))
+    _clear_away(root)
     stayed, problems = [], list(planned.problems)
     for one in planned.removed:
         try:
@@ -72,8 +72,8 @@ def remove(path: str) -> None:
     shutil.rmtree(leaving)
 
 
-def _clear_away(directory: str) -> None:
+def _clear_away(root: str) -> None:
     """What somebody who was removing it had to leave."""
-    for name in os.listdir(directory) if os.path.isdir(directory) else ():
+    for name in os.listdir(root) if os.path.isdir(root) else ():
         if name.startswith(folders.LEAVING):
-            shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
+            shutil.rmtree(os.path.join(root, name), ignore_errors=True)
