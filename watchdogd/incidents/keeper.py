@@ -249,7 +249,7 @@ def run(keeper: Keeper) -> None:
         for descriptor in (*((0,) if is_open else ()), *keeper.jobs.descriptors()):
             poller.register(descriptor, select.POLLIN)
         wait_ms = max(0, -(-(wake_ns - time.monotonic_ns()) // MILLISECOND))
-        if (0, select.POLLIN) in (ready := poller.poll(wait_ms)) or (0, select.POLLHUP) in ready:
+        if any(descriptor == 0 for descriptor, _ in poller.poll(wait_ms)):
             data = os.read(0, 1 << 16)
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:

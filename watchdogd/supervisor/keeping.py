@@ -35,7 +35,7 @@ class Keeping:
         self._is_deaf = False  # it has not answered in time
         self._collecting: dict[str, str] = {}  # the stage that is waited for, by incident
         self._open: dict[str, str | None] = {}  # incidents that it is not done with, and their outcomes
-        self.told: dict[str, Any] = {"kept": None, "bytes": None, "error": None, "last": None, "tools": {}}
+        self.told: dict[str, Any] = {"kept": None, "bytes": None, "error": None, "last": None, "tools": None}
         self.dirty = True
 
     # --- its life ---
