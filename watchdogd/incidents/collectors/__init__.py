@@ -5,12 +5,12 @@ Invariant: importing this loads no tool and touches no process.
 
 from __future__ import annotations
 
-from watchdogd.incidents.collectors import mappings, proc
+from watchdogd.incidents.collectors import mappings, proc, stacks
 from watchdogd.incidents.collectors.interface import Collector, DumpTarget, Evidence, Target
 
 __all__ = ["ALL", "Collector", "DumpTarget", "Evidence", "Target", "tools"]
 
-ALL: tuple[Collector, ...] = (proc.COLLECTOR, mappings.COLLECTOR)
+ALL: tuple[Collector, ...] = (proc.COLLECTOR, mappings.COLLECTOR, stacks.COLLECTOR)
 
 
 def tools() -> dict[str, str | None]:
