@@ -33,6 +33,8 @@ class Target(NamedTuple):
     since_ns: int | None = None  # when the worker was spawned
     until_ns: int | None = None  # CLOCK_MONOTONIC: when the collector is given up
     dump: DumpTarget | None = None  # None: ``gpu_core_dump`` is off
+    accelerator: str | None = None
+    killed_ns: int | None = None  # when we killed it: what the kernel says of it from then on is expected
 
 
 class Evidence(NamedTuple):
