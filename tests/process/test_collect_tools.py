@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.worker_process import LineProcess, wait_until
 from watchdogd.incident import Stack
-from watchdogd.incidents.collectors import Target, py_spy, tool
+from watchdogd.incidents.collectors import Collector, Target, py_spy, tool
 
 SLEEPER = "import threading, time\ndef sleeps():\n    time.sleep(600)\nprint(flush=True)\nsleeps()\n"
 
@@ -45,7 +45,7 @@ def is_stopped(pid: int) -> bool:
 
 @pytest.mark.skipif(py_spy._available() is not None, reason="py-spy is not installed here")
 @pytest.mark.parametrize("collector", [py_spy.COLLECTOR, py_spy.NATIVE])
-def test_the_stacks_of_a_python_process_are_told(collector: py_spy.Collector) -> None:
+def test_the_stacks_of_a_python_process_are_told(collector: Collector) -> None:
     with LineProcess([sys.executable, "-c", SLEEPER], {}) as process:
         process.hear()
         wait_until(lambda: ") S " in Path(f"/proc/{process.pid}/stat").read_text())
