@@ -97,7 +97,9 @@ EXPECTED: dict[tuple[Phase, Trigger], tuple[Phase, tuple[Action, ...]]] = {
     (P.QUARANTINED, T.RESET): (P.STARTING, (SPAWN,)),
 }
 # They change what comes after, not the phase.
-REMEMBERED = {(phase, t) for phase in (P.TERMINATING, P.COLLECTING, P.KILLING, P.UNKILLABLE) for t in (T.STOP, T.START, T.RESTART)}
+REMEMBERED = {
+    (phase, t) for phase in (P.TERMINATING, P.COLLECTING, P.KILLING, P.UNKILLABLE) for t in (T.STOP, T.START, T.RESTART)
+}
 REMEMBERED |= {(phase, T.BISECT_ON) for phase in P}
 
 

@@ -23,12 +23,13 @@ Step = tuple[WorkerState, tuple[Action, ...]]
 def begin(state: WorkerState, occasion: Occasion) -> Step:
     """Of the standing finding: its kill, at once where nobody collects."""
     settings, now_ns = occasion.settings, occasion.now_ns
-    if settings.evidence != "full" or not occasion.collects or state.incident is None:
+    incident = state.incident
+    if settings.evidence != "full" or not occasion.collects or incident is None:
         return kill(state, occasion)
     budget_ns = settings.evidence_budget_ns
     state = replace(state, phase=Phase.COLLECTING, since_ns=now_ns, deadline_ns=now_ns + budget_ns)
     harmless_ns = budget_ns // SHARE_BEFORE_DUMP if settings.gpu_core_dump else budget_ns
-    return state, (Collect(state.incident, now_ns + harmless_ns),)
+    return state, (Collect(incident, now_ns + harmless_ns),)
 
 
 def collected(state: WorkerState, occasion: Occasion) -> Step:

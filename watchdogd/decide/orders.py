@@ -143,7 +143,9 @@ class Leave:
     verdict: str | None  # that ended the worker; None = it ended by itself
 
 
-Action = Spawn | Signal | Collect | Commit | Dump | Clear | Probe | Refrain | Bisect | OpenIncident | CloseIncident | Leave
+Action = (
+    Spawn | Signal | Collect | Commit | Dump | Clear | Probe | Refrain | Bisect | OpenIncident | CloseIncident | Leave
+)
 
 
 @dataclass(frozen=True, slots=True)
