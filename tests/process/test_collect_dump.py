@@ -73,6 +73,12 @@ def test_a_dump_that_does_not_come_is_not_waited_for_beyond_the_deadline(tmp_pat
         assert time.monotonic() - began < 3
 
 
+def test_a_dump_of_before_is_not_taken_for_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    with spinning_process(tmp_path, SIMCUDA_COREDUMP=str(tmp_path / "none")) as (process, folder):
+        (folder / f"core.{process.pid}").write_bytes(spinning())
+        assert gpu_dump.collect(target(folder, tmp_path, 0.3)).outcome == "failed"
+
+
 def test_without_the_setting_nothing_is_asked(tmp_path: Path) -> None:
     off = Target("w", (os.getpid(),), str(tmp_path), 1)
     assert gpu_dump.collect(off) == gpu_kernels.collect(off) == Evidence("not asked for", gpu_dump.OFF)
@@ -128,13 +134,13 @@ def test_what_is_no_dump_is_kept_and_told(tmp_path: Path) -> None:
     assert found.outcome == "failed" and "gpu.1.nvcudmp" in found.files and "core.1: it is no" in found.detail
 
 
-def test_a_dump_that_is_too_large_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dump_that_is_too_large_is_read_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_kernels, "MOST_BYTES", 1000)
     place = tmp_path / "dumps"
     place.mkdir()
     (place / "core.1").write_bytes(spinning())
     found = gpu_kernels.collect(target(place, tmp_path))
-    assert (found.outcome, found.files) == ("failed", ()) and "more than 1000 bytes" in found.detail
+    assert (found.kernels, found.files) == ((NAMED,), ()) and "more than 1000 bytes" in found.detail
     assert (place / "core.1").exists()
 
 
