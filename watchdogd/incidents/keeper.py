@@ -7,7 +7,8 @@ JSON come from standard input, by ``op``:
 known     the first: ``ids`` that the supervisor had opened ``before_ns`` (of ``boot_id``); all else that is left
           unfinished is that of supervisors that are gone
 open      ``id``, ``worker``: its spool is there
-collect   ``id``, ``pids``, ``incarnation``, ``heartbeat``, ``since_ns``, ``until_ns``, ``dump``: what harms nobody, now
+collect   ``id``, ``pids``, ``incarnation``, ``heartbeat``, ``since_ns``, ``until_ns``, ``accelerator``,
+          ``dump`` (the folder for core dumps of its GPU): what harms nobody, now
 dump      ``id``, ``until_ns``: what makes the hung call return, now
 event     ``id``, ``line``: an event of the record
 capture   ``id``, ``when``: a further spool is there
@@ -152,10 +153,10 @@ class Keeper:
 
     def _collect(self, case: Case, told: dict[str, Any]) -> None:
         folder = self._places.files(case.id)
-        dump = DumpTarget(folder) if told["dump"] else None
+        dump = None if told["dump"] is None else DumpTarget(str(told["dump"]))
         case.target = Target(
             str(told["worker"]), tuple(map(int, told["pids"])), folder, int(told["incarnation"]),
-            str(told["heartbeat"]), told["since_ns"], dump=dump,
+            str(told["heartbeat"]), told["since_ns"], dump=dump, accelerator=told["accelerator"],
         )  # fmt: skip
         self._gather(case, "harmless", int(told["until_ns"]))
 

@@ -21,6 +21,7 @@ from watchdogd.decide.kernel import Told
 from watchdogd.decide.orders import OpenIncident, Trigger
 from watchdogd.decide.suspicion import coupled
 from watchdogd.incidents import spool
+from watchdogd.instrument import core_dump
 from watchdogd.model import MILLISECOND, SECOND, Phase
 from watchdogd.observe import capture, procfs
 from watchdogd.publish import events
@@ -181,8 +182,11 @@ class Incidents:
         line = {
             "op": "collect", "id": order.incident, "worker": settings.name, "pids": self._pids(watched),
             "incarnation": state.incarnation, "heartbeat": watched.reader.path if watched.reader else "",
-            "since_ns": state.spawned_ns, "until_ns": order.until_ns, "dump": settings.gpu_core_dump,
+            "since_ns": state.spawned_ns, "until_ns": order.until_ns, "dump": None,
+            "accelerator": settings.accelerator,
         }  # fmt: skip
+        if settings.gpu_core_dump:
+            line["dump"] = core_dump.folder(self._runtime.state_directory, settings.name, state.incarnation)
         self.keeping.collect(order.incident, HARMLESS, line)
 
     def _collected(self, incident: str, outcomes: list[dict[str, Any]]) -> None:
