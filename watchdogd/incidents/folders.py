@@ -53,7 +53,7 @@ def path_of(root: str, incident: str) -> str:
     """Of the folder. Raises BadFolder for an id that could lead elsewhere."""
     if not incident or incident.startswith(".") or "/" in incident or not incident.isprintable():
         raise BadFolder(f"{incident!r} is no id of an incident")
-    return os.path.join(root, incident)
+    return os.path.join(os.path.abspath(root), incident)
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def path_of(root: str, incident: str) -> str:
 def make(root: str, incident: str) -> str:
     """The folder, made where it is not there. Raises OSError, BadFolder."""
     path = path_of(root, incident)
-    for folder in (root, path):
+    for folder in (os.path.dirname(path), path):
         try:
             os.mkdir(folder, FOLDER_MODE)
         except FileExistsError:
