@@ -155,29 +155,37 @@ def in_memory(entries: list[Entry], half: Entry | None) -> bytes:
     return struct.pack(f"={len(words)}Q", *words)
 
 
-@given(st.lists(st.tuples(LENGTHS, LENGTHS, st.booleans()), min_size=25, max_size=70), st.integers(0, 40), st.booleans())
+@given(
+    st.lists(st.tuples(LENGTHS, LENGTHS, st.booleans()), min_size=25, max_size=70), st.integers(0, 40), st.booleans()
+)
 def test_whatever_was_written_meanwhile_a_ring_shows_calls_that_were(
     lengths: list[tuple[int, int, bool]], since: int, half: bool
 ) -> None:
     """``since``: calls that were left between the reading of the count and that of the ring."""
     calls = lived(lengths)
     whole = len(calls) - 1 if half else len(calls)
-    counted = max(0, whole - since)
+    counted = max(1, whole - since)
     raw = in_memory([entry for entry, _ in calls[:whole]], calls[whole][0] if half else None)
-    shown = reading.ring(raw, counted)
+    shown = reading.ring(raw, counted, ended_ns(calls[counted - 1][1]))
+    assert set(shown) <= {call for _, call in calls}
     kept = min(counted, abi.RING_ENTRIES)
-    true = [call for _, call in calls[max(0, counted - kept) : counted]]
-    assert list(shown) == true[len(true) - len(shown) :]
-    assert len(shown) >= kept - (whole - counted) - 2
+    if whole - counted < kept:
+        true = [call for _, call in calls[counted - kept : counted]]
+        assert list(shown) == true[kept - len(shown) :]
+        assert len(shown) >= kept - (whole - counted) - 2
+
+
+def ended_ns(call: Call) -> int:
+    return call.entered_ns + (call.duration_ns or 0) + abi.CODE_MASK
 
 
 def test_a_quiet_ring_shows_all_but_the_one_that_is_overwritten_next() -> None:
     calls = lived([(5_000, 7_000, False)] * 40)
-    shown = reading.ring(in_memory([entry for entry, _ in calls], None), 40)
+    shown = reading.ring(in_memory([entry for entry, _ in calls], None), 40, AT_NS)
     assert list(shown) == [call for _, call in calls[9:40]]
-    few = reading.ring(in_memory([entry for entry, _ in calls[:5]], None), 5)
+    few = reading.ring(in_memory([entry for entry, _ in calls[:5]], None), 5, AT_NS)
     assert list(few) == [call for _, call in calls[:5]]
 
 
 def test_a_ring_that_was_not_read_whole_shows_nothing() -> None:
-    assert reading.ring(bytes(100), 5) == ()
+    assert reading.ring(bytes(100), 5, AT_NS) == ()

@@ -80,7 +80,7 @@ def _lanes(name: str, pulse: Pulse, blobs: Mapping[str, bytes], orphans: Orphans
             calls=calls,
             steps_begun=pulse.lane(number, "steps_begun"),
             steps_done=pulse.lane(number, "steps_done"),
-            ring=ring(blobs.get(f"{name}/ring.{number}", b""), calls, stages),
+            ring=ring(blobs.get(f"{name}/ring.{number}", b""), calls, at_ns, stages),
             orphaned=any((word_offset(number, column), word) in orphans for column, word in believed),
         )
 
@@ -92,12 +92,14 @@ def _in_flight(column: str, word: int) -> Call | None:
     return Call(abi.OPERATIONS[code], entered_ns) if 0 < code < len(abi.OPERATIONS) else None
 
 
-def ring(raw: bytes, calls: int, stages: bytes = b"") -> tuple[Call, ...]:
-    """The last calls of a lane, oldest first. ``calls``: how many it had left, read *before* the ring was.
+def ring(raw: bytes, calls: int, at_ns: int, stages: bytes = b"") -> tuple[Call, ...]:
+    """The last calls of a lane, oldest first. ``calls``: how many it had left, read *before* the ring was, after
+    ``at_ns``.
 
     Calls of one thread end one after the other, so from the newest that was counted back, ends may only get earlier.
     Where one is later, its place has been written anew since; then the one after it may be half written, and where
-    there is none, the oldest may: that is the next to be overwritten.
+    there is none, the oldest may: that is the next to be overwritten. A call that was begun after ``at_ns`` is none
+    of that instant.
     """
     if len(raw) < abi.RING_ENTRIES * abi.RING_ENTRY_WORDS * abi.WORD:
         return ()
@@ -113,6 +115,8 @@ def ring(raw: bytes, calls: int, stages: bytes = b"") -> tuple[Call, ...]:
         if not 0 < code < len(abi.OPERATIONS) or (until_ns is not None and ended_ns > until_ns + _STAMP_LOSS_NS):
             overwritten = True
             break
+        if entered_ns > at_ns:
+            continue
         until_ns = ended_ns
         stage = rest & abi.CODE_MASK
         found.append(Call(abi.OPERATIONS[code], entered_ns, duration_ns, stage_name(stages, stage)))
