@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.helpers import spools
 from tests.helpers.fake_runtime import FakeHeartbeat
@@ -126,16 +124,15 @@ def test_a_stage_has_its_own_name_a_well_known_one_or_its_number() -> None:
 # --- the ring -------------------------------------------------------------------------------------------------------
 
 Entry = tuple[int, int]  # stamp, duration << 8 | stage
-LENGTHS = st.integers(1_000, 50_000_000)
 
 
 def lived(lengths: list[tuple[int, int, bool]]) -> list[tuple[Entry, Call]]:
-    """The calls of a thread as it leaves them: (pause, length, whether one more was nested in it)."""
+    """The calls of a thread as it leaves them: (pause, length, whether two more were nested in it)."""
     now_ns, found = SPAWNED_NS + 1, []
     for pause, length, nested in lengths:
         begun_ns = now_ns + pause
-        calls = [(begun_ns + length // 3, length // 3, "alloc")] if nested else []
-        calls.append((begun_ns, length, "sync"))
+        inner = [(begun_ns + length // 3, length // 3, "event"), (begun_ns + length // 6, length * 2 // 3, "alloc")]
+        calls = [*(inner if nested else ()), (begun_ns, length, "sync")]
         for entered_ns, duration_ns, operation in calls:
             stamp = abi.stamp(entered_ns, abi.OPERATION[operation])
             call = Call(operation, stamp & ~abi.CODE_MASK, duration_ns, "plugin")
@@ -155,14 +152,18 @@ def in_memory(entries: list[Entry], half: Entry | None) -> bytes:
     return struct.pack(f"={len(words)}Q", *words)
 
 
-@given(
-    st.lists(st.tuples(LENGTHS, LENGTHS, st.booleans()), min_size=25, max_size=70), st.integers(0, 40), st.booleans()
-)
-def test_whatever_was_written_meanwhile_a_ring_shows_calls_that_were(
-    lengths: list[tuple[int, int, bool]], since: int, half: bool
-) -> None:
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("nested", [0, 1, 2, 3])
+@pytest.mark.parametrize("total", [5, 32, 33, 50, 64, 65, 90])
+def test_whatever_was_written_meanwhile_a_ring_shows_calls_that_were(total: int, nested: int, half: bool) -> None:
+    """``nested``: into each call of so many another one; 0: into none. ``half``: the last one is being left."""
+    lengths = [(5_000 + 300 * n, 7_000 + 500 * (n % 7), bool(nested) and n % nested == 0) for n in range(total)]
+    for since in range(40):
+        _check(lived(lengths)[:total], since, half)
+
+
+def _check(calls: list[tuple[Entry, Call]], since: int, half: bool) -> None:
     """``since``: calls that were left between the reading of the count and that of the ring."""
-    calls = lived(lengths)
     whole = len(calls) - 1 if half else len(calls)
     counted = max(1, whole - since)
     raw = in_memory([entry for entry, _ in calls[:whole]], calls[whole][0] if half else None)
