@@ -18,6 +18,7 @@ from watchdogd.pulse import Pulse, word_offset
 
 FUTURE_TOLERANCE_NS = SECOND  # shared memory is read after the instant that it stands for
 _STAMP_LOSS_NS = abi.CODE_MASK  # a stamp is up to so much earlier than the entry
+_TURNED_OVER = 3  # entries that are left
 _OWNER_TID = 0xFFFF_FFFF
 
 Orphans = Collection[tuple[int, int]]  # (offset, word) of calls whose thread is gone
@@ -98,29 +99,32 @@ def ring(raw: bytes, calls: int, at_ns: int, stages: bytes = b"") -> tuple[Call,
 
     Calls of one thread end one after the other, so from the newest that was counted back, ends may only get earlier.
     Where one is later, its place has been written anew since; then the one after it may be half written, and where
-    there is none, the oldest may: that is the next to be overwritten. A call that was begun after ``at_ns`` is none
-    of that instant.
+    there is none, the oldest may: that is the next to be overwritten. Where next to none is left, even the newest may
+    be one that is being written, a whole turn later. A call that was begun after ``at_ns`` is none of that instant.
     """
     if len(raw) < abi.RING_ENTRIES * abi.RING_ENTRY_WORDS * abi.WORD:
         return ()
     words = memoryview(raw[: abi.RING_ENTRIES * abi.RING_ENTRY_WORDS * abi.WORD]).cast("Q").tolist()
     found: list[Call] = []
-    until_ns = None
+    until_ns = 0
     overwritten = calls >= abi.RING_ENTRIES
     for number in range(calls - 1, max(0, calls - abi.RING_ENTRIES) - 1, -1):
         place = number % abi.RING_ENTRIES * abi.RING_ENTRY_WORDS
         entered, rest = words[place], words[place + 1]
         code, entered_ns, duration_ns = entered & abi.CODE_MASK, entered & ~abi.CODE_MASK, rest >> abi.CODE_BITS
         ended_ns = entered_ns + duration_ns
-        if not 0 < code < len(abi.OPERATIONS) or (until_ns is not None and ended_ns > until_ns + _STAMP_LOSS_NS):
+        is_later = entered_ns > at_ns
+        if is_later and not found:
+            continue
+        if is_later or not 0 < code < len(abi.OPERATIONS) or (found and ended_ns > until_ns + _STAMP_LOSS_NS):
             overwritten = True
             break
-        if entered_ns > at_ns:
-            continue
         until_ns = ended_ns
         stage = rest & abi.CODE_MASK
         found.append(Call(abi.OPERATIONS[code], entered_ns, duration_ns, stage_name(stages, stage)))
-    return tuple(reversed(found[:-1] if overwritten else found))
+    if overwritten:
+        found = found[:-1] if len(found) > _TURNED_OVER else []
+    return tuple(reversed(found))
 
 
 def stage_name(table: bytes, code: int) -> str | None:
