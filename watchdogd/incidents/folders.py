@@ -180,11 +180,11 @@ def read(path: str) -> Incident:
     """The incident in a folder. Raises OSError, BadFolder."""
     try:
         folder = os.open(path, _OPEN_FOLDER)
-    except NotADirectoryError:
-        raise BadFolder("it is no folder") from None
     except OSError as error:
         if os.path.islink(path):
             raise BadFolder("it is a symbolic link") from None
+        if isinstance(error, NotADirectoryError):
+            raise BadFolder("it is no folder") from None
         raise error from None
     try:
         return _read(folder, os.path.basename(path))
