@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from watchdogd.decide.causes import device, ended, others, pairs, rest, waits
 from watchdogd.decide.causes.case import Case
+from watchdogd.decide.causes.unknown import unknown
 from watchdogd.decide.causes.words import Cause
 from watchdogd.incident import Diagnosis, Incident
 
@@ -46,4 +47,4 @@ _RULES: tuple[Callable[[Case], Diagnosis | None], ...] = (
 
 def diagnose(incident: Incident) -> Diagnosis:
     case = Case(incident)
-    return next((found for rule in _RULES if (found := rule(case)) is not None), None) or rest.unknown(case)
+    return next((found for rule in _RULES if (found := rule(case)) is not None), None) or unknown(case)

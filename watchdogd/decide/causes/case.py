@@ -50,7 +50,9 @@ class Case:
         captures = [capture for capture in incident.captures if capture.when == "verdict"]
         self.capture: Capture | None = min(captures, key=lambda c: (c.at_ns, repr(c)), default=None)
         self.at_ns = self.verdict.detected_ns if self.capture is None else self.capture.at_ns
-        self.later = sorted((c for c in incident.captures if c.when in ("gone", "ready")), key=lambda c: c.at_ns)
+        self.signalled = [capture for capture in incident.captures if capture.when == "signal"]
+        gone = (capture for capture in incident.captures if capture.when in ("gone", "ready"))
+        self.later = sorted(gone, key=lambda capture: (capture.at_ns, repr(capture)))
         workers = _sorted(() if self.capture is None else self.capture.workers)
         self.own = next((worker for worker in workers if worker.name == incident.worker), None)
         self.others = [worker for worker in workers if worker.name != incident.worker]
@@ -124,6 +126,10 @@ class Case:
         oldest = [self._stuck(other, None)[:1] for other in self.others if _coupled(own, other)]
         return sorted((s for found in oldest for s in found), key=lambda s: (s.call.entered_ns, s.worker.name))
 
+    @cached_property
+    def has_coupled(self) -> bool:
+        return self.own is not None and any(_coupled(self.own, other) for other in self.others)
+
     def _stuck(self, worker: Worker, but: tuple[int, int] | None) -> list[Stuck]:
         inner = [_innermost(worker, lane) for lane in _lanes(worker) if (lane.pid, lane.tid) != but]
         stuck = [s for s in inner if s is not None and self.is_stuck(s)]
@@ -196,7 +202,8 @@ class Case:
         if not tid:
             return ""
         thread = self.thread(tid)
-        return f" (thread {tid}{f' {thread.name!r}' if thread is not None and thread.name else ''})"
+        named = thread is not None and thread.name and not thread.name.startswith("python")
+        return f" (thread {tid}{f' {thread.name!r}' if thread is not None and named else ''})"
 
     def before(self, instant_ns: int) -> str:
         """``312 ms before the verdict``"""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from watchdogd.decide.causes.case import Case, Stuck
 from watchdogd.decide.causes.words import Cause, found, in_stage, listed, span
-from watchdogd.incident import Diagnosis, Worker
+from watchdogd.incident import Capture, Diagnosis, Worker
 from watchdogd.model import KernelKind
 
 
@@ -24,20 +24,22 @@ def certainly_before(one: Stuck, other: Stuck) -> bool:
     return one.back_ns is not None and one.back_ns <= other.call.entered_ns
 
 
+def _went_on(stuck: Stuck, capture: Capture) -> bool | None:
+    """Whether this call is over by then, in the same incarnation; None: nobody can tell."""
+    after = next((w for w in sorted(capture.workers, key=repr) if w.name == stuck.worker.name), None)
+    if after is None or after.unread is not None or after.incarnation != stuck.worker.incarnation or not after.lanes:
+        return None
+    return all(stuck.call not in lane.in_flight for lane in after.lanes if lane.tid == stuck.lane.tid)
+
+
 def freed(case: Case) -> list[Stuck]:
-    """Those that stood still with this worker, and all went on when it was gone, not being replaced themselves."""
-    if not case.later or case.hung is None:
+    """Those that stood still with this worker until its kill and went on when it was gone; of all that can tell."""
+    if case.hung is None or not case.later:
         return []
-    now = {worker.name: worker for worker in case.later[-1].workers if worker.unread is None}
-    went_on = []
-    for stuck in case.coupled:
-        after = now.get(stuck.worker.name)
-        if after is None or after.incarnation != stuck.worker.incarnation or not after.lanes:
-            continue
-        if any(call == stuck.call for lane in after.lanes if lane.tid == stuck.lane.tid for call in lane.in_flight):
-            return []
-        went_on.append(stuck)
-    return went_on
+    if any(_went_on(stuck, capture) for stuck in case.coupled for capture in case.signalled):
+        return []  # before the kill, so not because of it
+    told = [(stuck, _went_on(stuck, case.later[-1])) for stuck in case.coupled]
+    return [] if any(went is False for _, went in told) else [stuck for stuck, went in told if went]
 
 
 def unsettled(case: Case) -> list[Stuck]:
@@ -69,21 +71,29 @@ def dla_waited_for(case: Case) -> Diagnosis | None:
 
 
 def neighbour_first(case: Case) -> Diagnosis | None:
-    """Another worker should have returned before this one's call began."""
+    """Another worker should have returned before this one's call began; it is named if no third may have been first."""
     hung = case.hung
     if hung is None or freed(case):
         return None
-    before = [stuck for stuck in case.coupled if certainly_before(stuck, hung)]
-    if not before:
+    stayed = [s for s in case.coupled if not any(_went_on(s, c) for c in (*case.signalled, *case.later))]
+    if not any(certainly_before(stuck, hung) for stuck in stayed):
         return None
-    first = min(before, key=lambda s: (s.back_ns or 0, s.worker.name))
-    other = f"{in_stage(first.call)} of worker {first.worker.name}"
-    lag = span(hung.call.entered_ns - first.call.entered_ns)
-    mine = f"{case.where} began {lag} after it and stands still since {case.before(hung.call.entered_ns)}"
+    firsts = [stuck for stuck in stayed if not any(certainly_before(other, stuck) for other in stayed)]
+    mine = f"{case.where} began after that, {case.before(hung.call.entered_ns)}, and does not return"
+    if len(firsts) > 1:
+        names = [stuck.worker.name for stuck in firsts]
+        sentence = (
+            f"Another worker hung before this one: {mine}; which of {listed(names)} was the first cannot be told, "
+            "as their usual times overlap."
+        )
+        step = f"look at the incidents of {listed(names)}: whose end let the others go on was the first"
+        return found(Cause.NEIGHBOUR, sentence, facts(case), step)
+    first = firsts[0]
+    other = f"{in_stage(first.call)} of worker {first.worker.name}, entered {case.before(first.call.entered_ns)},"
     if on_dla(first.worker) and not on_dla(hung.worker):
-        sentence = f"{first.worker.accelerator} was first: {other} had not returned when it should; {mine}."
+        sentence = f"The DLA ({first.worker.accelerator}) was first: {other} had not returned when it should; {mine}."
         return found(Cause.DLA_FIRST, sentence, facts(case), *_OF_DLA)
-    sentence = f"Worker {first.worker.name} hung before: its {other} had not returned when it should; {mine}."
+    sentence = f"Worker {first.worker.name} hung before this one: {other} had not returned when it should; {mine}."
     return found(
         Cause.NEIGHBOUR,
         sentence,
@@ -127,7 +137,7 @@ def order(case: Case) -> str:
     if hung is None or case.own is None:
         return ""
     if not coupled:
-        return "; no other worker stood still" if case.others else ""
+        return "; no worker coupled with it stood still" if case.has_coupled else ""
     names = listed([stuck.worker.name for stuck in coupled])
     if freed(case):
         return f"; {names} stood still with it{_freed_words(case)}"

@@ -11,7 +11,7 @@ import re
 from watchdogd.decide.causes import others
 from watchdogd.decide.causes.case import HANGS, Case
 from watchdogd.decide.causes.words import Cause, found, listed, span
-from watchdogd.incident import Diagnosis, Thread
+from watchdogd.incident import Diagnosis, Thread, Worker
 from watchdogd.model import KernelKind, Verdict
 
 _DRIVER = re.compile(
@@ -107,13 +107,17 @@ def uninterruptible(case: Case) -> Diagnosis | None:
 # --- no call stands still -------------------------------------------------------------------------------------------
 
 
+def is_stamped(worker: Worker) -> bool:
+    """Whether calls of this worker were ever seen: of one whose were not, nobody knows if it is in one."""
+    return any(lane.calls or lane.ring or any(c.operation != "step" for c in lane.in_flight) for lane in worker.lanes)
+
+
 def _outside_of_cuda(case: Case) -> bool:
     """Whether it is known that no CUDA call of this worker is in flight."""
     own = case.own
     if own is None or own.unread is not None or case.verdict.verdict == Verdict.CALL.value:
         return False
-    stamped = any(lane.calls or lane.ring or lane.in_flight for lane in own.lanes)
-    return stamped and case.verdict.verdict in HANGS and case.calls_in_flight == 0
+    return is_stamped(own) and case.verdict.verdict in HANGS and case.calls_in_flight == 0
 
 
 def _overdue(case: Case) -> str:
@@ -131,13 +135,14 @@ def cpu_loop(case: Case) -> Diagnosis | None:
     thread = max(running, key=lambda t: (t.ran_ns or 0, case.source(t.tid) is not None, -t.tid))
     source = case.source(thread.tid)
     at = f" at {source}" if source else ""
-    said = [_told(t) for t in running]
+    said = [told(t) for t in running]
     said += [
         f"Python code of thread {t.tid}: {' < '.join(case.frames(t.tid)[:4])}" for t in running if case.source(t.tid)
     ]
+    name = f" {thread.name!r}" if thread.name and not thread.name.startswith("python") else ""
     sentence = (
         f"Worker {case.incident.worker} computes on the CPU and is in no CUDA call: thread {thread.tid}"
-        f"{f' {thread.name!r}' if thread.name else ''} runs{at}; {_overdue(case)}."
+        f"{name} runs{at}; {_overdue(case)}."
     )
     return found(
         Cause.CPU_LOOP,
@@ -156,7 +161,7 @@ def _goes_on(case: Case, thread: Thread) -> bool:
     return case.source(thread.tid) is not None and (thread.cpu_ns is None or 2 * thread.cpu_ns >= overdue)
 
 
-def _told(thread: Thread) -> str:
+def told(thread: Thread) -> str:
     ran = ""
     if thread.ran_ns is not None and thread.over_ns is not None:
         ran = f", ran {span(thread.ran_ns)} of {span(thread.over_ns)}"
@@ -184,7 +189,7 @@ def lock_wait(case: Case) -> Diagnosis | None:
         f"Worker {case.incident.worker} waits on the CPU, in no CUDA call: {many} on {what} (futex){where}; "
         f"{_overdue(case)}."
     )
-    said = [_told(thread) for thread in own[:8]] + [f"thread {tid} waits for the GIL" for tid in gil]
+    said = [told(thread) for thread in own[:8]] + [f"thread {tid} waits for the GIL" for tid in gil]
     said += [f"Python code of thread {t.tid}: {' < '.join(case.frames(t.tid)[:4])}" for t in own if case.source(t.tid)]
     return found(
         Cause.LOCK_WAIT,

@@ -49,6 +49,8 @@ def found(cause: Cause, sentence: str, facts: list[str], *next_steps: str) -> Di
 def span(ns: int) -> str:
     """A length of time in the unit that people would use. Of a negative one its size."""
     ns = min(abs(ns), _MOST)
+    if ns < MILLISECOND // 10:
+        return f"{ns / 1000:.1f} us"
     if ns < 10 * MILLISECOND:
         return f"{ns / MILLISECOND:.2f} ms"
     if ns < SECOND:
