@@ -6,33 +6,25 @@ nothing but what this module put in, so that text of a worker cannot become more
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import socket
 import time
-from importlib import resources
 
 from watchdogd.exporter import sections
 from watchdogd.exporter.collector import Exposition
-from watchdogd.exporter.html import Html, element, join
 from watchdogd.exporter.recent import Rates, Recent
 from watchdogd.exporter.server import Page
 from watchdogd.exporter.tail import Tail
+from watchdogd.markup import Html, asset, element, join, policy_hash
 from watchdogd.publish import board
 from watchdogd.view import status
 
-_STYLE = resources.files(__package__).joinpath("style.css").read_text("utf-8")
-_SCRIPT = resources.files(__package__).joinpath("live.js").read_text("utf-8")
-
-
-def _hash(source: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
-
+_STYLE = asset("watchdogd", "theme.css") + asset("watchdogd.exporter", "style.css")
+_SCRIPT = asset("watchdogd.exporter", "live.js")
 
 HEADERS = {
     "Content-Security-Policy": (
-        f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; connect-src 'self'; "
+        f"default-src 'none'; style-src {policy_hash(_STYLE)}; script-src {policy_hash(_SCRIPT)}; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",

@@ -13,15 +13,15 @@ from typing import Any
 from watchdogd import abi
 from watchdogd.exporter import drawing
 from watchdogd.exporter.health import unready
-from watchdogd.exporter.html import Html, element, join
 from watchdogd.exporter.recent import SAMPLES, Recent
 from watchdogd.exporter.tail import tone
 from watchdogd.histogram import Histogram
+from watchdogd.markup import Html, element, join
 from watchdogd.model import SECOND, Phase
 from watchdogd.publish.event_text import describe
 from watchdogd.pulse import Pulse
+from watchdogd.span import span
 from watchdogd.view.notes import notes, said, silence
-from watchdogd.view.span import span
 from watchdogd.view.status import MAY_TAKE_WORK, StatusView, WorkerView, age, calls_in_flight
 
 _GOOD, _ODD, _BAD = "good", "odd", "bad"
