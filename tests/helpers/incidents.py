@@ -219,7 +219,7 @@ def hostile() -> Incident:
     )
     many = tuple(Call("sync", at(-2_000 + number / 10), 40_000, EVIL) for number in range(5_000))
     lanes = tuple(
-        Lane(number, number, number + 1, calls, EVIL, ring=many if number < 3 else calls) for number in range(60)
+        Lane(number, number, number + 1, calls, EVIL, ring=many if number < 8 else calls) for number in range(60)
     )
     workers = tuple(Worker(f"{EVIL}{number}", EVIL, number, EVIL, unread=EVIL, lanes=lanes) for number in range(40))
     return Incident(

@@ -12,6 +12,7 @@ import time
 
 from watchdogd.exporter import sections
 from watchdogd.exporter.collector import Exposition
+from watchdogd.exporter.incidents import Incidents
 from watchdogd.exporter.recent import Rates, Recent
 from watchdogd.exporter.server import Page
 from watchdogd.exporter.tail import Tail
@@ -44,6 +45,7 @@ class StatusPage:
         self._loads = Recent()
         self._steps = Rates()
         self._tail = Tail()
+        self.incidents = Incidents(exposition.state_dir)
 
     def look(self) -> None:
         """Once a second: follow the workers, and remember the loads and the steps."""
@@ -70,7 +72,8 @@ class StatusPage:
             return _page(503, "✕ watchdogd", sections.banner("bad", reason, []), old=True)
         pulses = {name: history.pulse for name, history in self._exposition.histories.items()}
         histograms = {name: history.totals().histograms for name, history in self._exposition.histories.items()}
-        facts = sections.Facts(view, pulses, histograms, self._loads, self._steps.recent, *self._events(view))
+        links = self.incidents.links()
+        facts = sections.Facts(view, pulses, histograms, self._loads, self._steps.recent, *self._events(view), links)
         good = published is not None and view.fault is None
         return _page(200, sections.title(facts), sections.main(facts), old=not good)
 

@@ -16,7 +16,7 @@ from watchdogd.model import SECOND
 
 MOST_WORKERS = 24
 MOST_LANES = 8  # of one worker
-MOST_BLOCKS = 200  # in one row
+MOST_BLOCKS = 6_000  # in one window
 MOST_CAPTURES = 8
 _MOST_READ = 64  # lanes of one worker in a capture, and calls of one lane
 MOST_BEFORE_NS = 600 * SECOND
@@ -132,18 +132,23 @@ class _Seen(NamedTuple):
     until_ns: int  # it had not returned by then
 
 
+_Lanes = dict[tuple[int, int, int], dict[tuple[str, int], _Seen]]  # by incarnation, pid, tid; then by call
+
+
 def groups(incident: Incident, window: Window) -> list[Group]:
     """The worker that the incident is about first, then the others as they were captured."""
     latest: dict[str, Worker] = {}
-    calls: dict[tuple[str, int, int, int], dict[tuple[str, int], _Seen]] = {}
+    lanes: dict[str, _Lanes] = {}
     for capture in incident.captures[:MOST_CAPTURES]:
-        for worker in capture.workers[:_MOST_READ]:
+        for worker in capture.workers[:MOST_WORKERS]:
             latest.setdefault(worker.name, worker)
+            of_worker = lanes.setdefault(worker.name, {})
             for lane in worker.lanes[:_MOST_READ]:
-                key = (worker.name, worker.incarnation, lane.pid, lane.tid)
-                _take(calls.setdefault(key, {}), lane, capture.at_ns)
+                _take(of_worker.setdefault((worker.incarnation, lane.pid, lane.tid), {}), lane, capture.at_ns)
     names = sorted(latest, key=lambda name: name != incident.worker)[:MOST_WORKERS]
-    return [_group(incident, latest[name], calls, window) for name in names]
+    rows = sum(min(MOST_LANES, len(lanes[name])) for name in names)
+    most = MOST_BLOCKS // max(1, rows)
+    return [_group(incident, latest[name], lanes[name], window, most) for name in names]
 
 
 def _take(into: dict[tuple[str, int], _Seen], lane: Lane, at_ns: int) -> None:
@@ -153,22 +158,17 @@ def _take(into: dict[tuple[str, int], _Seen], lane: Lane, at_ns: int) -> None:
             into[key] = _Seen(call, at_ns)
 
 
-def _group(
-    incident: Incident, worker: Worker, calls: dict[tuple[str, int, int, int], dict[tuple[str, int], _Seen]],
-    window: Window,
-) -> Group:  # fmt: skip
+def _group(incident: Incident, worker: Worker, lanes: _Lanes, window: Window, most: int) -> Group:
     victim = worker.name == incident.worker
     rows = []
-    for (name, incarnation, pid, tid), seen in calls.items():
-        if name != worker.name:
-            continue
-        gone_ns = incident.times.gone_ns if victim and incarnation == incident.incarnation else None
-        verdict = incident.verdict if victim and incarnation == incident.incarnation else None
+    for (incarnation, pid, tid), seen in lanes.items():
+        it = victim and incarnation == incident.incarnation
         blocks = [
-            _block(found, gone_ns, hung=verdict is not None and found.call.entered_ns == verdict.entered_ns)
+            _block(found, incident.times.gone_ns if it else None,
+                   hung=it and found.call.entered_ns == incident.verdict.entered_ns)
             for found in seen.values()
-        ]
-        shown = merged([block for block in blocks if _overlaps(block, window)], window)
+        ]  # fmt: skip
+        shown = merged([block for block in blocks if _overlaps(block, window)], window, most)
         new = f", #{incarnation}" if incarnation != worker.incarnation else ""
         rows.append(Row(f"steps of {pid}{new}" if tid == 0 else f"thread {tid}{new}", tuple(shown)))
     rows = [row for row in rows if row.blocks]
@@ -190,9 +190,9 @@ def _block(seen: _Seen, gone_ns: int | None, hung: bool) -> Block:
                  open=not returned, hung=hung)  # fmt: skip
 
 
-def merged(blocks: Sequence[Block], window: Window) -> list[Block]:
+def merged(blocks: Sequence[Block], window: Window, most: int = MOST_BLOCKS) -> list[Block]:
     """Nested ones one below the other; what cannot be told apart at this width is one block."""
-    fine_ns = (window.end_ns - window.start_ns) // _FINEST
+    fine_ns = (window.end_ns - window.start_ns) // min(_FINEST, most)
 
     def small(block: Block) -> bool:
         short = block.calls > 1 or block.end_ns - block.start_ns <= 2 * fine_ns
@@ -207,7 +207,7 @@ def merged(blocks: Sequence[Block], window: Window) -> list[Block]:
         else:
             last[block.depth] = len(placed)
             placed.append(block)
-    return placed[-MOST_BLOCKS:]
+    return placed[-most:]
 
 
 def _with(first: Block, other: Block) -> Block:
