@@ -93,9 +93,7 @@ class WorkerSettings(NamedTuple):
     outputs: OutputSettings = OutputSettings()
     growth: GrowthSettings = GrowthSettings()
     redeliver: bool = False  # what was in flight at its end, to its successor, once
-    evidence: str = (
-        "memory"  # of an incident: what shared memory says, or what collectors get within the budget: "full"
-    )
+    evidence: str = "memory"  # of an incident: what shared memory says; "full": what collectors get within the budget
     evidence_budget_ns: int = 400 * MILLISECOND  # verdict to kill
     gpu_core_dump: bool = False  # with "full": of the kernels that hang; makes the hung call return
     probe: tuple[str, ...] = ()  # run before the successor of a worker that was killed or crashed
@@ -341,6 +339,7 @@ class Phase(str, Enum):
     OBSERVED = "observed"  # running, every verdict recorded, nothing signalled
     PAUSED = "paused"
     TERMINATING = "terminating"
+    COLLECTING = "collecting"  # hung, and its evidence is taken; its kill follows
     KILLING = "killing"
     UNKILLABLE = "unkillable"
     BACKOFF = "backoff"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _RED, _YELLOW, _PLAIN = "\033[1;31m", "\033[33m", ""
 _HEAD = ("WORKER", "PHASE", "PID", "INC", "UP", "RESTARTS", "CALL / DEADLINE", "SYNC p50 / p99", "STEPS")
 _FIRST_TO_YIELD = ("STEPS", "SYNC p50 / p99", "INC", "UP", "RESTARTS", "PID")  # to a line below the row
-_ALREADY_JUDGED = {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
+_ALREADY_JUDGED = {Phase.TERMINATING, Phase.COLLECTING, Phase.KILLING, Phase.UNKILLABLE}
 
 
 def table(view: StatusView, width: int, colour: bool, detail: Detail | None = None) -> str:
