@@ -20,7 +20,7 @@ from watchdogd.act.spawning import launch
 from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, orders
 from watchdogd.decide.orders import Trigger
-from watchdogd.instrument import options
+from watchdogd.instrument import core_dump, options
 from watchdogd.model import SECOND, Exit, Finding, Phase, Verdict
 from watchdogd.observe.heartbeat import create
 from watchdogd.observe.loop import Loop
@@ -229,6 +229,7 @@ class Actor:
             request = launching.request(
                 settings, watched.reader.path, self._runtime.birth(settings.name, incarnation), output, os.environ, ids,
                 self._scope(settings.name, incarnation), self._runtime.shims,
+                core_dump.folder(self._runtime.state_directory, settings.name, incarnation),
             )  # fmt: skip
             watched.process = launch(request)
             watched.launched = launching.fingerprint(settings)

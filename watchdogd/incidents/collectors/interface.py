@@ -7,7 +7,8 @@ Invariant: a collector judges nothing and harms nobody; one that makes a hung ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 from watchdogd.incident import Kernel, KernelLine, Process, Stack, Thread
@@ -32,6 +33,8 @@ class Target(NamedTuple):
     since_ns: int | None = None  # when the worker was spawned
     until_ns: int | None = None  # CLOCK_MONOTONIC: when the collector is given up
     dump: DumpTarget | None = None  # None: ``gpu_core_dump`` is off
+    accelerator: str | None = None
+    killed_ns: int | None = None  # when we killed it: what the kernel says of it from then on is expected
 
 
 class Evidence(NamedTuple):
@@ -58,3 +61,13 @@ class Collector(NamedTuple):
     collect: Callable[[Target], Evidence]
     after: tuple[str, ...] = ()  # collectors that are to have ended, or to be given up, before it begins
     afterwards: bool = False  # needs no living worker: after the kill, and nothing waits for it
+
+
+def merged(told: Iterable[Process]) -> tuple[Process, ...]:
+    """One row a process: of what several collectors told of it, what is not a field's default."""
+    found: dict[int, Process] = {}
+    for row in told:
+        before = found.setdefault(row.pid, row)
+        known = {field.name: getattr(row, field.name) for field in fields(row)}
+        found[row.pid] = replace(before, **{name: value for name, value in known.items() if value not in (None, ())})
+    return tuple(found.values())
