@@ -16,7 +16,8 @@ close     ``id``, ``outcome``
 ========  =============================================================================================================
 
 and go to standard output: ``{"collected": ID, "stage", "outcomes"}``, ``{"finished": ID}``,
-``{"tools": {NAME: remedy or null}}``, ``{"kept", "bytes", "error", "last"}``.
+``{"tools": {NAME: remedy or null}}``, ``{"kept", "bytes", "error", "last"}``, ``{"exported": ID, "outcome", "detail",
+"seconds"}``.
 
 Invariant: it waits for no job. It ends by the end of its input, once what it was told is written, or 10 s later.
 """
@@ -220,16 +221,16 @@ class Keeper:
         self._cases.pop(case.id, None)
         self._say({"finished": case.id})
         if is_exported:
-            hooks.start(self.jobs, self._hook, self._places.root, case.id)
+            hooks.start(self.jobs, self._hook, self._places.root, case.id, self._say)
 
     def _tell_kept(self, incident: str, ended: Ended) -> dict[str, Any]:
         """What was written, and what kept it from that."""
         told = {} if ended.result is None else dict(ended.result.told)
         if ended.result is None:
             told["error"] = f"{self._places.root}: writing {ended.outcome} {ended.detail}".strip()
-        said = {"error": told.get("error") or told.get("hopeless")}
+        said = {"error": told.get("error") or told.get("hopeless") or told.get("over")}
         said |= {key: told[key] for key in ("kept", "bytes") if key in told}
-        if incident and said["error"] is None:
+        if incident and not told.keys() & {"error", "hopeless"}:
             said["last"] = incident
         if said.items() - self._told.items():
             self._told |= said
