@@ -40,6 +40,7 @@ from watchdogd.incidents import collecting, collectors, hooks, quota, writing
 from watchdogd.incidents.cases import Case
 from watchdogd.incidents.collectors import DumpTarget, Target
 from watchdogd.incidents.jobs import Ended, Jobs
+from watchdogd.incidents.recording import Recording
 from watchdogd.incidents.writing import Places
 from watchdogd.model import MILLISECOND, SECOND
 
@@ -61,6 +62,7 @@ class Keeper:
         self._hook = hook
         self._say = say
         self.jobs = Jobs()
+        self._recording = Recording(self.jobs, places.runtime_dir, places.state_dir, time.monotonic_ns())
         self._cases: dict[str, Case] = {}
         self._missing: dict[str, str | None] = {}
         self._tools_ns = 0
@@ -82,13 +84,14 @@ class Keeper:
         if now_ns >= self._tools_ns and self._ends_ns is None:
             self._tools_ns = now_ns + TOOLS_EVERY_NS
             self.jobs.start(lambda: ({"tools": collectors.tools()}, None), now_ns + TOOLS_NS, self._looked)
+        self._recording.look(now_ns)
         if self._is_alone:
             self._finish(now_ns)
             self._write_due(now_ns)
         return min(self._instants(now_ns))
 
     def _instants(self, now_ns: int) -> list[int]:
-        instants = [self._tools_ns if self._ends_ns is None else self._ends_ns]
+        instants = [self._tools_ns if self._ends_ns is None else self._ends_ns, self._recording.next_ns]
         job_ns = self.jobs.next_ns()
         if job_ns is not None:
             instants.append(job_ns)
@@ -115,6 +118,7 @@ class Keeper:
         self._ends_ns = now_ns + END_NS
         for case in self._cases.values():
             case.end(now_ns, cuts_short=self._places.is_shared)
+        self._recording.end()
 
     def has_ended(self) -> bool:
         if self._ends_ns is None:
