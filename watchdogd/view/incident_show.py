@@ -135,16 +135,14 @@ def clock(incident: Incident, at_ns: int) -> str:
 def _done(incident: Incident) -> Iterator[tuple[str, str]]:
     opened_ns = incident.times.opened_ns or incident.verdict.detected_ns
     yield "done", f"verdict at {clock(incident, opened_ns)}" + (" (only observed)" * incident.verdict.would_have_killed)
+    done = [(getattr(incident.times, name), step) for name, step in _STEPS]
+    done.append((incident.moved_ns, "its call returned, too late for its kill"))
+    more = {"gone": incident.exit, "closed": incident.outcome}
     before_ns = opened_ns
-    for name, step in _STEPS:
-        at_ns = getattr(incident.times, name)
-        if at_ns is None:
-            continue
-        more = {"gone_ns": incident.exit, "closed_ns": incident.outcome}.get(name)
-        yield "", f"{_after(at_ns - opened_ns):>10}  {step}{f': {more}' if more else ''}{_took(at_ns - before_ns)}"
+    for at_ns, step in sorted((at_ns, step) for at_ns, step in done if at_ns is not None):
+        told = f"{step}: {more[step]}" if more.get(step) else step
+        yield "", f"{_after(at_ns - opened_ns):>10}  {told}{_took(at_ns - before_ns)}"
         before_ns = max(before_ns, at_ns)
-    if incident.moved_ns is not None:
-        yield "", f"{_after(incident.moved_ns - opened_ns):>10}  the call returned, after its kill was committed"
     if incident.state != "closed":
         yield "", f"not closed: {incident.state}{f', {incident.outcome}' if incident.outcome else ''}"
 
