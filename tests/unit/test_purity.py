@@ -74,9 +74,10 @@ LAYERS = {
     "observe": {"decide"},
     "publish": {"decide"},
     "instrument": set[str](),
+    "incidents": {"decide", "observe", "publish", "instrument"},
     "act": {"decide", "observe", "publish", "instrument"},
-    "supervisor": {"decide", "observe", "publish", "instrument", "act"},
-    "view": {"observe", "publish"},
+    "supervisor": {"decide", "observe", "publish", "instrument", "act", "incidents"},
+    "view": {"decide", "observe", "publish", "incidents"},
 }
 
 

@@ -6,8 +6,8 @@ JSON come from standard input, by ``op``:
 ========  =============================================================================================================
 known     the first: ``ids`` that the supervisor had opened ``before_ns`` (of ``boot_id``); all else that is left
           unfinished is that of supervisors that are gone
-open      ``id``, ``worker``: its spool is there
-collect   ``id``, ``pids``, ``incarnation``, ``heartbeat``, ``since_ns``, ``until_ns``, ``dump``: what harms nobody, now
+open      ``id``, ``target``: its spool is there; of whom collectors may take evidence, or null
+collect   ``id``, ``until_ns``: what harms nobody, now
 dump      ``id``, ``until_ns``: what makes the hung call return, now
 event     ``id``, ``line``: an event of the record
 capture   ``id``, ``when``: a further spool is there
@@ -39,6 +39,7 @@ from watchdogd.incidents import collecting, collectors, hooks, quota, writing
 from watchdogd.incidents.cases import Case
 from watchdogd.incidents.collectors import DumpTarget, Target
 from watchdogd.incidents.jobs import Ended, Jobs
+from watchdogd.incidents.recording import Recording
 from watchdogd.incidents.writing import Places
 from watchdogd.model import MILLISECOND, SECOND
 
@@ -60,6 +61,7 @@ class Keeper:
         self._hook = hook
         self._say = say
         self.jobs = Jobs()
+        self._recording = Recording(self.jobs, places.runtime_dir, places.state_dir, time.monotonic_ns())
         self._cases: dict[str, Case] = {}
         self._missing: dict[str, str | None] = {}
         self._tools_ns = 0
@@ -81,13 +83,14 @@ class Keeper:
         if now_ns >= self._tools_ns and self._ends_ns is None:
             self._tools_ns = now_ns + TOOLS_EVERY_NS
             self.jobs.start(lambda: ({"tools": collectors.tools()}, None), now_ns + TOOLS_NS, self._looked)
+        self._recording.look(now_ns)
         if self._is_alone:
             self._finish(now_ns)
             self._write_due(now_ns)
         return min(self._instants(now_ns))
 
     def _instants(self, now_ns: int) -> list[int]:
-        instants = [self._tools_ns if self._ends_ns is None else self._ends_ns]
+        instants = [self._tools_ns if self._ends_ns is None else self._ends_ns, self._recording.next_ns]
         job_ns = self.jobs.next_ns()
         if job_ns is not None:
             instants.append(job_ns)
@@ -114,6 +117,7 @@ class Keeper:
         self._ends_ns = now_ns + END_NS
         for case in self._cases.values():
             case.end(now_ns, cuts_short=self._places.is_shared)
+        self._recording.end()
 
     def has_ended(self) -> bool:
         if self._ends_ns is None:
@@ -133,11 +137,12 @@ class Keeper:
         name = str(told["id"])
         if op == "open":
             self._cases[name] = Case(name, due_ns=now_ns)
+            self._cases[name].target = self._target(name, told["target"])
         case = self._cases.get(name)
         if case is None:
             return
         if op == "collect":
-            self._collect(case, told)
+            self._gather(case, "harmless", int(told["until_ns"]))
         elif op == "dump":
             self._gather(case, "dump", int(told["until_ns"]))
         elif op == "event":
@@ -151,14 +156,14 @@ class Keeper:
 
     # --- collecting ---
 
-    def _collect(self, case: Case, told: dict[str, Any]) -> None:
-        folder = self._places.files(case.id)
-        dump = DumpTarget(folder) if told["dump"] else None
-        case.target = Target(
-            str(told["worker"]), tuple(map(int, told["pids"])), folder, int(told["incarnation"]),
-            str(told["heartbeat"]), told["since_ns"], dump=dump,
+    def _target(self, incident: str, told: dict[str, Any] | None) -> Target | None:
+        if told is None:
+            return None
+        return Target(
+            str(told["worker"]), tuple(map(int, told["pids"])), self._places.files(incident), int(told["incarnation"]),
+            str(told["heartbeat"]), told["since_ns"], accelerator=told["accelerator"],
+            dump=None if told["dump"] is None else DumpTarget(str(told["dump"])),
         )  # fmt: skip
-        self._gather(case, "harmless", int(told["until_ns"]))
 
     def _gather(self, case: Case, stage: str, until_ns: int) -> None:
         if case.target is None or stage in case.stages:
@@ -250,7 +255,7 @@ def run(keeper: Keeper) -> None:
         for descriptor in (*((0,) if is_open else ()), *keeper.jobs.descriptors()):
             poller.register(descriptor, select.POLLIN)
         wait_ms = max(0, -(-(wake_ns - time.monotonic_ns()) // MILLISECOND))
-        if (0, select.POLLIN) in (ready := poller.poll(wait_ms)) or (0, select.POLLHUP) in ready:
+        if any(descriptor == 0 for descriptor, _ in poller.poll(wait_ms)):
             data = os.read(0, 1 << 16)
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:

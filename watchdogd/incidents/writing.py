@@ -38,6 +38,15 @@ class Places:
     redact: tuple[str, ...]
     is_shared: bool = False  # the root is not this supervisor's alone
 
+    @property
+    def runtime_dir(self) -> str:
+        return os.path.dirname(self.spools)
+
+    @property
+    def state_dir(self) -> str | None:
+        """None where the root is somewhere else."""
+        return None if self.is_shared else os.path.dirname(self.root)
+
     def spool(self, incident: str, when: str = "") -> str:
         return f"{self.spools}/{incident}{when and '.'}{when}{spool.SUFFIX}"
 

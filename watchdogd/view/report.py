@@ -6,12 +6,12 @@ record, and one that rests on too little is not made.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from watchdogd import duration
-from watchdogd.config.values import WORKER_NAME
 from watchdogd.decide import reporting
 from watchdogd.decide.reporting import Calls, Ended, NearMiss, OfSignature, OfWorker, Proposal, Snapshot, WhatIf
 from watchdogd.model import SECOND
@@ -21,6 +21,7 @@ from watchdogd.span import span
 
 WHAT_IF_NS = 30 * 24 * 3600 * SECOND
 SCHEMA = 1
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 MOST_SIGNATURES = 20
 
 
@@ -220,8 +221,8 @@ def toml(report: Report) -> str:
              f"# The rule: {reporting.RULE}.", *(f"# {line}" for line in _what_if(report))]  # fmt: skip
     worker = None
     for row, proposal in zip(report.calls, report.proposals, strict=True):
-        if WORKER_NAME.fullmatch(row.worker) is None:
-            continue
+        if _BARE_KEY.fullmatch(row.worker) is None:
+            continue  # no name that a configuration may have
         if row.worker != worker:
             worker = row.worker
             lines += ["", f"[workers.{worker}.deadlines]"]
