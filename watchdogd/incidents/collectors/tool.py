@@ -31,10 +31,11 @@ class Ran(NamedTuple):
     errors: bytes = b""  # what it said on standard error, unless that is in ``output``
 
     def said(self) -> str:
-        """Why it failed, for people: its first line of errors, else the last of its output."""
+        """Why it failed, for people: its first lines of errors, else the last of its output."""
         errors, output = ([line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
                           for said in (self.errors, self.output))  # fmt: skip
-        return self.why or next(iter((*errors, *output[-1:])), f"exit status {self.status}")[:200]
+        said = " ".join(errors[:3] or output[-1:])
+        return self.why or said[:200] or f"exit status {self.status}"
 
 
 def find(name: str, path: str | None = None) -> str | None:
