@@ -17,8 +17,8 @@ from watchdogd.decide.escalation_orders import Stage
 from watchdogd.model import Phase
 from watchdogd.observe import procfs
 from watchdogd.publish import events
+from watchdogd.span import span
 from watchdogd.view import status_detail
-from watchdogd.view.span import span
 from watchdogd.view.status import StatusView, UnknownWorker, collect
 from watchdogd.view.status_json import to_json
 from watchdogd.view.status_table import table

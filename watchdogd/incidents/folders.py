@@ -19,17 +19,18 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from watchdogd.incident import Incident
 from watchdogd.incidents import codec
 
 DIRECTORY = "incidents"
 DOCUMENT = "incident.json"
-_PART = f".{DOCUMENT}.part"
+_PART = ".part"  # of a file that is being written; its name begins with a dot as well
 LEAVING = ".removed."  # before the id of a folder that is being removed
 LARGEST_DOCUMENT = 32 * 1024 * 1024
 FOLDER_MODE, FILE_MODE = 0o750, 0o640
+_LONG = frozenset(("events", "threads", "processes", "stacks", "loads"))  # besides rings and all captures but the first
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _OPEN_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -40,7 +41,7 @@ class BadFolder(Exception):
 
 class Kept(NamedTuple):
     path: str
-    incident: Incident
+    incident: Incident  # in brief
     size: int  # bytes of its files
 
 
@@ -53,7 +54,7 @@ def path_of(root: str, incident: str) -> str:
     """Of the folder. Raises BadFolder for an id that could lead elsewhere."""
     if not incident or incident.startswith(".") or "/" in incident or not incident.isprintable():
         raise BadFolder(f"{incident!r} is no id of an incident")
-    return os.path.join(root, incident)
+    return os.path.join(os.path.abspath(root), incident)
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def path_of(root: str, incident: str) -> str:
 def make(root: str, incident: str) -> str:
     """The folder, made where it is not there. Raises OSError, BadFolder."""
     path = path_of(root, incident)
-    for folder in (root, path):
+    for folder in (os.path.dirname(path), path):
         try:
             os.mkdir(folder, FOLDER_MODE)
         except FileExistsError:
@@ -84,12 +85,12 @@ def _set_owner(descriptor: int, group: int, mode: int) -> None:
     os.fchmod(descriptor, mode)
 
 
-def update(root: str, incident: str, change: Callable[[Incident | None], Incident]) -> Incident:
+def update(root: str, incident: str, change: Callable[[Incident | None], Incident], *, is_new: bool = True) -> Incident:
     """``change`` the document, from None where there is none that can be read; what it makes of it is on the disk then.
 
-    Raises OSError, BadFolder.
+    ``is_new``: the folder is made where it is not there. Raises OSError, BadFolder.
     """
-    path = make(root, incident)
+    path = make(root, incident) if is_new else path_of(root, incident)
     with _locked(path) as folder:
         try:
             before: Incident | None = _read(folder, incident)
@@ -123,10 +124,24 @@ def _locked(path: str) -> Iterator[int]:
         os.close(folder)
 
 
+def write_file(root: str, incident: str, name: str, data: bytes) -> None:
+    """Another file of its folder, whole. Who completes the document hashes it. Raises OSError, BadFolder."""
+    folder = os.open(make(root, incident), _OPEN_FOLDER)
+    try:
+        _put(folder, name, data)
+    finally:
+        os.close(folder)
+
+
 def _replace(folder: int, incident: Incident) -> None:
     data = json.dumps(codec.to_json(incident), indent=1, ensure_ascii=False).encode(errors="replace") + b"\n"
+    _put(folder, DOCUMENT, data)
+
+
+def _put(folder: int, name: str, data: bytes) -> None:
+    part = f".{name}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(_PART, flags, FILE_MODE, dir_fd=folder)
+    descriptor = os.open(part, flags, FILE_MODE, dir_fd=folder)
     try:
         _set_owner(descriptor, os.fstat(folder).st_gid, FILE_MODE)
         left = memoryview(data)
@@ -135,7 +150,7 @@ def _replace(folder: int, incident: Incident) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.rename(_PART, DOCUMENT, src_dir_fd=folder, dst_dir_fd=folder)
+    os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
 
 
@@ -169,32 +184,35 @@ def _walk(path: str) -> Iterator[tuple[str, os.stat_result, int]]:
     for root, _, names, folder in os.fwalk(path, follow_symlinks=False):
         for name in names:
             relative = os.path.relpath(os.path.join(root, name), path)
-            if relative not in (DOCUMENT, _PART):
+            if relative != DOCUMENT and not (name.startswith(".") and name.endswith(_PART)):
                 yield relative, os.stat(name, dir_fd=folder, follow_symlinks=False), folder
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read(path: str) -> Incident:
-    """The incident in a folder. Raises OSError, BadFolder."""
+def read(path: str, *, is_brief: bool = False) -> Incident:
+    """The incident in a folder. Raises OSError, BadFolder.
+
+    ``is_brief``: without what takes long to decode and nobody needs who looks at many (``_LONG``).
+    """
     try:
         folder = os.open(path, _OPEN_FOLDER)
-    except NotADirectoryError:
-        raise BadFolder("it is no folder") from None
     except OSError as error:
         if os.path.islink(path):
             raise BadFolder("it is a symbolic link") from None
+        if isinstance(error, NotADirectoryError):
+            raise BadFolder("it is no folder") from None
         raise error from None
     try:
-        return _read(folder, os.path.basename(path))
+        return _read(folder, os.path.basename(path), is_brief=is_brief)
     except FileNotFoundError:
         raise BadFolder(f"no {DOCUMENT} in it") from None
     finally:
         os.close(folder)
 
 
-def _read(folder: int, name: str) -> Incident:
+def _read(folder: int, name: str, *, is_brief: bool = False) -> Incident:
     try:
         descriptor = os.open(DOCUMENT, _OPEN_FILE, dir_fd=folder)
     except OSError as error:
@@ -207,7 +225,8 @@ def _read(folder: int, name: str) -> Incident:
             raise BadFolder(f"its {DOCUMENT} is no file of at most {LARGEST_DOCUMENT >> 20} MiB")
         raw = file.read()
     try:
-        incident = codec.from_json(json.loads(raw))
+        document = json.loads(raw)
+        incident = codec.from_json(_brief(document) if is_brief and isinstance(document, dict) else document)
     except (ValueError, RecursionError) as error:
         raise BadFolder(f"its {DOCUMENT} is torn or no JSON: {error}") from None
     except codec.BadDocument as error:
@@ -217,8 +236,27 @@ def _read(folder: int, name: str) -> Incident:
     return incident
 
 
+def _brief(document: dict[str, Any]) -> dict[str, Any]:
+    """With nothing else changed, so that whatever else is wrong with it is found."""
+    brief = {key: value for key, value in document.items() if key not in _LONG}
+    captures = document.get("captures")
+    if isinstance(captures, list):
+        brief["captures"] = [_without_rings(item) for item in captures if _of(item, "when") == "verdict"]
+    return brief
+
+
+def _without_rings(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_rings(item) for key, item in value.items() if key != "ring"}
+    return [_without_rings(item) for item in value] if isinstance(value, list) else value
+
+
+def _of(value: object, key: str) -> object:
+    return value.get(key) if isinstance(value, dict) else None
+
+
 def listing(root: str) -> Listing:
-    """All that can be read. Raises OSError where the directory itself may not be."""
+    """All that can be read, in brief. Raises OSError where the directory itself may not be."""
     kept, skipped = [], []
     try:
         names = sorted(os.listdir(root))
@@ -229,7 +267,7 @@ def listing(root: str) -> Listing:
         if name.startswith(LEAVING):
             continue
         try:
-            kept.append(Kept(path, read(path), size_of(path)))
+            kept.append(Kept(path, read(path, is_brief=True), size_of(path)))
         except BadFolder as problem:
             skipped.append(f"{path}: {problem}")
         except FileNotFoundError:

@@ -16,7 +16,8 @@ close     ``id``, ``outcome``
 ========  =============================================================================================================
 
 and go to standard output: ``{"collected": ID, "stage", "outcomes"}``, ``{"finished": ID}``,
-``{"tools": {NAME: remedy or null}}``, ``{"kept", "bytes", "error", "last"}``.
+``{"tools": {NAME: remedy or null}}``, ``{"kept", "bytes", "error", "last"}``, ``{"exported": ID, "outcome", "detail",
+"seconds"}``.
 
 Invariant: it waits for no job. It ends by the end of its input, once what it was told is written, or 10 s later.
 """
@@ -39,6 +40,7 @@ from watchdogd.incidents import collecting, collectors, hooks, quota, writing
 from watchdogd.incidents.cases import Case
 from watchdogd.incidents.collectors import DumpTarget, Target
 from watchdogd.incidents.jobs import Ended, Jobs
+from watchdogd.incidents.recording import Recording
 from watchdogd.incidents.writing import Places
 from watchdogd.model import MILLISECOND, SECOND
 
@@ -60,6 +62,7 @@ class Keeper:
         self._hook = hook
         self._say = say
         self.jobs = Jobs()
+        self._recording = Recording(self.jobs, places.runtime_dir, places.state_dir, time.monotonic_ns())
         self._cases: dict[str, Case] = {}
         self._missing: dict[str, str | None] = {}
         self._tools_ns = 0
@@ -81,13 +84,14 @@ class Keeper:
         if now_ns >= self._tools_ns and self._ends_ns is None:
             self._tools_ns = now_ns + TOOLS_EVERY_NS
             self.jobs.start(lambda: ({"tools": collectors.tools()}, None), now_ns + TOOLS_NS, self._looked)
+        self._recording.look(now_ns)
         if self._is_alone:
             self._finish(now_ns)
             self._write_due(now_ns)
         return min(self._instants(now_ns))
 
     def _instants(self, now_ns: int) -> list[int]:
-        instants = [self._tools_ns if self._ends_ns is None else self._ends_ns]
+        instants = [self._tools_ns if self._ends_ns is None else self._ends_ns, self._recording.next_ns]
         job_ns = self.jobs.next_ns()
         if job_ns is not None:
             instants.append(job_ns)
@@ -114,6 +118,7 @@ class Keeper:
         self._ends_ns = now_ns + END_NS
         for case in self._cases.values():
             case.end(now_ns, cuts_short=self._places.is_shared)
+        self._recording.end()
 
     def has_ended(self) -> bool:
         if self._ends_ns is None:
@@ -220,16 +225,16 @@ class Keeper:
         self._cases.pop(case.id, None)
         self._say({"finished": case.id})
         if is_exported:
-            hooks.start(self.jobs, self._hook, self._places.root, case.id)
+            hooks.start(self.jobs, self._hook, self._places.root, case.id, self._say)
 
     def _tell_kept(self, incident: str, ended: Ended) -> dict[str, Any]:
         """What was written, and what kept it from that."""
         told = {} if ended.result is None else dict(ended.result.told)
         if ended.result is None:
             told["error"] = f"{self._places.root}: writing {ended.outcome} {ended.detail}".strip()
-        said = {"error": told.get("error") or told.get("hopeless")}
+        said = {"error": told.get("error") or told.get("hopeless") or told.get("over")}
         said |= {key: told[key] for key in ("kept", "bytes") if key in told}
-        if incident and said["error"] is None:
+        if incident and not told.keys() & {"error", "hopeless"}:
             said["last"] = incident
         if said.items() - self._told.items():
             self._told |= said
@@ -250,7 +255,7 @@ def run(keeper: Keeper) -> None:
         for descriptor in (*((0,) if is_open else ()), *keeper.jobs.descriptors()):
             poller.register(descriptor, select.POLLIN)
         wait_ms = max(0, -(-(wake_ns - time.monotonic_ns()) // MILLISECOND))
-        if (0, select.POLLIN) in (ready := poller.poll(wait_ms)) or (0, select.POLLHUP) in ready:
+        if any(descriptor == 0 for descriptor, _ in poller.poll(wait_ms)):
             data = os.read(0, 1 << 16)
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:

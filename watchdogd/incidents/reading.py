@@ -18,6 +18,7 @@ from watchdogd.pulse import Pulse, word_offset
 
 FUTURE_TOLERANCE_NS = SECOND  # shared memory is read after the instant that it stands for
 _STAMP_LOSS_NS = abi.CODE_MASK  # a stamp is up to so much earlier than the entry
+_TURNED_OVER = 3  # entries that are left
 _OWNER_TID = 0xFFFF_FFFF
 
 Orphans = Collection[tuple[int, int]]  # (offset, word) of calls whose thread is gone
@@ -80,7 +81,7 @@ def _lanes(name: str, pulse: Pulse, blobs: Mapping[str, bytes], orphans: Orphans
             calls=calls,
             steps_begun=pulse.lane(number, "steps_begun"),
             steps_done=pulse.lane(number, "steps_done"),
-            ring=ring(blobs.get(f"{name}/ring.{number}", b""), calls, stages),
+            ring=ring(blobs.get(f"{name}/ring.{number}", b""), calls, at_ns, stages),
             orphaned=any((word_offset(number, column), word) in orphans for column, word in believed),
         )
 
@@ -92,31 +93,38 @@ def _in_flight(column: str, word: int) -> Call | None:
     return Call(abi.OPERATIONS[code], entered_ns) if 0 < code < len(abi.OPERATIONS) else None
 
 
-def ring(raw: bytes, calls: int, stages: bytes = b"") -> tuple[Call, ...]:
-    """The last calls of a lane, oldest first. ``calls``: how many it had left, read *before* the ring was.
+def ring(raw: bytes, calls: int, at_ns: int, stages: bytes = b"") -> tuple[Call, ...]:
+    """The last calls of a lane, oldest first. ``calls``: how many it had left, read *before* the ring was, after
+    ``at_ns``.
 
     Calls of one thread end one after the other, so from the newest that was counted back, ends may only get earlier.
     Where one is later, its place has been written anew since; then the one after it may be half written, and where
-    there is none, the oldest may: that is the next to be overwritten.
+    there is none, the oldest may: that is the next to be overwritten. Where next to none is left, even the newest may
+    be one that is being written, a whole turn later. A call that was begun after ``at_ns`` is none of that instant.
     """
     if len(raw) < abi.RING_ENTRIES * abi.RING_ENTRY_WORDS * abi.WORD:
         return ()
     words = memoryview(raw[: abi.RING_ENTRIES * abi.RING_ENTRY_WORDS * abi.WORD]).cast("Q").tolist()
     found: list[Call] = []
-    until_ns = None
+    until_ns = 0
     overwritten = calls >= abi.RING_ENTRIES
     for number in range(calls - 1, max(0, calls - abi.RING_ENTRIES) - 1, -1):
         place = number % abi.RING_ENTRIES * abi.RING_ENTRY_WORDS
         entered, rest = words[place], words[place + 1]
         code, entered_ns, duration_ns = entered & abi.CODE_MASK, entered & ~abi.CODE_MASK, rest >> abi.CODE_BITS
         ended_ns = entered_ns + duration_ns
-        if not 0 < code < len(abi.OPERATIONS) or (until_ns is not None and ended_ns > until_ns + _STAMP_LOSS_NS):
+        is_later = entered_ns > at_ns
+        if is_later and not found:
+            continue
+        if is_later or not 0 < code < len(abi.OPERATIONS) or (found and ended_ns > until_ns + _STAMP_LOSS_NS):
             overwritten = True
             break
         until_ns = ended_ns
         stage = rest & abi.CODE_MASK
         found.append(Call(abi.OPERATIONS[code], entered_ns, duration_ns, stage_name(stages, stage)))
-    return tuple(reversed(found[:-1] if overwritten else found))
+    if overwritten:
+        found = found[:-1] if len(found) > _TURNED_OVER else []
+    return tuple(reversed(found))
 
 
 def stage_name(table: bytes, code: int) -> str | None:

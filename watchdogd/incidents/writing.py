@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from watchdogd.incident import Incident, Outcome
-from watchdogd.incidents import assemble, folders, quota, spool
+from watchdogd.incidents import assemble, folders, quota, spool, timeline
 from watchdogd.incidents.collectors.interface import Evidence
+from watchdogd.incidents.judged import judged
+from watchdogd.incidents.redact import Redaction
 from watchdogd.incidents.spool import BadSpool, Spool
 from watchdogd.publish import events
 
@@ -35,6 +37,15 @@ class Places:
     max_count: int
     redact: tuple[str, ...]
     is_shared: bool = False  # the root is not this supervisor's alone
+
+    @property
+    def runtime_dir(self) -> str:
+        return os.path.dirname(self.spools)
+
+    @property
+    def state_dir(self) -> str | None:
+        """None where the root is somewhere else."""
+        return None if self.is_shared else os.path.dirname(self.root)
 
     def spool(self, incident: str, when: str = "") -> str:
         return f"{self.spools}/{incident}{when and '.'}{when}{spool.SUFFIX}"
@@ -96,11 +107,17 @@ def _written(places: Places, known: Known, before: Incident | None) -> Incident:
     incident = assemble.with_evidence(incident, found, known.outcomes)
     told = [*known.events, *(recorded(places.record, known.id) if known.from_record else ())]
     incident = assemble.with_events(incident, told)
+    redaction = Redaction(places.redact)
+    if known.state not in quota.ENDED:
+        return judged(replace(incident, state=known.state), redaction)
     if known.state == "closed" and known.outcome is not None:
-        return assemble.closed(incident, known.outcome, known.closed_ns)
-    if known.state == "cut short":
-        return assemble.cut_short(incident, CUT_SHORT)
-    return replace(incident, state=known.state)
+        incident = assemble.closed(incident, known.outcome, known.closed_ns)
+    else:
+        incident = assemble.cut_short(incident, CUT_SHORT)
+    incident = judged(incident, redaction, [one.incident for one in folders.listing(places.root).kept])
+    page = timeline.render(incident).encode(errors="replace")
+    folders.write_file(places.root, incident.id, timeline.FILE_NAME, page)
+    return incident
 
 
 def _spool(path: str) -> Spool | None:
@@ -134,7 +151,7 @@ def _move_files(places: Places, incident: str) -> None:
 def keep_quota(places: Places) -> dict[str, Any]:
     """What is kept then, for the status."""
     pruned = quota.enforce(places.root, folders.listing(places.root), places.max_bytes, places.max_count)
-    return {"kept": len(pruned.kept), "bytes": pruned.size, "error": next(iter(pruned.problems), None)}
+    return {"kept": len(pruned.kept), "bytes": pruned.size, "over": next(iter(pruned.problems), None)}
 
 
 def forget(places: Places, incident: str) -> None:

@@ -53,7 +53,7 @@ class Incidents:
         self._credit: dict[str, tuple[float, int]] = {}
         self._lost = 0
         self.around: Callable[[], dict[str, Any]] = dict  # loads and sources, where there are any
-        self.keeping = Keeping(self._boot, self._collected)
+        self.keeping = Keeping(self._boot, self._collected, self._exported)
         if keeps:
             journal.beside = self.keeping.event
             for each in watched:
@@ -195,6 +195,14 @@ class Incidents:
             if watched.state.incident == incident and watched.state.phase is Phase.COLLECTING:
                 self._tell(watched, incident, "collected", collectors=outcomes)
                 self._happenings.append(Happening(watched, Trigger.COLLECTED))
+
+    def _exported(self, incident: str, told: dict[str, Any]) -> None:
+        """The program of the integrator has ended that is given what is kept."""
+        reason = " ".join(filter(None, (str(told.get("outcome")), str(told.get("detail") or ""))))
+        self._journal.emit_limited(
+            EventKind.HOOK, time.monotonic_ns(), worker=incident.partition("-")[2].rpartition("-")[0],
+            incident=incident, hook="export_hook", reason=reason, seconds=told.get("seconds"),
+        )  # fmt: skip
 
     def _signalled(self, watched: Watched, incident: str) -> None:
         now_ns = time.monotonic_ns()

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from watchdogd.model import SECOND, Phase
+from watchdogd.span import span
 from watchdogd.view import escalation, progress, shim
 from watchdogd.view.notes import in_d_state, notes, said, silence
-from watchdogd.view.span import span
 from watchdogd.view.status import MAY_TAKE_WORK, StatusView, Trouble, WorkerView, age
 
 if TYPE_CHECKING:
