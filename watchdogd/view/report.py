@@ -106,13 +106,13 @@ def _workers(report: Report) -> list[str]:
 
 
 def _signatures(report: Report) -> list[str]:
-    head = ("TIMES", "WHAT", "WORKER", "TIME LOST", "LAST", "INCIDENT")
+    head = ("TIMES", "WORKER", "TIME LOST", "LAST", "INCIDENT", "WHAT")
     rows = [
-        (str(one.count), one.words, ",".join(one.workers), span(one.lost_ns), _when(one.last_ns), one.last_id)
+        (str(one.count), ",".join(one.workers), span(one.lost_ns), _when(one.last_ns), one.last_id, one.words)
         for one in report.signatures[:MOST_SIGNATURES]
     ]
     more = len(report.signatures) - len(rows)
-    return [*columns(head, rows, left={1, 2, 5}), *([f"and {more} more"] if more > 0 else [])]
+    return [*columns(head, rows, left={1, 4, 5}), *([f"and {more} more"] if more > 0 else [])]
 
 
 def _near(report: Report) -> list[str]:
@@ -122,7 +122,7 @@ def _near(report: Report) -> list[str]:
 
 def _calls(report: Report) -> list[str]:
     if not report.calls:
-        return ["No calls are on record for this time: they are recorded hourly, and at the end of each incarnation."]
+        return ["No calls are on record for this time."]
     head = ("WORKER", "OPERATION", "CALLS", "P99.9", "LONGEST", "DEADLINE", *_share_names(), "PROPOSED")
     rows = []
     for row, proposal in zip(report.calls, report.proposals, strict=True):
