@@ -97,7 +97,7 @@ def _workers(report: Report) -> list[str]:
     rows = [
         (
             one.worker, str(one.hangs), str(one.other), str(one.near_misses),
-            f"{one.recovered} of {one.recovered + one.not_recovered}",
+            f"{one.recovered} of {ends}" if (ends := one.recovered + one.not_recovered) else "-",
             span(one.median_recovery_ns), span(one.worst_recovery_ns), span(one.lost_ns),
         )
         for one in report.workers
@@ -137,8 +137,9 @@ def _calls(report: Report) -> list[str]:
     return [
         f"Calls that returned, and how much of their deadline they took ({since}):",
         *columns(head, rows, left={1}),
-        f"PROPOSED: {reporting.RULE}. P99.9 and LONGEST are at most 25 % above the true ones; of steps,",
-        "the longest of each incarnation is left out, as a first step has a deadline of its own.",
+        f"PROPOSED: {reporting.RULE}.",
+        "P99.9 and LONGEST are at most 25 % above the true ones. Of steps, the longest of each incarnation is",
+        "left out: a first step has a deadline of its own.",
     ]
 
 
