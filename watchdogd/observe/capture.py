@@ -69,7 +69,7 @@ def _before(name: str, reader: HeartbeatReader, pulse: Pulse, until_ns: int, blo
         stages = reader.raw(abi.STAGE_OFFSET, abi.STAGES * abi.STAGE_NAME_SIZE)
         if stages is not None:
             blobs[f"{name}/stages"] = stages
-    if pulse.header("driver"):  # a shim was asked for
+    if pulse.header("driver"):  # its shim was asked for more than stamps
         driver = reader.raw(abi_driver.OFFSET, abi_driver.SIZE)
         if driver is not None:
             blobs[f"{name}/driver"] = driver
