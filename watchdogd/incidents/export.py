@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from watchdogd.incident import Incident
-from watchdogd.incidents import folders
+from watchdogd.incidents import contents, folders
 
 README = "README.txt"
 ZSTD, GZIP = ".tar.zst", ".tar.gz"
@@ -87,14 +87,12 @@ def write(folder: str, target: str, first_lines: tuple[str, ...]) -> str:
 def _fill(archive: tarfile.TarFile, folder: str, incident: Incident, first_lines: tuple[str, ...]) -> None:
     readme = _readme(incident, first_lines).encode(errors="replace")
     _add(archive, f"{incident.id}/{README}", io.BytesIO(readme), len(readme), incident)
-    for root, _, names, place in os.fwalk(folder, follow_symlinks=False):
-        for name in sorted(names):
-            relative = os.path.relpath(os.path.join(root, name), folder)
-            if not stat.S_ISREG(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
-                continue
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            with open(os.open(name, flags, dir_fd=place), "rb") as file:
-                _add(archive, f"{incident.id}/{relative}", file, os.fstat(file.fileno()).st_size, incident)
+    with open(os.open(os.path.join(folder, contents.DOCUMENT), contents.OPEN_FILE), "rb") as file:
+        _add(archive, f"{incident.id}/{contents.DOCUMENT}", file, os.fstat(file.fileno()).st_size, incident)
+    for name, info, place in contents.walk(folder):
+        if stat.S_ISREG(info.st_mode):
+            with open(os.open(os.path.basename(name), contents.OPEN_FILE, dir_fd=place), "rb") as file:
+                _add(archive, f"{incident.id}/{name}", file, os.fstat(file.fileno()).st_size, incident)
 
 
 def _add(archive: tarfile.TarFile, name: str, file: IO[bytes], size: int, incident: Incident) -> None:
