@@ -145,8 +145,8 @@ def test_without_a_board_nothing_is_written(tmp_path: Path) -> None:
 
 
 def line(**changes: Any) -> bytes:
-    told = {"schema": 1, "unix_ns": 5, "began_unix_ns": 4, "boot_id": "b", "worker": "a", "spawned_ns": 1, "deadlines": {"sync": 0.2},
-            "calls": {"sync": {"total_ns": 7, "counts": {"3": 2}}}, **changes}  # fmt: skip
+    told = {"schema": 1, "unix_ns": 5, "began_unix_ns": 4, "boot_id": "b", "worker": "a", "spawned_ns": 1,
+            "deadlines": {"sync": 0.2}, "calls": {"sync": {"total_ns": 7, "counts": {"3": 2}}}, **changes}  # fmt: skip
     return json.dumps(told).encode() + b"\n"
 
 
