@@ -19,7 +19,7 @@ from watchdogd.model import SECOND
 @pytest.fixture
 def places(tmp_path: Path) -> Places:
     (tmp_path / "spools").mkdir()
-    directories = {name: str(tmp_path / name) for name in ("spools", "root", "record")}
+    directories: dict[str, Any] = {name: str(tmp_path / name) for name in ("spools", "root", "record")}
     return Places(**directories, max_bytes=1 << 30, max_count=100, redact=("FLEET",))
 
 

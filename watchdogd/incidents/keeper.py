@@ -6,9 +6,8 @@ JSON come from standard input, by ``op``:
 ========  =============================================================================================================
 known     the first: ``ids`` that the supervisor had opened ``before_ns`` (of ``boot_id``); all else that is left
           unfinished is that of supervisors that are gone
-open      ``id``, ``worker``: its spool is there
-collect   ``id``, ``pids``, ``incarnation``, ``heartbeat``, ``since_ns``, ``until_ns``, ``accelerator``,
-          ``dump`` (the folder for core dumps of its GPU): what harms nobody, now
+open      ``id``, ``target``: its spool is there; of whom collectors may take evidence, or null
+collect   ``id``, ``until_ns``: what harms nobody, now
 dump      ``id``, ``until_ns``: what makes the hung call return, now
 event     ``id``, ``line``: an event of the record
 capture   ``id``, ``when``: a further spool is there
@@ -138,11 +137,12 @@ class Keeper:
         name = str(told["id"])
         if op == "open":
             self._cases[name] = Case(name, due_ns=now_ns)
+            self._cases[name].target = self._target(name, told["target"])
         case = self._cases.get(name)
         if case is None:
             return
         if op == "collect":
-            self._collect(case, told)
+            self._gather(case, "harmless", int(told["until_ns"]))
         elif op == "dump":
             self._gather(case, "dump", int(told["until_ns"]))
         elif op == "event":
@@ -156,14 +156,14 @@ class Keeper:
 
     # --- collecting ---
 
-    def _collect(self, case: Case, told: dict[str, Any]) -> None:
-        folder = self._places.files(case.id)
-        dump = None if told["dump"] is None else DumpTarget(str(told["dump"]))
-        case.target = Target(
-            str(told["worker"]), tuple(map(int, told["pids"])), folder, int(told["incarnation"]),
-            str(told["heartbeat"]), told["since_ns"], dump=dump, accelerator=told["accelerator"],
+    def _target(self, incident: str, told: dict[str, Any] | None) -> Target | None:
+        if told is None:
+            return None
+        return Target(
+            str(told["worker"]), tuple(map(int, told["pids"])), self._places.files(incident), int(told["incarnation"]),
+            str(told["heartbeat"]), told["since_ns"], accelerator=told["accelerator"],
+            dump=None if told["dump"] is None else DumpTarget(str(told["dump"])),
         )  # fmt: skip
-        self._gather(case, "harmless", int(told["until_ns"]))
 
     def _gather(self, case: Case, stage: str, until_ns: int) -> None:
         if case.target is None or stage in case.stages:

@@ -78,9 +78,10 @@ class Keeping:
         """Opened by the supervisor before this one."""
         self._open[incident] = None
 
-    def open(self, incident: str, worker: str) -> None:
+    def open(self, incident: str, target: Mapping[str, Any] | None) -> None:
+        """``target``: of whom collectors may take evidence."""
         self._open[incident] = None
-        self.tell({"op": "open", "id": incident, "worker": worker})
+        self.tell({"op": "open", "id": incident, "target": target})
 
     def close(self, incident: str, outcome: str) -> None:
         self.forget(incident)
@@ -95,9 +96,9 @@ class Keeping:
     def unfinished(self) -> int:
         return len(self._open)
 
-    def collect(self, incident: str, stage: str, line: Mapping[str, Any]) -> None:
+    def collect(self, incident: str, stage: str, until_ns: int) -> None:
         self._collecting[incident] = stage
-        self.tell(line)
+        self.tell({"op": "collect" if stage == HARMLESS else "dump", "id": incident, "until_ns": until_ns})
 
     def give_up(self, incident: str) -> None:
         """What was asked for has not come in time."""
