@@ -100,9 +100,12 @@ def test_a_worker_that_is_gone_is_a_failure_that_says_so() -> None:
         assert collector.collect(target(process.pid)) == Evidence("failed", "none of its processes is there any more")
 
 
-def test_late_it_gives_what_cannot_wait_and_says_what_is_missing() -> None:
+def test_late_it_gives_what_cannot_wait_and_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc, "DEVICES", ("/dev/null",))
     with tree() as (parent, _):
         found = proc.collect(target(parent, until_ns=time.monotonic_ns()))
+    assert [process.devices for process in found.processes] == [(), ()]
+    assert all(process.resident for process in found.processes)
     assert len(found.threads) == 3
     assert not any(thread.kernel_stack or thread.syscall for thread in found.threads)
     assert "the time did not suffice" in found.detail

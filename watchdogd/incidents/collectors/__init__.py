@@ -21,6 +21,7 @@ ALL: tuple[Collector, ...] = (
     py_spy.NATIVE,
     gpu_dump.COLLECTOR,
     gpu_kernels.COLLECTOR,
+    kernel_log.AFTER,
 )
 # Without these a collector gets less.
 PARTS: Mapping[str, Callable[[], str | None]] = {

@@ -35,7 +35,7 @@ def collect(target: Target) -> Evidence:
     try:
         names = sorted(name for name in os.listdir(folder) if name.startswith(core_dump.PIPE))[:MOST_PROCESSES]
     except PermissionError as error:
-        return Evidence("no permission", f"{folder}: {error.strerror}: {proc.ROOT}")
+        return Evidence("no permission", f"{folder}: {error.strerror}: {proc.RIGHTS}")
     except OSError as error:
         return Evidence("failed", f"{folder}: {error.strerror}")
     if not names:

@@ -56,7 +56,7 @@ def collect(target: Target) -> Evidence:
         except NoStacks as error:
             problems.append(f"pid {pid}: {error}")
         except PermissionError as error:
-            problems.append(f"pid {pid}: {error.strerror}: {proc.ROOT}")
+            problems.append(f"pid {pid}: {error.strerror}: {proc.RIGHTS}")
         except OSError as error:  # it has ended meanwhile, or we have no descriptor left
             problems.append(f"pid {pid}: {error.strerror}")
     if not asked and not problems:
