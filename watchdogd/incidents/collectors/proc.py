@@ -28,8 +28,6 @@ MOST_BYTES = 8192  # of one file
 RESERVE_NS = 10_000_000  # so long before it would be given up it returns what it has
 SECONDS = 0.2
 RIGHTS = "run the supervisor as root, with CAP_SYS_PTRACE and CAP_SYS_ADMIN: the kernel hides what a process does in it"
-    "run the supervisor as root, with CAP_SYS_PTRACE and CAP_SYS_ADMIN: what a process does in the kernel is hidden"
-)
 NO_STACKS = "a kernel with CONFIG_STACKTRACE"
 # That a hung worker is seen in; the rest keep their number. A first argument that is a descriptor: the second column.
 _SYSCALLS: Mapping[str, Mapping[int, tuple[str, bool]]] = {
