@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.worker_process import LineProcess, wait_until
-from watchdogd.incident import Process
-from watchdogd.incidents.collectors import Evidence, Target, cgroups, interface, mappings, proc
+from watchdogd.incidents.collectors import Evidence, Target, cgroups, mappings, proc
 
 TREE = """
 import os, subprocess, sys, threading, time
@@ -180,11 +179,3 @@ def test_a_group_outside_our_namespace_is_not_looked_for(tmp_path: Path) -> None
     (tmp_path / "memory.current").write_text("5\n")
     assert cgroups.counters("0::/../..\n0::relative\nnonsense\n", str(tmp_path / "inside")) == ()
     assert cgroups.counters("0::/\n", str(tmp_path)) == (("memory.current", "5"),)
-
-
-def test_what_two_collectors_tell_of_a_process_is_one_row() -> None:
-    told = (Process(5, parent=1, resident=9), Process(6), Process(5, command=("sleep",), mapped=("libcuda.so.1",)))
-    assert interface.merged(told) == (
-        Process(5, parent=1, resident=9, command=("sleep",), mapped=("libcuda.so.1",)),
-        Process(6),
-    )
