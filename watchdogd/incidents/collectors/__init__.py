@@ -19,6 +19,7 @@ ALL: tuple[Collector, ...] = (
     stacks.COLLECTOR,
     py_spy.COLLECTOR,
     py_spy.NATIVE,
+    stacks.LATE,
     gpu_dump.COLLECTOR,
     gpu_kernels.COLLECTOR,
     kernel_log.AFTER,
