@@ -1,8 +1,8 @@
 """Has ``faulthandler`` write the stacks of all Python threads when a signal asks for them: no GIL, no tool is needed.
 
 Before Python 3.11 it takes references to what it writes about, while other threads do so under the GIL that it has not:
-a busy program on 3.10 crashed after 26, another after 158 dumps; 666, 2452 and 975 did no harm on 3.11, 3.12 and 3.13. So
-the file says it, and there only who ends the process anyway asks.
+a busy program on 3.10 crashed after 26, another after 158 dumps; 666, 2452 and 975 did no harm on 3.11, 3.12 and 3.13.
+So the file says it, and there only who ends the process anyway asks.
 
 Invariant: a program that handles or ignores that signal itself keeps it, and nothing here raises.
 """
