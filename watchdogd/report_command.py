@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         raise Failed(f"{state_dir} does not exist: nothing was recorded yet", exits.REFUSED) from None
     except OSError as error:
         raise Failed(f"{state_dir}: {error.strerror}; {places.how_to_read(state_dir)}", exits.REFUSED) from None
-    record = report_source.read(state_dir)
+    record = report_source.read(state_dir, places.runtime_dir(options.config))
     _check(options, record)
     now_ns = time.time_ns()
     made = report.make(

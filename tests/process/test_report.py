@@ -202,6 +202,15 @@ def test_without_a_record_it_says_so(tmp_path: Path) -> None:
     assert ran.returncode == 1 and "nothing was recorded yet" in ran.stderr
 
 
+def test_what_was_done_since_the_last_line_is_told_too(machine: Machine) -> None:
+    machine.calls("detector", 1, HOUR, sync=(9, 40_000))
+    beat = machine.runtime.incarnation("detector", 2)
+    beat.record(0, "sync", 9 * MS, 2)
+    machine.runtime.publish()
+    (sync,) = (row for row in machine.told()["calls"] if row["operation"] == "sync")
+    assert sync["calls"] == 40_002
+
+
 HANGS = """
 worker.ready()
 while True:
@@ -221,7 +230,6 @@ def test_a_real_hang_and_real_calls_are_in_the_report() -> None:
         verdict = supervised.wait_event("verdict", "lane_dla")
         supervised.wait_event("ready", "lane_dla", count=2)
         history.append(str(supervised.state), follower.look(1, time.time_ns()))  # of the one that was killed
-        history.append(str(supervised.state), follower.last(time.time_ns()))
         command = [sys.executable, "-m", "watchdogd", "report", "--json", "-c", str(supervised.config)]
         told = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout)
     row = of(told["workers"], "lane_dla")

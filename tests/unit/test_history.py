@@ -38,7 +38,7 @@ class Keeper:
         return len(lines)
 
     def end(self, after_ns: int) -> None:
-        history.append(self.state, self.follower.last(WALL + after_ns))
+        history.append(self.state, self.follower.last(NOW + after_ns, WALL + after_ns))
 
 
 def calls(runtime: FakeRuntime, since: int = 0) -> dict[str, int]:
@@ -145,7 +145,7 @@ def test_without_a_board_nothing_is_written(tmp_path: Path) -> None:
 
 
 def line(**changes: Any) -> bytes:
-    told = {"schema": 1, "unix_ns": 5, "boot_id": "b", "worker": "a", "spawned_ns": 1, "deadlines": {"sync": 0.2},
+    told = {"schema": 1, "unix_ns": 5, "began_unix_ns": 4, "boot_id": "b", "worker": "a", "spawned_ns": 1, "deadlines": {"sync": 0.2},
             "calls": {"sync": {"total_ns": 7, "counts": {"3": 2}}}, **changes}  # fmt: skip
     return json.dumps(told).encode() + b"\n"
 

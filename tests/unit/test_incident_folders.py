@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from tests.helpers import spools
 from tests.unit.test_incident_assemble import begun
-from watchdogd.incident import Incident
-from watchdogd.incidents import folders, quota
+from watchdogd.incident import Call, Capture, Incident, Lane, Thread, Worker
+from watchdogd.incidents import contents, folders, quota
 from watchdogd.incidents.folders import BadFolder, Kept
 
 
@@ -44,7 +44,7 @@ def test_what_was_kept_is_read_again_with_the_hashes_of_its_files(tmp_path: Path
     folder = keep(tmp_path / "incidents", incident(), files)
     kept = folders.read(str(folder))
     assert kept == replace(incident(), files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
-    assert sorted(path.name for path in folder.iterdir()) == ["dump", "incident.json", "stacks.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == [contents.BRIEF, "dump", "incident.json", "stacks.txt"]
 
 
 def test_a_document_is_changed_from_what_it_was_and_a_torn_one_anew(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_link_among_its_files_is_left_alone_and_told(tmp_path: Path) -> None:
     kept = folders.complete(str(tmp_path / "incidents"), one.id, lambda _: one)
     assert kept.files == {} and "core is no file" in kept.problems[0]
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    assert folders.size_of(str(folder)) == (folder / folders.DOCUMENT).stat().st_size
+    assert contents.size_of(str(folder)) == (folder / folders.DOCUMENT).stat().st_size
 
 
 def test_a_part_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
@@ -143,6 +143,42 @@ def test_what_is_torn_or_foreign_is_skipped_with_a_message_and_stays(tmp_path: P
     assert [name for name, words in expected.items() if words not in told[name]] == []
     assert quota.enforce(str(tmp_path), found, 0, 0).removed == ()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def long() -> Incident:
+    """With what is left out in brief."""
+    one = incident()
+    lane = Lane(1, 2, 3, (Call("sync", 7),), ring=(Call("copy", 5, 1),))
+    captures = tuple(Capture(when, 1, 1, (Worker("a", "running", 1, lanes=(lane,)),)) for when in ("verdict", "gone"))
+    return replace(one, captures=captures, threads=(Thread(1, 2),), events=({"seq": 1},), signature="a")
+
+
+def test_in_brief_an_incident_says_the_same_but_for_what_is_long(tmp_path: Path) -> None:
+    folder = keep(tmp_path, long())
+    brief = folders.read(str(folder), is_brief=True)
+    lane = brief.captures[0].workers[0].lanes[0]
+    assert (len(brief.captures), lane.ring, brief.threads, brief.events, brief.loads) == (1, (), (), (), ())
+    assert (lane.in_flight, brief.signature, brief.verdict) == ((Call("sync", 7),), "a", long().verdict)
+    (folder / contents.BRIEF).unlink()
+    assert folders.read(str(folder), is_brief=True) == brief
+
+
+@pytest.mark.parametrize("how", ["another document", "torn", "of another incident", "a list"])
+def test_a_brief_that_is_not_of_this_document_is_passed_over(tmp_path: Path, how: str) -> None:
+    folder = keep(tmp_path, long())
+    brief = folder / contents.BRIEF
+    if how == "another document":
+        text = (folder / folders.DOCUMENT).read_text()
+        (folder / folders.DOCUMENT).write_text(text.replace('"signature": "a"', '"signature": "b"'))
+    elif how == "torn":
+        brief.write_bytes(brief.read_bytes()[:-9])
+    elif how == "of another incident":
+        brief.write_text(brief.read_text().replace(long().id, "other"))
+    else:
+        brief.write_text("[]")
+    kept, skipped = folders.listing(str(tmp_path))
+    assert skipped == () and kept[0].incident.id == long().id
+    assert kept[0].incident.signature == ("b" if how == "another document" else "a")
 
 
 def test_no_directory_is_no_incident_and_one_that_may_not_be_read_is_told(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def snapshot(
     at: int, counts: Histogram, *, spawned: int = 1, worker: str = "a", deadline_ms: int | None = 200
 ) -> Snapshot:
     deadlines = {} if deadline_ms is None else {"sync": deadline_ms * MS}
-    return Snapshot(at, ("boot", worker, spawned), deadlines, {"sync": counts})
+    return Snapshot(at, at - 5, ("boot", worker, spawned), deadlines, {"sync": counts})
 
 
 def row(counts: Histogram, deadline_ms: int | None = 200, operation: str = "sync", lives: int = 1) -> Calls:
@@ -120,6 +120,11 @@ def test_the_deadline_is_the_one_in_force_at_last() -> None:
         snapshot(10, histogram(ms10=1), deadline_ms=200),
     ]
     assert [one.deadline_ns for one in reporting.calls(lives, 0)] == [300 * MS]
+
+
+def test_calls_are_on_record_since_the_first_life_began_and_not_since_its_first_line() -> None:
+    assert reporting.since_ns([snapshot(20, histogram()), snapshot(10, histogram())]) == 5
+    assert reporting.since_ns([]) is None
 
 
 # --- proposals ------------------------------------------------------------------------------------------------------

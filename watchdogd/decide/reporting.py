@@ -67,6 +67,7 @@ class Snapshot:
     """All calls of one incarnation until then."""
 
     unix_ns: int
+    began_ns: int  # Unix time
     life: tuple[str, str, int]  # boot, worker and when it was spawned: one incarnation for ever
     deadlines_ns: Mapping[str, int]  # in force then
     histograms: Mapping[str, Histogram]
@@ -274,4 +275,4 @@ def of_deadline(near: Iterable[NearMiss]) -> tuple[int, ...]:
 
 def since_ns(snapshots: Iterable[Snapshot]) -> int | None:
     """Since when calls are on record (Unix time)."""
-    return min((snapshot.unix_ns for snapshot in snapshots), default=None)
+    return min((snapshot.began_ns for snapshot in snapshots), default=None)

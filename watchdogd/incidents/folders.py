@@ -12,27 +12,24 @@ never removed, and no symbolic link is followed.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from watchdogd.incident import Incident
-from watchdogd.incidents import codec
+from watchdogd.incidents import brief, codec, contents
+from watchdogd.incidents.contents import BRIEF, FILE_MODE, OPEN_FILE, PART, hashes, set_owner, size_of
 
 DIRECTORY = "incidents"
-DOCUMENT = "incident.json"
-_PART = ".part"  # of a file that is being written; its name begins with a dot as well
+DOCUMENT = contents.DOCUMENT
 LEAVING = ".removed."  # before the id of a folder that is being removed
 LARGEST_DOCUMENT = 32 * 1024 * 1024
-FOLDER_MODE, FILE_MODE = 0o750, 0o640
-_LONG = frozenset(("events", "threads", "processes", "stacks", "loads"))  # besides rings and all captures but the first
+FOLDER_MODE = 0o750
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-_OPEN_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class BadFolder(Exception):
@@ -71,18 +68,11 @@ def make(root: str, incident: str) -> str:
         above = os.path.dirname(folder)
         descriptor = os.open(folder, _OPEN_FOLDER)
         try:
-            _set_owner(descriptor, os.stat(above).st_gid, FOLDER_MODE)
+            set_owner(descriptor, os.stat(above).st_gid, FOLDER_MODE)
         finally:
             os.close(descriptor)
         _sync(above)
     return path
-
-
-def _set_owner(descriptor: int, group: int, mode: int) -> None:
-    """Whatever our umask is, and also where the group of the directory is not ours."""
-    if os.fstat(descriptor).st_gid != group:
-        os.fchown(descriptor, -1, group)
-    os.fchmod(descriptor, mode)
 
 
 def update(root: str, incident: str, change: Callable[[Incident | None], Incident], *, is_new: bool = True) -> Incident:
@@ -108,7 +98,7 @@ def complete(root: str, incident: str, change: Callable[[Incident | None], Incid
 
     def with_files(before: Incident | None) -> Incident:
         after = change(before)
-        files, odd = _hashes(path, group)
+        files, odd = hashes(path, group)
         return replace(after, files=files, problems=tuple(dict.fromkeys((*after.problems, *odd))))
 
     return update(root, incident, with_files)
@@ -136,22 +126,25 @@ def write_file(root: str, incident: str, name: str, data: bytes) -> None:
 def _replace(folder: int, incident: Incident) -> None:
     data = json.dumps(codec.to_json(incident), indent=1, ensure_ascii=False).encode(errors="replace") + b"\n"
     _put(folder, DOCUMENT, data)
+    _put(folder, BRIEF, brief.encode(incident, os.stat(DOCUMENT, dir_fd=folder)), is_durable=False)
 
 
-def _put(folder: int, name: str, data: bytes) -> None:
-    part = f".{name}.part"
+def _put(folder: int, name: str, data: bytes, *, is_durable: bool = True) -> None:
+    part = f".{name}{PART}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(part, flags, FILE_MODE, dir_fd=folder)
     try:
-        _set_owner(descriptor, os.fstat(folder).st_gid, FILE_MODE)
+        set_owner(descriptor, os.fstat(folder).st_gid, FILE_MODE)
         left = memoryview(data)
         while left:
             left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
+        if is_durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
     os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
-    os.fsync(folder)
+    if is_durable:
+        os.fsync(folder)
 
 
 def _sync(path: str) -> None:
@@ -162,39 +155,13 @@ def _sync(path: str) -> None:
         os.close(descriptor)
 
 
-def _hashes(path: str, group: int) -> tuple[dict[str, str], list[str]]:
-    """SHA-256 of each other file below the folder, by its path from there; and what is there and no file."""
-    found, odd = {}, []
-    for name, info, folder in _walk(path):
-        if not stat.S_ISREG(info.st_mode):
-            odd.append(f"{name} is no file, so that it was left as it is")
-            continue
-        descriptor = os.open(os.path.basename(name), _OPEN_FILE, dir_fd=folder)
-        with open(descriptor, "rb") as file:
-            _set_owner(descriptor, group, FILE_MODE)
-            digest = hashlib.sha256()
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        found[name] = digest.hexdigest()
-    return dict(sorted(found.items())), sorted(odd)
-
-
-def _walk(path: str) -> Iterator[tuple[str, os.stat_result, int]]:
-    """What is below a folder besides its document and what becomes of it: name, kind and the folder it is in."""
-    for root, _, names, folder in os.fwalk(path, follow_symlinks=False):
-        for name in names:
-            relative = os.path.relpath(os.path.join(root, name), path)
-            if relative != DOCUMENT and not (name.startswith(".") and name.endswith(_PART)):
-                yield relative, os.stat(name, dir_fd=folder, follow_symlinks=False), folder
-
-
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
 def read(path: str, *, is_brief: bool = False) -> Incident:
     """The incident in a folder. Raises OSError, BadFolder.
 
-    ``is_brief``: without what takes long to decode and nobody needs who looks at many (``_LONG``).
+    ``is_brief``: without what takes long to decode and nobody needs who looks at many (``brief``).
     """
     try:
         folder = os.open(path, _OPEN_FOLDER)
@@ -214,19 +181,22 @@ def read(path: str, *, is_brief: bool = False) -> Incident:
 
 def _read(folder: int, name: str, *, is_brief: bool = False) -> Incident:
     try:
-        descriptor = os.open(DOCUMENT, _OPEN_FILE, dir_fd=folder)
+        descriptor = os.open(DOCUMENT, OPEN_FILE, dir_fd=folder)
     except OSError as error:
         if stat.S_ISLNK(os.stat(DOCUMENT, dir_fd=folder, follow_symlinks=False).st_mode):
             raise BadFolder(f"its {DOCUMENT} is a symbolic link") from None
         raise error from None
     with open(descriptor, "rb") as file:
         info = os.fstat(descriptor)
+        short = _read_brief(folder, info) if is_brief else None
+        if short is not None and short.id == name:
+            return short
         if not stat.S_ISREG(info.st_mode) or info.st_size > LARGEST_DOCUMENT:
             raise BadFolder(f"its {DOCUMENT} is no file of at most {LARGEST_DOCUMENT >> 20} MiB")
         raw = file.read()
     try:
         document = json.loads(raw)
-        incident = codec.from_json(_brief(document) if is_brief and isinstance(document, dict) else document)
+        incident = codec.from_json(brief.of(document) if is_brief and isinstance(document, dict) else document)
     except (ValueError, RecursionError) as error:
         raise BadFolder(f"its {DOCUMENT} is torn or no JSON: {error}") from None
     except codec.BadDocument as error:
@@ -236,23 +206,11 @@ def _read(folder: int, name: str, *, is_brief: bool = False) -> Incident:
     return incident
 
 
-def _brief(document: dict[str, Any]) -> dict[str, Any]:
-    """With nothing else changed, so that whatever else is wrong with it is found."""
-    brief = {key: value for key, value in document.items() if key not in _LONG}
-    captures = document.get("captures")
-    if isinstance(captures, list):
-        brief["captures"] = [_without_rings(item) for item in captures if _of(item, "when") == "verdict"]
-    return brief
-
-
-def _without_rings(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _without_rings(item) for key, item in value.items() if key != "ring"}
-    return [_without_rings(item) for item in value] if isinstance(value, list) else value
-
-
-def _of(value: object, key: str) -> object:
-    return value.get(key) if isinstance(value, dict) else None
+def _read_brief(folder: int, document: os.stat_result) -> Incident | None:
+    """Of this very document; None: there is none, and it has to be read itself."""
+    with suppress(OSError), open(os.open(BRIEF, OPEN_FILE, dir_fd=folder), "rb") as file:
+        return brief.decode(file.read(LARGEST_DOCUMENT), document)
+    return None
 
 
 def listing(root: str) -> Listing:
@@ -276,9 +234,3 @@ def listing(root: str) -> Listing:
             skipped.append(f"{path}: {error.strerror}")
     kept.sort(key=lambda one: (one.incident.opened_unix_ns, one.incident.id))
     return Listing(tuple(kept), tuple(skipped))
-
-
-def size_of(path: str) -> int:
-    """Bytes of the files below a folder, the document included."""
-    document = os.stat(os.path.join(path, DOCUMENT), follow_symlinks=False).st_size
-    return document + sum(info.st_size for _, info, _ in _walk(path) if stat.S_ISREG(info.st_mode))

@@ -7,7 +7,7 @@ restart. One JSON object a line:
 
 ==========  ===========================================================================================================
 schema      1
-time        RFC 3339, for people; ``unix_ns``
+time        RFC 3339, for people; ``unix_ns``, and ``began_unix_ns`` of the incarnation
 boot_id     with ``worker`` and ``spawned_ns`` it says which incarnation; ``incarnation`` is its number
 deadlines   seconds by operation, those that were set then
 calls       by operation (and ``step``): ``total_ns`` and ``counts``, of the buckets of ``abi`` that are not empty
@@ -52,7 +52,7 @@ class _Life:
         self.deadlines: Mapping[str, float] = {}
         self._calls: dict[str, Histogram] = {}
 
-    def line(self, wall_ns: int) -> bytes | None:
+    def line(self, now_ns: int, wall_ns: int) -> bytes | None:
         """None where it has done nothing since the last one."""
         try:
             calls = self.reader.histograms(self.reader.read())
@@ -65,6 +65,7 @@ class _Life:
             "schema": SCHEMA,
             "time": events.rfc3339(wall_ns),
             "unix_ns": wall_ns,
+            "began_unix_ns": wall_ns - (now_ns - self.spawned_ns),
             "boot_id": self.boot_id,
             "worker": self.worker,
             "incarnation": self.incarnation,
@@ -99,7 +100,7 @@ class Follower:
         for name in [*self._lives]:
             if name not in bodies or self._is_another(bodies[name]):
                 lines.append(self._lives.pop(name))
-        due = [line for life in lines if (line := _end(life, wall_ns)) is not None]
+        due = [line for life in lines if (line := _end(life, now_ns, wall_ns)) is not None]
         for name, body in bodies.items():
             if name not in self._lives and body["heartbeat"] is not None:
                 self._begin(name, body, events.boot_id_text(published.boot_id))
@@ -107,12 +108,12 @@ class Follower:
                 self._lives[name].deadlines = body["deadlines"]
         if now_ns >= self._due_ns:
             self._due_ns = now_ns + EVERY_NS
-            due += self.last(wall_ns)
+            due += self.last(now_ns, wall_ns)
         return due
 
-    def last(self, wall_ns: int) -> list[bytes]:
+    def last(self, now_ns: int, wall_ns: int) -> list[bytes]:
         """Lines of all that has done anything since its last one; also at the end."""
-        return [line for life in self._lives.values() if (line := life.line(wall_ns)) is not None]
+        return [line for life in self._lives.values() if (line := life.line(now_ns, wall_ns)) is not None]
 
     def _is_another(self, body: Mapping[str, Any]) -> bool:
         life = self._lives[str(body["name"])]
@@ -135,9 +136,9 @@ class Follower:
         reader.close()
 
 
-def _end(life: _Life, wall_ns: int) -> bytes | None:
+def _end(life: _Life, now_ns: int, wall_ns: int) -> bytes | None:
     try:
-        return life.line(wall_ns)
+        return life.line(now_ns, wall_ns)
     finally:
         life.reader.close()
 
@@ -200,7 +201,7 @@ def decode(line: bytes) -> Snapshot | None:
         life = (str(told["boot_id"]), str(told["worker"]), int(told["spawned_ns"]))
         deadlines = {str(name): round(seconds * SECOND) for name, seconds in told["deadlines"].items()}
         calls = {name: _histogram(told["calls"][name]) for name in OPERATIONS if name in told["calls"]}
-        return Snapshot(int(told["unix_ns"]), life, deadlines, calls)
+        return Snapshot(int(told["unix_ns"]), int(told["began_unix_ns"]), life, deadlines, calls)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
         return None
 

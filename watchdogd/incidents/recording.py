@@ -37,7 +37,7 @@ class Recording:
         """No more is looked at: what was done since the last line is written."""
         self.next_ns = 1 << 63
         if self._state_dir is not None:
-            self._write(self._follower.last(time.time_ns()))
+            self._write(self._follower.last(time.monotonic_ns(), time.time_ns()))
 
     def _write(self, lines: list[bytes]) -> None:
         self._waiting = [*self._waiting, *lines][-MOST_WAITING:]

@@ -97,7 +97,7 @@ def _workers(report: Report) -> list[str]:
     rows = [
         (
             one.worker, str(one.hangs), str(one.other), str(one.near_misses),
-            f"{one.recovered} of {one.recovered + one.not_recovered}",
+            f"{one.recovered} of {ends}" if (ends := one.recovered + one.not_recovered) else "-",
             span(one.median_recovery_ns), span(one.worst_recovery_ns), span(one.lost_ns),
         )
         for one in report.workers
@@ -106,13 +106,13 @@ def _workers(report: Report) -> list[str]:
 
 
 def _signatures(report: Report) -> list[str]:
-    head = ("TIMES", "WHAT", "WORKER", "TIME LOST", "LAST", "INCIDENT")
+    head = ("TIMES", "WORKER", "TIME LOST", "LAST", "INCIDENT", "WHAT")
     rows = [
-        (str(one.count), one.words, ",".join(one.workers), span(one.lost_ns), _when(one.last_ns), one.last_id)
+        (str(one.count), ",".join(one.workers), span(one.lost_ns), _when(one.last_ns), one.last_id, one.words)
         for one in report.signatures[:MOST_SIGNATURES]
     ]
     more = len(report.signatures) - len(rows)
-    return [*columns(head, rows, left={1, 2, 5}), *([f"and {more} more"] if more > 0 else [])]
+    return [*columns(head, rows, left={1, 4, 5}), *([f"and {more} more"] if more > 0 else [])]
 
 
 def _near(report: Report) -> list[str]:
@@ -122,7 +122,7 @@ def _near(report: Report) -> list[str]:
 
 def _calls(report: Report) -> list[str]:
     if not report.calls:
-        return ["No calls are on record for this time: they are recorded hourly, and at the end of each incarnation."]
+        return ["No calls are on record for this time."]
     head = ("WORKER", "OPERATION", "CALLS", "P99.9", "LONGEST", "DEADLINE", *_share_names(), "PROPOSED")
     rows = []
     for row, proposal in zip(report.calls, report.proposals, strict=True):
@@ -137,8 +137,9 @@ def _calls(report: Report) -> list[str]:
     return [
         f"Calls that returned, and how much of their deadline they took ({since}):",
         *columns(head, rows, left={1}),
-        f"PROPOSED: {reporting.RULE}. P99.9 and LONGEST are at most 25 % above the true ones; of steps,",
-        "the longest of each incarnation is left out, as a first step has a deadline of its own.",
+        f"PROPOSED: {reporting.RULE}.",
+        "P99.9 and LONGEST are at most 25 % above the true ones. Of steps, the longest of each incarnation is",
+        "left out: a first step has a deadline of its own.",
     ]
 
 

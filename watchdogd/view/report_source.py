@@ -7,6 +7,7 @@ read, or is no record, is named in ``problems`` and never silently taken for not
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -35,7 +36,8 @@ class Record:
         return {one.worker for one in records}
 
 
-def read(state_dir: str) -> Record:
+def read(state_dir: str, runtime_dir: str) -> Record:
+    """``runtime_dir``: what workers have done since the last line of the history is in their heartbeats."""
     record = Record()
     ended: dict[str, Ended] = {}
     parts: dict[str, Callable[[], None]] = {
@@ -48,6 +50,8 @@ def read(state_dir: str) -> Record:
             take()
         except OSError as error:
             record.problems.append(f"{os.path.join(state_dir, what)}: {error.strerror}")
+    alive = history.Follower(runtime_dir, 0).look(history.EVERY_NS, time.time_ns())
+    record.snapshots += filter(None, map(history.decode, alive))
     record.ended = sorted(ended.values(), key=lambda one: one.unix_ns)
     return record
 
