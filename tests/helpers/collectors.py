@@ -13,6 +13,11 @@ from watchdogd.incidents.collectors.interface import Collector, Evidence, Target
 SITE = Path(__file__).resolve().parent / "collecting"
 
 
+def environment(root: Path, names: str) -> dict[str, str]:
+    """For a supervisor whose keeper is to have these."""
+    return {"PYTHONPATH": f"{SITE}:{root}", "WATCHDOGD_TEST_COLLECTORS": names}
+
+
 def _works(target: Target) -> Evidence:
     with open(os.path.join(target.folder, "works.txt"), "w", encoding="ascii") as file:
         file.write("found")

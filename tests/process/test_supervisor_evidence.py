@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.collectors import SITE
+from tests.helpers.collectors import environment
 from tests.helpers.running import ROOT, Supervised, wait_until, worker
 
 DEADLINES = {"sync": "100ms"}
@@ -20,8 +20,8 @@ SECOND = 1_000_000_000
 
 
 def supervised(collectors: str = "", body: str = HANG, **keys: Any) -> Supervised:
-    environment = {"PYTHONPATH": f"{SITE}:{ROOT}", "WATCHDOGD_TEST_COLLECTORS": collectors}
-    return Supervised({"a": worker(body, **{"deadlines": DEADLINES, **keys})}, environment=environment)
+    told = environment(ROOT, collectors)
+    return Supervised({"a": worker(body, **{"deadlines": DEADLINES, **keys})}, environment=told)
 
 
 def keeper_is_ready(running: Supervised) -> None:

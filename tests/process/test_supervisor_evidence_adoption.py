@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.running import Supervised, wait_until
-from tests.process.test_supervisor_evidence import DUMPED, FULL, RETURNS, document, hung, outcomes, supervised
+from tests.helpers.running import Supervised, gone, wait_until
+from tests.process.test_supervisor_evidence import DUMPED, FULL, RETURNS, document, hung, keeper, outcomes, supervised
 
 LONG: dict[str, Any] = {**FULL, "evidence_budget": "20s", "on_supervisor_exit": "keep"}
 
@@ -90,6 +90,17 @@ def test_of_what_a_killed_supervisor_left_the_next_one_makes_a_document(evidence
         assert (told["id"], told["worker"]) == (first["id"], "a")
         assert "verdict" in {event["kind"] for event in told["events"]}
         wait_until(lambda: list(running.runtime.glob("incidents/*.spool")) == [])
+
+
+def test_a_keeper_ends_soon_after_its_supervisor_was_killed() -> None:
+    with supervised("hangs", **LONG) as running:
+        hung(running)
+        running.wait_phase("a", "collecting")
+        pid = keeper(running)
+        running.process.kill()
+        running.process.wait(10)
+        wait_until(lambda: gone(pid), 3.0)
+        assert wait_for_document(running.state)
 
 
 def wait_for_document(state: Path) -> list[Path]:

@@ -249,8 +249,10 @@ def _stage_of(collector: collectors.Collector) -> str:
 def run(keeper: Keeper) -> None:
     """Until its input has ended, and what it was told is written."""
     rest, is_open = b"", True
-    while not keeper.has_ended():
+    while True:
         wake_ns = keeper.look()
+        if keeper.has_ended():
+            return
         poller = select.poll()
         for descriptor in (*((0,) if is_open else ()), *keeper.jobs.descriptors()):
             poller.register(descriptor, select.POLLIN)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,10 +62,10 @@ class Known:
     state: str  # as of ``Incident.state``
     outcome: str | None = None
     closed_ns: int | None = None
-    events: tuple[dict[str, Any], ...] = ()
+    events: Sequence[dict[str, Any]] = ()
     outcomes: tuple[Outcome, ...] = ()
     payloads: tuple[bytes, ...] = ()  # pickled by our own jobs: an ``Evidence`` each
-    from_record: bool = False  # an earlier keeper was told of it first
+    from_record: bool = False  # an earlier keeper was told of it first, so that the record knows more
 
 
 def attempt(places: Places, known: Known) -> tuple[dict[str, Any], None]:
@@ -78,15 +78,15 @@ def attempt(places: Places, known: Known) -> tuple[dict[str, Any], None]:
         return {"hopeless": str(error)}, None
 
 
-def write(places: Places, known: Known) -> dict[str, Any]:
-    """Raises OSError, BadFolder, BadSpool."""
+def write(places: Places, known: Known, *, is_last: bool = True) -> dict[str, Any]:
+    """Raises OSError, BadFolder, BadSpool. ``is_last``: of those that are written now, so that the quota is kept."""
     is_over = known.state in quota.ENDED
     _move_files(places, known.id)
     change = folders.complete if is_over else folders.update
     change(places.root, known.id, lambda before: _written(places, known, before))
     told: dict[str, Any] = {}
     if is_over:
-        told = keep_quota(places)
+        told = keep_quota(places) if is_last else {}
         forget(places, known.id)
     return told
 
@@ -105,7 +105,7 @@ def _written(places: Places, known: Known, before: Incident | None) -> Incident:
         incident = assemble.with_others(incident, first, last)
     found = [evidence for evidence in map(pickle.loads, known.payloads) if isinstance(evidence, Evidence)]
     incident = assemble.with_evidence(incident, found, known.outcomes)
-    told = [*known.events, *(recorded(places.record, known.id) if known.from_record else ())]
+    told = [*known.events, *(recorded(places.record, {known.id})[known.id] if known.from_record else ())]
     incident = assemble.with_events(incident, told)
     redaction = Redaction(places.redact)
     if known.state not in quota.ENDED:
@@ -128,10 +128,14 @@ def _spool(path: str) -> Spool | None:
         return None
 
 
-def recorded(record: str, incident: str) -> Iterator[dict[str, Any]]:
-    """Its events of the record."""
+def recorded(record: str, incidents: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """Their events of the record, which is read once."""
+    found: dict[str, list[dict[str, Any]]] = {incident: [] for incident in incidents}
     with suppress(OSError):  # a disk that tells no more than it did
-        yield from (event for event in events.read_file(record) if event.get("incident") == incident)
+        for event in events.read_file(record):
+            if event.get("incident") in found:
+                found[str(event["incident"])].append(event)
+    return found
 
 
 def _move_files(places: Places, incident: str) -> None:
@@ -171,10 +175,12 @@ def finish(places: Places, but: Collection[str], before_ns: int, boot_id: str) -
     if not places.is_shared:  # else it may be that of one who is not gone
         kept = (one.incident for one in folders.listing(places.root).kept if one.incident.state not in quota.ENDED)
         left |= {one.id for one in kept if one.boot_id != boot_id or one.verdict.detected_ns < before_ns}
+    left -= set(but)
+    told = recorded(places.record, left) if left else {}
     problems = []
-    for incident in sorted(left.difference(but)):
+    for incident in sorted(left, reverse=True):
         try:
-            write(places, Known(incident, "cut short", from_record=True))
+            write(places, Known(incident, "cut short", events=told[incident]), is_last=False)
         except (BadSpool, folders.BadFolder) as error:
             problems.append(str(error))
             forget(places, incident)

@@ -1,15 +1,7 @@
 """Shared memory of every worker, as near to one instant as reading it allows: what an incident has of it.
 
 First what each worker is in, of all workers one after the other; then, again of each, what it did before: its rings and
-its histograms. As blobs by name (``incidents.spool``), each as it is in the file, in native byte order:
-
-====================  =================================================================================================
-``WORKER/pulse``       the header and the hot lines of the lanes in use (``pulse.Pulse``)
-``WORKER/ring.LANE``   the ring of a lane that was ever used
-``WORKER/sums``        the histograms of all its lanes together, laid out as those of one lane
-``WORKER/driver``      the driver region, where a shim was asked for
-``WORKER/stages``      the table of stage names, if the worker has named any
-====================  =================================================================================================
+its histograms. As blobs whose names ``incidents.spool`` tells, in native byte order.
 
 Invariant: nothing is waited for and nothing decoded; it ends at the instant it is given, and says whom it left out.
 """
@@ -65,8 +57,9 @@ def take(workers: Sequence[tuple[str, HeartbeatReader | None]], until_ns: int) -
 
 def _before(name: str, reader: HeartbeatReader, pulse: Pulse, until_ns: int, blobs: dict[str, bytes]) -> bool:
     """What the worker did before; whether the time sufficed."""
-    if pulse.header("stages_used_cas") or pulse.header("stages_used_locked"):
-        stages = reader.raw(abi.STAGE_OFFSET, abi.STAGES * abi.STAGE_NAME_SIZE)
+    used = _stages(pulse.header("stages_used_cas"), pulse.header("stages_used_locked"))
+    if used:
+        stages = reader.raw(abi.STAGE_OFFSET, used * abi.STAGE_NAME_SIZE)
         if stages is not None:
             blobs[f"{name}/stages"] = stages
     if pulse.header("driver"):  # its shim was asked for more than stamps
@@ -74,8 +67,7 @@ def _before(name: str, reader: HeartbeatReader, pulse: Pulse, until_ns: int, blo
         if driver is not None:
             blobs[f"{name}/driver"] = driver
     total = 0  # as in ``HeartbeatReader.histograms``
-    used = zip(pulse.column("calls"), pulse.column("steps_done"), strict=True)
-    for lane, (calls, steps) in enumerate(used):
+    for lane, (calls, steps) in enumerate(zip(pulse.column("calls"), pulse.column("steps_done"), strict=True)):
         if not calls and not steps:
             continue
         if time.monotonic_ns() >= until_ns:
@@ -90,3 +82,11 @@ def _before(name: str, reader: HeartbeatReader, pulse: Pulse, until_ns: int, blo
     if total:
         blobs[f"{name}/sums"] = (total & _HISTOGRAMS_MASK).to_bytes(abi.RING_OFFSET, sys.byteorder)
     return True
+
+
+def _stages(by_cas: int, locked: int) -> int:
+    """How much of the table of stage names is in use at most; every fifth entry is claimed under the lock."""
+    if not by_cas and not locked:
+        return 0
+    beyond = max(by_cas * abi.LOCKED_EVERY // (abi.LOCKED_EVERY - 1), locked * abi.LOCKED_EVERY) + 1
+    return min(abi.STAGES, abi.FIRST_DYNAMIC_STAGE + beyond)
