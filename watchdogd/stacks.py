@@ -19,17 +19,17 @@ NAME = "watchdogd-stacks"
 LINK = f"/memfd:{NAME} (deleted)"  # as /proc/PID/fd shows it
 
 
-def header(descriptor: int) -> bytes:
-    """The file's first line: at which of its descriptors the process writes."""
-    return b"%s 1 %d\n" % (NAME.encode(), descriptor)
+def header(descriptor: int, is_harmless: bool) -> bytes:
+    """The file's first line: at which of its descriptors the process writes, and whether it may go on afterwards."""
+    return b"%s 1 %d %d\n" % (NAME.encode(), descriptor, is_harmless)
 
 
-def descriptor_of(line: bytes) -> int | None:
-    """What ``header`` says there; None if it is none."""
+def read_header(line: bytes) -> tuple[int, bool] | None:
+    """What ``header`` was given; None if it is none."""
     words = line.split()
-    if len(words) != 3 or words[:2] != [NAME.encode(), b"1"] or not words[2].isdigit():
+    if len(words) != 4 or words[:2] != [NAME.encode(), b"1"] or not (words[2].isdigit() and words[3].isdigit()):
         return None
-    return int(words[2])
+    return int(words[2]), words[3] == b"1"
 
 
 def catches(status: str, signal: int = SIGNAL) -> bool:

@@ -149,7 +149,7 @@ def test_a_kernel_that_spins_is_named_with_its_line(
         if machine.real:
             assert any(path.startswith("/dev/nvidia") for path in told.processes[0].devices)
         for again in range(3 if machine.real else 1):
-            python = timed(results, f"{wait}: Python stacks, {again}", stacks.collect, target)
+            python = timed(results, f"{wait}: Python stacks, {again}", stacks.COLLECTOR.collect, target)
             (stack,) = (stack for stack in python.stacks if stack.tid == process.pid)
             assert "waits_for_the_gpu" in " ".join(stack.frames)
         if py_spy._available() is None:

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.worker_process import LineProcess, wait_until
-from watchdogd.incident import Process
-from watchdogd.incidents.collectors import Evidence, Target, cgroups, interface, mappings, proc
+from watchdogd.incidents.collectors import Evidence, Target, cgroups, mappings, proc
 
 TREE = """
 import os, subprocess, sys, threading, time
@@ -100,9 +99,12 @@ def test_a_worker_that_is_gone_is_a_failure_that_says_so() -> None:
         assert collector.collect(target(process.pid)) == Evidence("failed", "none of its processes is there any more")
 
 
-def test_late_it_gives_what_cannot_wait_and_says_what_is_missing() -> None:
+def test_late_it_gives_what_cannot_wait_and_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc, "DEVICES", ("/dev/null",))
     with tree() as (parent, _):
         found = proc.collect(target(parent, until_ns=time.monotonic_ns()))
+    assert [process.devices for process in found.processes] == [(), ()]
+    assert all(process.resident for process in found.processes)
     assert len(found.threads) == 3
     assert not any(thread.kernel_stack or thread.syscall for thread in found.threads)
     assert "the time did not suffice" in found.detail
@@ -177,11 +179,3 @@ def test_a_group_outside_our_namespace_is_not_looked_for(tmp_path: Path) -> None
     (tmp_path / "memory.current").write_text("5\n")
     assert cgroups.counters("0::/../..\n0::relative\nnonsense\n", str(tmp_path / "inside")) == ()
     assert cgroups.counters("0::/\n", str(tmp_path)) == (("memory.current", "5"),)
-
-
-def test_what_two_collectors_tell_of_a_process_is_one_row() -> None:
-    told = (Process(5, parent=1, resident=9), Process(6), Process(5, command=("sleep",), mapped=("libcuda.so.1",)))
-    assert interface.merged(told) == (
-        Process(5, parent=1, resident=9, command=("sleep",), mapped=("libcuda.so.1",)),
-        Process(6),
-    )

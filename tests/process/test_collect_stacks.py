@@ -53,6 +53,9 @@ spins()
 """
 
 
+ask = (stacks.COLLECTOR if sys.version_info >= (3, 11) else stacks.LATE).collect
+
+
 def target(pid: int, seconds: float = 10.0) -> Target:
     return Target("worker", (pid,), "/nonexistent", 1, until_ns=time.monotonic_ns() + int(seconds * 1e9))
 
@@ -72,7 +75,7 @@ def test_all_threads_are_told_and_the_worker_goes_on(tmp_path: Path, implementat
         worker.hear()
         for question in ("first", "second"):  # the file is cut before each
             asleep(worker.pid)
-            found = stacks.collect(target(worker.pid))
+            found = ask(target(worker.pid))
             assert (found.outcome, found.detail) == ("ok", "")
             main = next(stack for stack in found.stacks if stack.tid == worker.pid)
             assert functions(main) == ["hear", "serves", "<module>"]
@@ -85,7 +88,7 @@ def test_all_threads_are_told_and_the_worker_goes_on(tmp_path: Path, implementat
 def test_one_that_never_gives_up_the_gil_is_told(tmp_path: Path, source: str, innermost: str) -> None:
     with run_worker(source, "native", HeartbeatFile(tmp_path / "heartbeat").path) as worker:
         worker.hear()
-        wait_until(lambda: innermost in repr(stacks.collect(target(worker.pid)).stacks))
+        wait_until(lambda: innermost in repr(ask(target(worker.pid)).stacks))
 
 
 def test_a_long_dump_is_read_when_it_is_whole(tmp_path: Path) -> None:
@@ -100,7 +103,7 @@ hear()
     with run_worker(source, "native", HeartbeatFile(tmp_path / "heartbeat").path) as worker:
         worker.hear()
         asleep(worker.pid)
-        found = stacks.collect(target(worker.pid)).stacks
+        found = ask(target(worker.pid)).stacks
         assert len(found) == 91
         assert {len(stack.frames) for stack in found if stack.tid is None} == {84}  # with three of threading's
 
@@ -119,7 +122,7 @@ child_waits() if child == 0 else parent_waits(child)
         child = int(worker.hear())
         asleep(worker.pid, child)
         try:
-            found = {stack.pid: functions(stack)[0] for stack in stacks.collect(target(worker.pid)).stacks}
+            found = {stack.pid: functions(stack)[0] for stack in ask(target(worker.pid)).stacks}
             assert found == {worker.pid: "parent_waits", child: "child_waits"}
         finally:
             os.kill(child, signal.SIGKILL)
@@ -139,8 +142,25 @@ worker = wd.attach()
     with run_worker("say(); hear(); say(len(heard)); hear()", implementation, HeartbeatFile(tmp_path / "h").path,
                     prelude) as worker:  # fmt: skip
         worker.hear()
-        assert stacks.collect(target(worker.pid)) == Evidence("not asked for", stacks.NOBODY)
+        assert ask(target(worker.pid)) == Evidence("not asked for", stacks.NOBODY)
         assert worker.ask("heard anything?") == "0"
+
+
+def test_a_python_that_may_be_harmed_is_asked_once_its_kill_is_committed_and_no_other_then(
+    tmp_path: Path,
+) -> None:
+    prelude = "import sys\nimport watchdogd.worker as wd\n{}\nworker = wd.attach()\nprint(flush=True)\n"
+    for number, version in enumerate(("(3, 10)", "(3, 11)")):
+        with run_worker("sys.stdin.readline()", "native", HeartbeatFile(tmp_path / f"h{number}").path,
+                        prelude.format(f"sys.version_info = {version}")) as worker:  # fmt: skip
+            worker.hear()
+            asleep(worker.pid)
+            before, committed = (each.collect(target(worker.pid)) for each in (stacks.COLLECTOR, stacks.LATE))
+        if version == "(3, 10)":
+            assert (before, committed.outcome) == (Evidence("not asked for", stacks.HARMFUL), "ok")
+        else:
+            assert (before.outcome, committed) == ("ok", Evidence("not asked for", stacks.ASKED))
+    assert stacks.LATE.destructive and not stacks.COLLECTOR.destructive
 
 
 def test_a_program_that_ignores_the_signal_keeps_that(tmp_path: Path) -> None:
@@ -149,7 +169,7 @@ def test_a_program_that_ignores_the_signal_keeps_that(tmp_path: Path) -> None:
     body = "print('attached', flush=True); sys.stdin.readline()"
     with run_worker(body, "native", HeartbeatFile(tmp_path / "h").path, prelude) as worker:
         worker.hear()
-        assert stacks.collect(target(worker.pid)).outcome == "not asked for"
+        assert ask(target(worker.pid)).outcome == "not asked for"
         assert words.has(Path(f"/proc/{worker.pid}/status").read_text(), "SigIgn")
 
 
@@ -157,7 +177,7 @@ def test_one_that_no_longer_catches_the_signal_is_not_sent_it(tmp_path: Path) ->
     source = f"import faulthandler; faulthandler.unregister({words.SIGNAL}); say(); hear(); say('lives'); hear()"
     with run_worker(source, "native", HeartbeatFile(tmp_path / "heartbeat").path) as worker:
         worker.hear()
-        found = stacks.collect(target(worker.pid))
+        found = ask(target(worker.pid))
         assert found.outcome == "failed" and "does not catch" in found.detail
         assert worker.ask("do you live?") == "lives"
 
@@ -168,7 +188,7 @@ def test_one_that_runs_another_program_by_now_is_not_sent_it(tmp_path: Path) -> 
         worker.hear()
         worker.tell()
         wait_until(lambda: Path(f"/proc/{worker.pid}/comm").read_text() == "cat\n")
-        assert stacks.collect(target(worker.pid)).outcome == "not asked for"
+        assert ask(target(worker.pid)).outcome == "not asked for"
         assert worker.ask("it lives") == "it lives"
 
 
@@ -183,7 +203,7 @@ say(); hear(); say("lives"); hear()
 """
     with run_worker(source, "native", HeartbeatFile(tmp_path / "heartbeat").path) as worker:
         worker.hear()
-        found = stacks.collect(target(worker.pid))
+        found = ask(target(worker.pid))
         assert found.outcome == "failed" and "has closed the file" in found.detail
         assert worker.ask("do you live?") == "lives"
         assert log.read_bytes() == b""
@@ -198,7 +218,7 @@ def test_one_that_cannot_take_the_signal_is_not_sent_it(tmp_path: Path, how: str
         if how == "stopped":
             os.kill(worker.pid, signal.SIGSTOP)
             wait_until(lambda: ") T " in Path(f"/proc/{worker.pid}/stat").read_text())
-        found = stacks.collect(target(worker.pid))
+        found = ask(target(worker.pid))
         assert found.outcome == "failed" and how in found.detail
         assert int(status_line(worker.pid, "SigPnd"), 16) == int(status_line(worker.pid, "ShdPnd"), 16) == 0
         os.kill(worker.pid, signal.SIGCONT)
@@ -213,13 +233,13 @@ def status_line(pid: int, name: str) -> str:
 def test_a_worker_by_hand_registers_nothing() -> None:
     with run_worker("say(); hear()", "native", None) as worker:
         worker.hear()
-        assert stacks.collect(target(worker.pid)).outcome == "not asked for"
+        assert ask(target(worker.pid)).outcome == "not asked for"
         assert not words.catches(Path(f"/proc/{worker.pid}/status").read_text())
 
 
 def test_a_program_without_python_is_not_sent_it() -> None:
     with LineProcess(["/bin/cat"], {}) as process:
-        assert stacks.collect(target(process.pid)) == Evidence("not asked for", stacks.NOBODY)
+        assert ask(target(process.pid)) == Evidence("not asked for", stacks.NOBODY)
         assert process.ask("it lives") == "it lives"
 
 

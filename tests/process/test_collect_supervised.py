@@ -63,6 +63,7 @@ def test_an_incident_names_the_kernel_and_where_its_worker_waited(tmp_path: Path
     told, files, gone = hung(tmp_path, gpu_core_dump=True)
     outcomes = {each["collector"]: each for each in told["collectors"]}
     assert outcomes["gpu core dump"]["outcome"] == "ok", outcomes
+    assert outcomes["kernel log after"]["began_ns"] > told["times"]["gone_ns"] > outcomes["kernel log"]["began_ns"]
     assert told["kernels"] == [
         {"name": "spin_deep", "grid": "(3,1,1)", "block": "(32,1,1)", "location": "/tmp/example/spin.cu:7", "device": 0}
     ]

@@ -92,6 +92,13 @@ def test_what_two_collectors_say_of_one_thread_is_one_thread() -> None:
     assert [(one.collector, one.outcome) for one in incident.collectors] == [("proc", "ok"), ("py-spy", "missing tool")]
 
 
+def test_a_message_that_two_readers_tell_of_is_one_and_the_same_text_again_later_another() -> None:
+    incident = begun(kernel=[{"at_ns": 10 * SECOND, "about": "xid", "text": "NVRM: Xid 13", "worker": "w"}])
+    read = [KernelLine(at, "xid", "NVRM: Xid 13") for at in (10 * SECOND - 4, 15 * SECOND)]
+    incident = assemble.with_evidence(incident, [Evidence(kernel=tuple(read))], [])
+    assert [(line.at_ns, line.worker) for line in incident.kernel] == [(10 * SECOND, "w"), (15 * SECOND, None)]
+
+
 # --- events ---------------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from watchdogd.incidents.spool import BadSpool, Spool
 from watchdogd.publish.events import EventKind
 
 MOST_EVENTS = 500  # of an incident that does not come to its end
+SAME_NS = 2_000_000_000  # two messages of one text within so long are one, if two readers tell of them
 EVIDENCE = "evidence"  # the kind of event
 _ONE = TypeVar("_ONE", Thread, Process)
 
@@ -59,7 +60,11 @@ def _capture(spool: Spool) -> Capture:
 def with_evidence(incident: Incident, found: Iterable[Evidence], outcomes: Iterable[Outcome]) -> Incident:
     """What collectors got, and what became of each."""
     for evidence in found:
-        kernel = {(line.at_ns, line.text): line for line in (*incident.kernel, *evidence.kernel)}
+        known = {line.text: line.at_ns for line in incident.kernel}
+        kernel = {(line.at_ns, line.text): line for line in incident.kernel}
+        for line in evidence.kernel:  # what the supervisor remembers has the time at which it came to it
+            if line.text not in known or abs(known[line.text] - line.at_ns) > SAME_NS:
+                kernel.setdefault((line.at_ns, line.text), line)
         incident = replace(
             incident,
             threads=_merged(incident.threads, evidence.threads),

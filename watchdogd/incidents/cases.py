@@ -28,6 +28,7 @@ class Case:
         self.gathering: Gathering | None = None
         self.stages: set[str] = set()  # of collecting, that were begun
         self.is_gone = False  # its worker, or all that there was of it
+        self.killed_ns: int | None = None
         self._from_record = from_record
         self._events: list[dict[str, Any]] = []
         self._outcomes: list[Outcome] = []
@@ -40,6 +41,8 @@ class Case:
         if len(self._events) < MOST_EVENTS:
             self._events.append(event)
         self.is_gone = self.is_gone or event.get("kind") == "gone"
+        if event.get("kind") == "signal" and self.killed_ns is None:
+            self.killed_ns = event.get("monotonic_ns")
         self._write_at(now_ns + SOON_NS)
 
     def add_capture(self, now_ns: int) -> None:

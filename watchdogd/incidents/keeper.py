@@ -171,8 +171,9 @@ class Keeper:
         case.stages.add(stage)
         case.drop_gathering()
         wanted = [each for each in collectors.ALL if _stage_of(each) == stage]
+        target = case.target._replace(killed_ns=case.killed_ns)
         case.gathering = collecting.Gathering(
-            self.jobs, case.target, until_ns - collecting.MARGIN_NS, self._missing,
+            self.jobs, target, until_ns - collecting.MARGIN_NS, self._missing,
             lambda: self._gathered(case, stage),
         )  # fmt: skip
         case.gathering.begin(wanted)

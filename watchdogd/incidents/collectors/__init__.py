@@ -19,8 +19,10 @@ ALL: tuple[Collector, ...] = (
     stacks.COLLECTOR,
     py_spy.COLLECTOR,
     py_spy.NATIVE,
+    stacks.LATE,
     gpu_dump.COLLECTOR,
     gpu_kernels.COLLECTOR,
+    kernel_log.AFTER,
 )
 # Without these a collector gets less.
 PARTS: Mapping[str, Callable[[], str | None]] = {

@@ -1,6 +1,6 @@
 """A core dump of the GPU, asked of the CUDA driver through the pipe that it made (``instrument/core_dump.py``).
 
-The hung call returns because of it: the only collector that is destructive. What the dump says is read afterwards
+The hung call returns because of it: which is why it is ``destructive``. What the dump says is read afterwards
 (``gpu_kernels.py``), when the kill no longer waits. Invariant: nothing is written but to a pipe that somebody reads,
 and nothing is waited for beyond the deadline.
 """
@@ -35,7 +35,7 @@ def collect(target: Target) -> Evidence:
     try:
         names = sorted(name for name in os.listdir(folder) if name.startswith(core_dump.PIPE))[:MOST_PROCESSES]
     except PermissionError as error:
-        return Evidence("no permission", f"{folder}: {error.strerror}: {proc.ROOT}")
+        return Evidence("no permission", f"{folder}: {error.strerror}: {proc.RIGHTS}")
     except OSError as error:
         return Evidence("failed", f"{folder}: {error.strerror}")
     if not names:
@@ -119,5 +119,5 @@ def _told(pid: str, size: int, began_ns: int) -> str:
 
 COLLECTOR = Collector(
     "gpu core dump", destructive=True, seconds=SECONDS, available=lambda: None, collect=collect,
-    after=("proc", "python stacks"),
+    after=("proc", "python stacks late"),
 )  # fmt: skip

@@ -7,17 +7,14 @@ Invariant: a collector judges nothing and harms nobody; one that makes a hung ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from collections.abc import Callable
 from typing import NamedTuple
 
 from watchdogd.incident import Kernel, KernelLine, Process, Stack, Thread
 
-OUTCOMES = ("ok", "missing tool", "no permission", "failed", "not asked for")  # that a collector itself may say
-
 
 class DumpTarget(NamedTuple):
-    """Where the CUDA driver was told, at the worker's spawn, to listen and to write (``dumping.prepare``)."""
+    """Where the CUDA driver was told, at the worker's spawn, to listen and to write (``instrument/core_dump.py``)."""
 
     folder: str
 
@@ -40,10 +37,10 @@ class Target(NamedTuple):
 class Evidence(NamedTuple):
     """What a collector got: fields of ``incident.Incident`` to add to, and its ``Outcome``'s.
 
-    ``threads``, ``processes``: of two collectors that both tell of a process, each tells other fields (``merged``).
+    Of two collectors that both tell of a process each tells other fields.
     """
 
-    outcome: str = "ok"  # of OUTCOMES; what was got all the same is kept
+    outcome: str = "ok"  # or "missing tool" "no permission" "failed" "not asked for"; what was got all the same is kept
     detail: str = ""
     threads: tuple[Thread, ...] = ()
     processes: tuple[Process, ...] = ()
@@ -61,13 +58,3 @@ class Collector(NamedTuple):
     collect: Callable[[Target], Evidence]
     after: tuple[str, ...] = ()  # collectors that are to have ended, or to be given up, before it begins
     afterwards: bool = False  # needs no living worker: after the kill, and nothing waits for it
-
-
-def merged(told: Iterable[Process]) -> tuple[Process, ...]:
-    """One row a process: of what several collectors told of it, what is not a field's default."""
-    found: dict[int, Process] = {}
-    for row in told:
-        before = found.setdefault(row.pid, row)
-        known = {field.name: getattr(row, field.name) for field in fields(row)}
-        found[row.pid] = replace(before, **{name: value for name, value in known.items() if value not in (None, ())})
-    return tuple(found.values())

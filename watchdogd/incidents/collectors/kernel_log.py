@@ -84,4 +84,6 @@ def _records(read: Callable[[], bytes], give_up: int, programs: bool) -> Iterato
         yield int(words[2]) * 1000, rest.partition(b"\n")[0].partition(rb"\x0a")[0].decode("utf-8", "replace")
 
 
+# Read once more when the worker is gone: what its end made the kernel say, expected or not.
+AFTER = Collector("kernel log after", False, 5.0, lambda: None, collect, afterwards=True)
 COLLECTOR = Collector("kernel log", destructive=False, seconds=SECONDS, available=lambda: None, collect=collect)

@@ -37,7 +37,7 @@ def collect(target: Target) -> Evidence:
         maps = _read(f"/proc/{pid}/maps")
         refused = refused or maps is None
         found.append(Process(pid, command=_command(pid), mapped=libraries((maps or b"").decode("utf-8", "replace"))))
-    detail = f"what it has mapped: {proc.ROOT}" if refused else ""
+    detail = f"what it has mapped: {proc.RIGHTS}" if refused else ""
     return Evidence("no permission" if refused else "ok", detail, processes=tuple(found))
 
 

@@ -27,7 +27,8 @@ MOST_DEVICES = 16
 MOST_BYTES = 8192  # of one file
 RESERVE_NS = 10_000_000  # so long before it would be given up it returns what it has
 SECONDS = 0.2
-ROOT = "run the supervisor as root: it may not see what this process does in the kernel"
+RIGHTS = "run the supervisor as root, with CAP_SYS_PTRACE and CAP_SYS_ADMIN: the kernel hides what a process does in it"
+NO_STACKS = "a kernel with CONFIG_STACKTRACE"
 # That a hung worker is seen in; the rest keep their number. A first argument that is a descriptor: the second column.
 _SYSCALLS: Mapping[str, Mapping[int, tuple[str, bool]]] = {
     "x86_64": {
@@ -68,11 +69,11 @@ def collect(target: Target) -> Evidence:
         thread, hidden = _thread(pid, tid, in_kernel=not is_late)
         refused = refused or hidden
         threads += [] if thread is None else [thread]
-    processes = tuple(_process(pid, is_late) for pid in pids[:MOST_PROCESSES])
+    processes = tuple(_process(pid, give_up) for pid in pids[:MOST_PROCESSES])
     if is_late:
         notes.append("the time did not suffice for all kernel stacks")
     if refused:
-        notes.append(ROOT)
+        notes.append(RIGHTS)
     return Evidence("no permission" if refused else "ok", "; ".join(notes), tuple(threads), processes)
 
 
@@ -115,7 +116,9 @@ def _thread(pid: int, tid: int, *, in_kernel: bool) -> tuple[Thread | None, bool
     return thread, syscall.refused or stack.refused
 
 
-def _process(pid: int, is_late: bool) -> Process:
+def _process(pid: int, give_up: int | None) -> Process:
+    """Late, without what may take long: a table of many descriptors."""
+    is_late = give_up is not None and time.monotonic_ns() > give_up
     fields = status(f"/proc/{pid}") or {}
     resident = fields.get("VmRSS", "").split()[:1]
     parent = fields.get("PPid", "")
@@ -170,7 +173,14 @@ def _read(path: str) -> _Told:
 
 def stacks_available() -> str | None:
     """Whether the kernel's stacks are ours to see; the rest of /proc is read all the same."""
-    return None if os.geteuid() == 0 else ROOT
+    try:
+        with open("/proc/self/stack", encoding="ascii") as file:
+            file.read()
+    except FileNotFoundError:
+        return NO_STACKS
+    except OSError:
+        return RIGHTS
+    return None
 
 
 COLLECTOR = Collector("proc", destructive=False, seconds=SECONDS, available=lambda: None, collect=collect)

@@ -21,7 +21,7 @@ from watchdogd.incidents.collectors.interface import Collector, Evidence, Target
 MOST_PROCESSES = 4
 MOST_THREADS = 100
 MOST_FRAMES = 100
-REMEDY = "pip install py-spy, into watchdogd's environment or onto the service's PATH"
+REMEDY = "pip install 'watchdogd[evidence]' (py-spy), or put py-spy on the service's PATH"
 
 
 def collect(native: bool, target: Target) -> Evidence:

@@ -3,6 +3,7 @@
 The signal's default action would end the process, so right before it is sent the process must have the file that proves
 the registration and catch the signal. What remains is the instant in which a process executes another program between
 that look and the signal. It goes to a thread that can take it: one in D state keeps a process's signals waiting.
+A process whose Python may be harmed by it (``worker/_stacks.py``) is asked once its kill is committed (``LATE``).
 Invariant: no other signal is sent, to nobody else; a file that is no memfd of that kind is neither read nor cut.
 """
 
@@ -15,6 +16,7 @@ import re
 import stat
 import time
 from contextlib import suppress
+from functools import partial
 
 from watchdogd import stacks
 from watchdogd.incident import Stack
@@ -29,6 +31,11 @@ NOBODY = (
     "no Python process of this worker has registered it: that is done by watchdogd.worker.attach(), where the program"
     f" does not use signal {stacks.SIGNAL} itself; py-spy needs no registration"
 )
+ASKED = "none of its processes had to wait for the commit with it"
+HARMFUL = (
+    "its Python is older than 3.11 and may crash of it: asked for only where the kill is committed before"
+    " (gpu_core_dump = true); py-spy reads them from outside"
+)
 _THREAD = re.compile(r"(Current thread|Thread) (0x[0-9a-f]+)(?: \[([^\]]*)\])? \(most recent call first\):")
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -38,50 +45,65 @@ class NoStacks(Exception):
     """Of one process; the message says why."""
 
 
-def collect(target: Target) -> Evidence:
+def collect(is_committed: bool, target: Target) -> Evidence:
+    """``is_committed``: of those that may be harmed by it, else of the others."""
     give_up = (target.until_ns or time.monotonic_ns() + int(SECONDS * 1e9)) - proc.RESERVE_NS
     found: list[Stack] = []
     problems: list[str] = []
-    asked = 0
+    left_out = ""
     for pid in proc.family(target.pids)[:MOST_PROCESSES]:
         try:
             file = _opened(pid)
             if file is None:
                 continue
-            asked += 1
             try:
-                found += _stacks_of(pid, file, give_up)
+                descriptor, is_harmless = _registration(file)
+                if is_harmless == is_committed:
+                    left_out = left_out if is_committed else HARMFUL
+                    continue
+                found += _stacks_of(pid, file, descriptor, give_up)
             finally:
                 os.close(file)
         except NoStacks as error:
             problems.append(f"pid {pid}: {error}")
         except PermissionError as error:
-            problems.append(f"pid {pid}: {error.strerror}: {proc.ROOT}")
+            problems.append(f"pid {pid}: {error.strerror}: {proc.RIGHTS}")
         except OSError as error:  # it has ended meanwhile, or we have no descriptor left
             problems.append(f"pid {pid}: {error.strerror}")
-    if not asked and not problems:
-        return Evidence("not asked for", NOBODY)
+    if not found and not problems:
+        return Evidence("not asked for", left_out or (ASKED if is_committed else NOBODY))
     return Evidence("ok" if found else "failed", "; ".join(problems), stacks=tuple(found))
 
 
-def _stacks_of(pid: int, file: int, give_up: int) -> list[Stack]:
+def _registration(file: int) -> tuple[int, bool]:
+    """Raises NoStacks."""
+    found = stacks.read_header(_header(file))
+    if found is None:
+        raise NoStacks("it has written over the line that says where it writes")
+    return found
+
+
+def _header(file: int) -> bytes:
+    return os.pread(file, 256, 0).partition(b"\n")[0] + b"\n"
+
+
+def _stacks_of(pid: int, file: int, descriptor: int, give_up: int) -> list[Stack]:
     """Raises NoStacks, OSError."""
-    first = os.pread(file, 256, 0).partition(b"\n")[0] + b"\n"
-    descriptor = stacks.descriptor_of(first)
+    header = len(_header(file))
     # A program that closed all its descriptors may have another file at that number by now: it would be written to.
-    if descriptor is None or not os.path.samestat(os.stat(f"/proc/{pid}/fd/{descriptor}"), os.fstat(file)):
+    if not os.path.samestat(os.stat(f"/proc/{pid}/fd/{descriptor}"), os.fstat(file)):
         raise NoStacks("it has closed the file that it would write to")
-    os.ftruncate(file, len(first))
+    os.ftruncate(file, header)
     tid = _taker(pid)
     if not stacks.catches(_status(f"/proc/{pid}")):
         raise NoStacks(f"it does not catch signal {stacks.SIGNAL}, which would end it")
     if _libc.tgkill(pid, tid, stacks.SIGNAL) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    while not _is_written(pid, tid, file, len(first)):
+    while not _is_written(pid, tid, file, header):
         if time.monotonic_ns() > give_up:
             raise NoStacks(f"its thread {tid} did not write them in time")
         time.sleep(LOOK_SECONDS)
-    return parse(os.pread(file, MOST_BYTES, len(first)).decode("utf-8", "replace"), pid, tid)
+    return parse(os.pread(file, MOST_BYTES, header).decode("utf-8", "replace"), pid, tid)
 
 
 def _taker(pid: int) -> int:
@@ -165,5 +187,7 @@ def parse(text: str, pid: int, asked: int) -> list[Stack]:
 
 
 COLLECTOR = Collector(
-    "python stacks", destructive=False, seconds=SECONDS, available=lambda: None, collect=collect, after=("proc",)
-)
+    "python stacks", destructive=False, seconds=SECONDS, available=lambda: None, collect=partial(collect, False),
+    after=("proc",),
+)  # fmt: skip
+LATE = COLLECTOR._replace(name="python stacks late", destructive=True, collect=partial(collect, True), after=())
