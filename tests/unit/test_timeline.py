@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.incidents import EVIL, at, deadlock, hostile
 from watchdogd.incident import Call, Capture, Incident, Lane, Load, Times, Verdict, Worker
 from watchdogd.incidents import scene, timeline
-from watchdogd.incidents.chart import after
+from watchdogd.incidents.chart import MOST_TEXT, after
 from watchdogd.incidents.scene import Block, Window
 from watchdogd.model import MILLISECOND, SECOND
 
@@ -213,6 +213,26 @@ def test_the_policy_allows_its_own_style_and_nothing_else() -> None:
 def test_the_largest_timeline_is_bounded() -> None:
     assert len(hostile_body().encode("utf-8", "replace")) < timeline.MOST_BYTES
     assert EVIL not in hostile_body()
+
+
+def test_no_text_is_longer_than_a_person_reads() -> None:
+    told = hostile_document()
+    longest = max(len(word) for word in told.words if not word.startswith(":root"))  # the style
+    assert longest <= MOST_TEXT + 1 < len(EVIL * 50)
+    assert max(map(len, told.of("aria-label") + told.of("data-worker"))) <= MOST_TEXT + 1
+
+
+def test_a_row_is_bounded_and_the_call_that_hung_stays_in_it() -> None:
+    many = [block(number, number + 1, open=True) for number in range(1, 700)]
+    kept = scene.merged([block(0, 700, hung=True), *many], WINDOW, most=50)
+    assert len(kept) == 51 and kept[0].hung and kept[-1].start_ns == 699 * MS
+
+
+def test_a_ring_is_read_no_further_than_it_can_go_back() -> None:
+    ring = tuple(Call("sync", at(-n), 1000) for n in range(900, 0, -1))
+    capture = Capture("verdict", at(0), 1, (Worker("a", "running", 1, lanes=(Lane(0, 1, 1, ring=ring),)),))
+    (group,) = scene.groups(alone(captures=(capture,)), scene.whole(alone()))
+    assert sum(found.calls for found in group.rows[0].blocks) == 64
 
 
 def test_no_share_of_a_chart_lies_outside_of_it() -> None:

@@ -18,7 +18,7 @@ MOST_WORKERS = 24
 MOST_LANES = 8  # of one worker
 MOST_BLOCKS = 6_000  # in one window
 MOST_CAPTURES = 8
-_MOST_READ = 64  # lanes of one worker in a capture, and calls of one lane
+_MOST_READ = 64  # calls of one lane in a capture
 MOST_BEFORE_NS = 600 * SECOND
 MOST_AFTER_NS = 600 * SECOND
 _LEAST_BEFORE_NS = 3 * SECOND  # of the beginning of what hung
@@ -143,7 +143,7 @@ def groups(incident: Incident, window: Window) -> list[Group]:
         for worker in capture.workers[:MOST_WORKERS]:
             latest.setdefault(worker.name, worker)
             of_worker = lanes.setdefault(worker.name, {})
-            for lane in worker.lanes[:_MOST_READ]:
+            for lane in worker.lanes:
                 _take(of_worker.setdefault((worker.incarnation, lane.pid, lane.tid), {}), lane, capture.at_ns)
     names = sorted(latest, key=lambda name: name != incident.worker)[:MOST_WORKERS]
     rows = sum(min(MOST_LANES, len(lanes[name])) for name in names)
@@ -207,7 +207,7 @@ def merged(blocks: Sequence[Block], window: Window, most: int = MOST_BLOCKS) -> 
         else:
             last[block.depth] = len(placed)
             placed.append(block)
-    return placed[-most:]
+    return [block for place, block in enumerate(placed) if block.hung or place >= len(placed) - most]
 
 
 def _with(first: Block, other: Block) -> Block:
