@@ -285,6 +285,7 @@ class Incident:
     signature_words: str = ""  # what it was made of, for people
     diagnosis: Diagnosis | None = None
     repeats: Repeats | None = None
+    export: Outcome | None = None  # what became of the export_hook, if there is one
     environment: tuple[tuple[str, str], ...] = ()  # of the worker, redacted
     command: tuple[str, ...] = ()  # redacted
     problems: tuple[str, ...] = ()  # with keeping it

@@ -35,11 +35,16 @@ def _floods(target: Target) -> Evidence:
             file.write(b"x" * (1 << 20))
 
 
-def _dumps(target: Target) -> Evidence:
+def _dumps(_target: Target) -> Evidence:
     """What makes the hung call return: the worker waits for this file."""
     Path(os.environ["HERE"], "dumped").touch()
     time.sleep(0.05)
     return Evidence(files=())
+
+
+def _dumps_and_hangs(target: Target) -> Evidence:
+    _dumps(target)
+    return _hangs(target)
 
 
 def _there() -> str | None:
@@ -55,6 +60,7 @@ COLLECTORS = {
         Collector("floods", False, 60.0, _there, _floods),
         Collector("missing", False, 1.0, lambda: "install it", _works),
         Collector("dumps", True, 1.0, _there, _dumps),
+        Collector("dumps-and-hangs", True, 60.0, _there, _dumps_and_hangs),
         Collector("afterwards", False, 1.0, _there, _works, afterwards=True),
     )
 }

@@ -19,7 +19,7 @@ from watchdogd.model import SECOND
 @pytest.fixture
 def places(tmp_path: Path) -> Places:
     (tmp_path / "spools").mkdir()
-    directories = {name: str(tmp_path / name) for name in ("spools", "root", "record")}
+    directories: dict[str, Any] = {name: str(tmp_path / name) for name in ("spools", "root", "record")}
     return Places(**directories, max_bytes=1 << 30, max_count=100, redact=("FLEET",))
 
 
@@ -53,7 +53,7 @@ def test_the_same_again_is_counted_and_another_is_not(places: Places) -> None:
 
 
 def test_what_is_kept_of_its_command_and_variables_is_redacted(places: Places) -> None:
-    secret = {"command": ["x", "--token", "hunter2"], "environment": [["FLEET", "hunter2"], ["A", "b"]]}
+    secret: dict[str, Any] = {"command": ["x", "--token", "hunter2"], "environment": [["FLEET", "hunter2"], ["A", "b"]]}
     kept = keep(places, **secret)
     assert kept.command == ("x", "--token", MARK) and kept.environment == (("FLEET", MARK), ("A", "b"))
     folder = Path(folders.path_of(places.root, kept.id))

@@ -85,12 +85,12 @@ def _set_owner(descriptor: int, group: int, mode: int) -> None:
     os.fchmod(descriptor, mode)
 
 
-def update(root: str, incident: str, change: Callable[[Incident | None], Incident]) -> Incident:
+def update(root: str, incident: str, change: Callable[[Incident | None], Incident], *, is_new: bool = True) -> Incident:
     """``change`` the document, from None where there is none that can be read; what it makes of it is on the disk then.
 
-    Raises OSError, BadFolder.
+    ``is_new``: the folder is made where it is not there. Raises OSError, BadFolder.
     """
-    path = make(root, incident)
+    path = make(root, incident) if is_new else path_of(root, incident)
     with _locked(path) as folder:
         try:
             before: Incident | None = _read(folder, incident)

@@ -45,7 +45,7 @@ Done = Callable[[Ended], object]
 
 
 class Job:
-    def __init__(self, work: Work, deadline_ns: int, done: Done) -> None:
+    def __init__(self, work: Work, deadline_ns: int, done: Done, most_bytes: int) -> None:
         """Raises OSError: no process."""
         self.deadline_ns = deadline_ns
         self.done = done
@@ -55,7 +55,7 @@ class Job:
         try:
             self.pid = os.fork()
             if self.pid == 0:
-                _run(work, self._result, parent)
+                _run(work, self._result, parent, most_bytes)
             self.pidfd = os.pidfd_open(self.pid)
         except OSError:
             os.close(self._result)
@@ -97,10 +97,10 @@ class Jobs:
         self._running: list[Job] = []
         self._abandoned: list[Job] = []  # told of, and not ended yet
 
-    def start(self, work: Work, deadline_ns: int, done: Done) -> Job | None:
-        """None where there is no process to be had: ``done`` was told."""
+    def start(self, work: Work, deadline_ns: int, done: Done, most_bytes: int = MOST_BYTES) -> Job | None:
+        """None where there is no process to be had: ``done`` was told. ``most_bytes``: of each file that it writes."""
         try:
-            job = Job(work, deadline_ns, done)
+            job = Job(work, deadline_ns, done, most_bytes)
         except OSError as error:
             done(Ended("failed", f"cannot start: {error.strerror}", None, time.monotonic_ns(), 0))
             return None
@@ -154,7 +154,7 @@ def _read(descriptor: int) -> Result | None:
     return Result(told, payload) if len(payload) == size else None
 
 
-def _run(work: Work, result: int, parent: int) -> NoReturn:
+def _run(work: Work, result: int, parent: int, most_bytes: int) -> NoReturn:
     """In the child: never returns."""
     status = 1
     try:
@@ -162,7 +162,7 @@ def _run(work: Work, result: int, parent: int) -> NoReturn:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(status)
-        _become_ordinary(result)
+        _become_ordinary(result, most_bytes)
         told, payload = work()
         data = pickle.dumps(payload)
         line = json.dumps({**told, "payload": len(data)}).encode()
@@ -175,7 +175,7 @@ def _run(work: Work, result: int, parent: int) -> NoReturn:
         os._exit(status)  # whatever it raised is its failure, and this copy of the keeper must not go on
 
 
-def _become_ordinary(result: int) -> None:
+def _become_ordinary(result: int, most_bytes: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     null = os.open(os.devnull, os.O_RDWR)
@@ -183,6 +183,6 @@ def _become_ordinary(result: int) -> None:
         os.dup2(null, descriptor)
     os.closerange(3, result)
     os.closerange(result + 1, 2**20)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))  # what floods is ended by it
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))  # what floods is ended by it
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("500")  # before any worker

@@ -6,8 +6,8 @@ JSON come from standard input, by ``op``:
 ========  =============================================================================================================
 known     the first: ``ids`` that the supervisor had opened ``before_ns`` (of ``boot_id``); all else that is left
           unfinished is that of supervisors that are gone
-open      ``id``, ``worker``: its spool is there
-collect   ``id``, ``pids``, ``incarnation``, ``heartbeat``, ``since_ns``, ``until_ns``, ``dump``: what harms nobody, now
+open      ``id``, ``target``: its spool is there; of whom collectors may take evidence, or null
+collect   ``id``, ``until_ns``: what harms nobody, now
 dump      ``id``, ``until_ns``: what makes the hung call return, now
 event     ``id``, ``line``: an event of the record
 capture   ``id``, ``when``: a further spool is there
@@ -15,7 +15,8 @@ close     ``id``, ``outcome``
 ========  =============================================================================================================
 
 and go to standard output: ``{"collected": ID, "stage", "outcomes"}``, ``{"finished": ID}``,
-``{"tools": {NAME: remedy or null}}``, ``{"kept", "bytes", "error", "last"}``.
+``{"tools": {NAME: remedy or null}}``, ``{"kept", "bytes", "error", "last"}``, ``{"exported": ID, "outcome", "detail",
+"seconds"}``.
 
 Invariant: it waits for no job. It ends by the end of its input, once what it was told is written, or 10 s later.
 """
@@ -136,11 +137,12 @@ class Keeper:
         name = str(told["id"])
         if op == "open":
             self._cases[name] = Case(name, due_ns=now_ns)
+            self._cases[name].target = self._target(name, told["target"])
         case = self._cases.get(name)
         if case is None:
             return
         if op == "collect":
-            self._collect(case, told)
+            self._gather(case, "harmless", int(told["until_ns"]))
         elif op == "dump":
             self._gather(case, "dump", int(told["until_ns"]))
         elif op == "event":
@@ -154,14 +156,14 @@ class Keeper:
 
     # --- collecting ---
 
-    def _collect(self, case: Case, told: dict[str, Any]) -> None:
-        folder = self._places.files(case.id)
-        dump = DumpTarget(folder) if told["dump"] else None
-        case.target = Target(
-            str(told["worker"]), tuple(map(int, told["pids"])), folder, int(told["incarnation"]),
-            str(told["heartbeat"]), told["since_ns"], dump=dump,
+    def _target(self, incident: str, told: dict[str, Any] | None) -> Target | None:
+        if told is None:
+            return None
+        return Target(
+            str(told["worker"]), tuple(map(int, told["pids"])), self._places.files(incident), int(told["incarnation"]),
+            str(told["heartbeat"]), told["since_ns"], accelerator=told["accelerator"],
+            dump=None if told["dump"] is None else DumpTarget(str(told["dump"])),
         )  # fmt: skip
-        self._gather(case, "harmless", int(told["until_ns"]))
 
     def _gather(self, case: Case, stage: str, until_ns: int) -> None:
         if case.target is None or stage in case.stages:
@@ -223,16 +225,16 @@ class Keeper:
         self._cases.pop(case.id, None)
         self._say({"finished": case.id})
         if is_exported:
-            hooks.start(self.jobs, self._hook, self._places.root, case.id)
+            hooks.start(self.jobs, self._hook, self._places.root, case.id, self._say)
 
     def _tell_kept(self, incident: str, ended: Ended) -> dict[str, Any]:
         """What was written, and what kept it from that."""
         told = {} if ended.result is None else dict(ended.result.told)
         if ended.result is None:
             told["error"] = f"{self._places.root}: writing {ended.outcome} {ended.detail}".strip()
-        said = {"error": told.get("error") or told.get("hopeless")}
+        said = {"error": told.get("error") or told.get("hopeless") or told.get("over")}
         said |= {key: told[key] for key in ("kept", "bytes") if key in told}
-        if incident and said["error"] is None:
+        if incident and not told.keys() & {"error", "hopeless"}:
             said["last"] = incident
         if said.items() - self._told.items():
             self._told |= said
@@ -253,7 +255,7 @@ def run(keeper: Keeper) -> None:
         for descriptor in (*((0,) if is_open else ()), *keeper.jobs.descriptors()):
             poller.register(descriptor, select.POLLIN)
         wait_ms = max(0, -(-(wake_ns - time.monotonic_ns()) // MILLISECOND))
-        if (0, select.POLLIN) in (ready := poller.poll(wait_ms)) or (0, select.POLLHUP) in ready:
+        if any(descriptor == 0 for descriptor, _ in poller.poll(wait_ms)):
             data = os.read(0, 1 << 16)
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:

@@ -151,7 +151,7 @@ def _move_files(places: Places, incident: str) -> None:
 def keep_quota(places: Places) -> dict[str, Any]:
     """What is kept then, for the status."""
     pruned = quota.enforce(places.root, folders.listing(places.root), places.max_bytes, places.max_count)
-    return {"kept": len(pruned.kept), "bytes": pruned.size, "error": next(iter(pruned.problems), None)}
+    return {"kept": len(pruned.kept), "bytes": pruned.size, "over": next(iter(pruned.problems), None)}
 
 
 def forget(places: Places, incident: str) -> None:

@@ -23,8 +23,8 @@ evidence    of an incident, by ``step``: ``memory`` (``seconds`` that it took, `
             and ``seconds``), ``commit`` (``committed_ns``: from then on its kill was), ``moved`` (``moved_ns``: its
             call returned all the same), ``lost`` (``reason``)
 refrained   ``reason``: what is not done to a worker that is only observed, besides a kill
-hook        ``hook`` (``on_verdict``), ``status`` or null, ``reason`` (how it ended), ``veto``, ``told_ns`` (when it was
-            started), ``seconds``
+hook        ``hook`` (``on_verdict``, ``export_hook``), ``reason`` (how it ended), ``seconds``; of ``on_verdict`` also
+            ``status`` or null, ``veto``, ``told_ns`` (when it was started)
 probe       ``accelerator``, ``usable`` (``yes`` ``no`` ``unknown``), ``status`` or null, ``reason`` (how it ended),
             ``seconds``
 escalation  ``step`` (``cause`` ``refused`` ``waits`` ``ask`` ``await`` ``no consent`` ``consent`` ``action`` ``done``

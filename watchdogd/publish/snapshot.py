@@ -54,8 +54,8 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "blocked": [as a worker's]}] (of an accelerator: in D state, or there while its load is a ghost),
      "sources": [{"name", "load": bool (false: the kernel log), "up": bool, "sample_ns" or null, "restarts",
                   "bad_lines", "note"}],
-     "incidents": {"kept", "bytes", "error", "last" (each null while nothing is known), "tools": {COLLECTOR: null, or
-                   what to do about its absence}, "unfinished", "lost" (not kept, or not all of it)} or null (none is),
+     "incidents": {"kept", "bytes", "error", "last", "tools": {COLLECTOR: null, or what to do about its absence} (each
+                   null while nothing is known), "unfinished", "lost" (not kept, or not all of it)} or null (none is),
      "events": {"written", "dropped", "suppressed" (by a storm, see ``throttle.py``), "error" or null}}
 
 ``hangs`` counts verdicts startup, first_step, step, stall and call; its keys are the call's operation, or the verdict

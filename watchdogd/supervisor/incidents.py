@@ -21,6 +21,7 @@ from watchdogd.decide.kernel import Told
 from watchdogd.decide.orders import OpenIncident, Trigger
 from watchdogd.decide.suspicion import coupled
 from watchdogd.incidents import spool
+from watchdogd.instrument import core_dump
 from watchdogd.model import MILLISECOND, SECOND, Phase
 from watchdogd.observe import capture, procfs
 from watchdogd.publish import events
@@ -52,7 +53,7 @@ class Incidents:
         self._credit: dict[str, tuple[float, int]] = {}
         self._lost = 0
         self.around: Callable[[], dict[str, Any]] = dict  # loads and sources, where there are any
-        self.keeping = Keeping(self._boot, self._collected)
+        self.keeping = Keeping(self._boot, self._collected, self._exported)
         if keeps:
             journal.beside = self.keeping.event
             for each in watched:
@@ -132,7 +133,7 @@ class Incidents:
             self.keeping.tell({"op": "capture", "id": incident, "when": when})
             return
         self._since[incident] = began_ns
-        self.keeping.open(incident, watched.settings.name)
+        self.keeping.open(incident, self._target(watched))
         now_ns = time.monotonic_ns()
         self._tell(watched, incident, "memory", seconds=round((now_ns - began_ns) / SECOND, 6),
                    left_out=head["capture"]["left_out"])  # fmt: skip
@@ -161,8 +162,7 @@ class Incidents:
             self._collect(watched, order)
         elif isinstance(order, orders.Dump):
             self._tell(watched, incident, "commit", committed_ns=time.monotonic_ns())
-            line = {"op": "dump", "id": incident, "until_ns": order.until_ns}
-            self.keeping.collect(incident, DUMP, line)
+            self.keeping.collect(incident, DUMP, order.until_ns)
         elif isinstance(order, orders.Signal) and order.kind == orders.KILL:
             self._signalled(watched, incident)
         elif isinstance(order, orders.Clear):
@@ -175,15 +175,21 @@ class Incidents:
         is_there = watched.process is not None and watched.exit is None
         return watched.settings.evidence == "full" and is_there and self.keeping.is_ready
 
-    def _collect(self, watched: Watched, order: orders.Collect) -> None:
+    def _target(self, watched: Watched) -> dict[str, Any] | None:
+        """Of whom collectors may take evidence, if they may."""
         settings, state = watched.settings, watched.state
-        self._tell(watched, order.incident, "begin", evidence_ns=time.monotonic_ns(), until_ns=order.until_ns)
-        line = {
-            "op": "collect", "id": order.incident, "worker": settings.name, "pids": self._pids(watched),
-            "incarnation": state.incarnation, "heartbeat": watched.reader.path if watched.reader else "",
-            "since_ns": state.spawned_ns, "until_ns": order.until_ns, "dump": settings.gpu_core_dump,
+        if settings.evidence != "full":
+            return None
+        dump = core_dump.folder(self._runtime.state_directory, settings.name, state.incarnation)
+        return {
+            "worker": settings.name, "pids": self._pids(watched), "incarnation": state.incarnation,
+            "heartbeat": watched.reader.path if watched.reader else "", "since_ns": state.spawned_ns,
+            "accelerator": settings.accelerator, "dump": dump if settings.gpu_core_dump else None,
         }  # fmt: skip
-        self.keeping.collect(order.incident, HARMLESS, line)
+
+    def _collect(self, watched: Watched, order: orders.Collect) -> None:
+        self._tell(watched, order.incident, "begin", evidence_ns=time.monotonic_ns(), until_ns=order.until_ns)
+        self.keeping.collect(order.incident, HARMLESS, order.until_ns)
 
     def _collected(self, incident: str, outcomes: list[dict[str, Any]]) -> None:
         """Or nobody is there any more to collect it."""
@@ -191,6 +197,14 @@ class Incidents:
             if watched.state.incident == incident and watched.state.phase is Phase.COLLECTING:
                 self._tell(watched, incident, "collected", collectors=outcomes)
                 self._happenings.append(Happening(watched, Trigger.COLLECTED))
+
+    def _exported(self, incident: str, told: dict[str, Any]) -> None:
+        """The program of the integrator has ended that is given what is kept."""
+        reason = " ".join(filter(None, (str(told.get("outcome")), str(told.get("detail") or ""))))
+        self._journal.emit_limited(
+            EventKind.HOOK, time.monotonic_ns(), worker=incident.partition("-")[2].rpartition("-")[0],
+            incident=incident, hook="export_hook", reason=reason, seconds=told.get("seconds"),
+        )  # fmt: skip
 
     def _signalled(self, watched: Watched, incident: str) -> None:
         now_ns = time.monotonic_ns()

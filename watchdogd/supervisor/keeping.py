@@ -23,10 +23,16 @@ HARMLESS, DUMP = "harmless", "dump"  # stages of collecting
 
 
 class Keeping:
-    def __init__(self, boot_id: str, collected: Callable[[str, list[dict[str, Any]]], None]) -> None:
-        """``collected``: told of each stage that a kill waits for, and what became of its collectors."""
+    def __init__(
+        self, boot_id: str, collected: Callable[[str, list[dict[str, Any]]], None],
+        exported: Callable[[str, dict[str, Any]], None],
+    ) -> None:  # fmt: skip
+        """``collected``: told of each stage that a kill waits for, and what became of its collectors; ``exported``: of
+        each end of the export_hook.
+        """
         self._boot = boot_id
         self._collected = collected
+        self._exported = exported
         self._queue: deque[bytes] = deque()
         self._partial = b""
         self._descriptor: int | None = None
@@ -35,7 +41,7 @@ class Keeping:
         self._is_deaf = False  # it has not answered in time
         self._collecting: dict[str, str] = {}  # the stage that is waited for, by incident
         self._open: dict[str, str | None] = {}  # incidents that it is not done with, and their outcomes
-        self.told: dict[str, Any] = {"kept": None, "bytes": None, "error": None, "last": None, "tools": {}}
+        self.told: dict[str, Any] = {"kept": None, "bytes": None, "error": None, "last": None, "tools": None}
         self.dirty = True
 
     # --- its life ---
@@ -72,9 +78,10 @@ class Keeping:
         """Opened by the supervisor before this one."""
         self._open[incident] = None
 
-    def open(self, incident: str, worker: str) -> None:
+    def open(self, incident: str, target: Mapping[str, Any] | None) -> None:
+        """``target``: of whom collectors may take evidence."""
         self._open[incident] = None
-        self.tell({"op": "open", "id": incident, "worker": worker})
+        self.tell({"op": "open", "id": incident, "target": target})
 
     def close(self, incident: str, outcome: str) -> None:
         self.forget(incident)
@@ -89,9 +96,9 @@ class Keeping:
     def unfinished(self) -> int:
         return len(self._open)
 
-    def collect(self, incident: str, stage: str, line: Mapping[str, Any]) -> None:
+    def collect(self, incident: str, stage: str, until_ns: int) -> None:
         self._collecting[incident] = stage
-        self.tell(line)
+        self.tell({"op": "collect" if stage == HARMLESS else "dump", "id": incident, "until_ns": until_ns})
 
     def give_up(self, incident: str) -> None:
         """What was asked for has not come in time."""
@@ -155,5 +162,7 @@ class Keeping:
         if "finished" in told:
             self._open.pop(str(told["finished"]), None)
             return
+        if "exported" in told:
+            self._exported(str(told["exported"]), told)
         self.told |= {key: told[key] for key in self.told.keys() & told.keys()}
         self.dirty = True

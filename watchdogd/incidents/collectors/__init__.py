@@ -5,7 +5,9 @@ Invariant: importing this loads no tool and touches no process.
 
 from __future__ import annotations
 
-from watchdogd.incidents.collectors import kernel_log, mappings, proc, py_spy, stacks
+from collections.abc import Callable, Mapping
+
+from watchdogd.incidents.collectors import gpu_dump, gpu_kernels, kernel_log, mappings, proc, py_spy, stacks
 from watchdogd.incidents.collectors.interface import Collector, DumpTarget, Evidence, Target
 
 __all__ = ["ALL", "Collector", "DumpTarget", "Evidence", "Target", "tools"]
@@ -17,9 +19,17 @@ ALL: tuple[Collector, ...] = (
     stacks.COLLECTOR,
     py_spy.COLLECTOR,
     py_spy.NATIVE,
+    gpu_dump.COLLECTOR,
+    gpu_kernels.COLLECTOR,
 )
+# Without these a collector gets less.
+PARTS: Mapping[str, Callable[[], str | None]] = {
+    "kernel stacks": proc.stacks_available,
+    "cuda-gdb": gpu_kernels.debugger_available,
+}
 
 
 def tools() -> dict[str, str | None]:
-    """Of each collector None if it can be had here, else what to do about it. Looks at files only, in milliseconds."""
-    return {collector.name: collector.available() for collector in ALL}
+    """Of each collector, and each part, None if it can be had here, else what to do about it. Runs nothing."""
+    found = {collector.name: collector.available() for collector in ALL}
+    return found | {name: available() for name, available in PARTS.items()}

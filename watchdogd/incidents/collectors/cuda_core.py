@@ -12,13 +12,14 @@ import re
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from watchdogd.incident import Kernel
 from watchdogd.incidents.collectors.elf import SHT_NOBITS, BadImage, Image, Read, Section, content, of, sections
 
 # Section types and rows, of NVIDIA's cudacoredump.h.
 _LOUSER = 0x80000000
-_RELOCATED_IMAGE, _DEVICES = _LOUSER + 7, _LOUSER + 9
+_RELOCATED_IMAGE = _LOUSER + 7
 _GRIDS, _BLOCKS, _WARPS, _LANES = _LOUSER + 12, _LOUSER + 13, _LOUSER + 14, _LOUSER + 15
 _GRID = struct.Struct(
     "<QQQQQQQ10I"
@@ -29,6 +30,7 @@ _ACTIVE = 2  # CUDBGGridStatus
 MOST_HEADERS = 64 << 20  # bytes; a GPU that is full of warps has some for each of them
 _MOST_TABLES = 4096  # of lanes that are looked at
 _MOST_KERNELS = 32
+_MOST_PLACES = 64  # of a kernel, until one has a line
 _ET_CORE, _EM_CUDA = 4, 190
 
 
@@ -46,7 +48,11 @@ def kernels(core: bytes) -> list[Kernel]:
     if core[16:20] != struct.pack("<HH", _ET_CORE, _EM_CUDA):
         raise BadImage("it is no core dump of a GPU")
     every = sections(of(core), MOST_HEADERS)
-    images = [Image(content(core, each)) for each in every if each.kind == _RELOCATED_IMAGE]
+    images = []
+    for each in every:
+        if each.kind == _RELOCATED_IMAGE:
+            with suppress(BadImage):  # the kernels of the others have names all the same
+                images.append(Image(content(core, each)))
     places = _places(core, every)
     found = []
     for section in every:
@@ -67,7 +73,7 @@ def _kernel(
     shape = [f"({x},{y},{z})" for x, y, z in (dimensions[:3], dimensions[3:])]
     name = _first(images, entry)
     location = ""
-    for address, _ in at.most_common():
+    for address, _ in at.most_common(_MOST_PLACES):
         name = name or _first(images, address)
         line = next(filter(None, (image.line(address) for image in images)), None)
         if line is not None:

@@ -11,11 +11,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-SHT_SYMTAB, SHT_RELA = 2, 4
-SHT_NOBITS = 8
+SHT_SYMTAB, SHT_NOBITS = 2, 8
 _STT_FUNC = 2
 _MOST_ROWS = 1_000_000  # of a line table
 _SECTION = struct.Struct("<IIQQQQIIQQ")
+_RELOCATION = struct.Struct("<QQq")
 _SYMBOL = struct.Struct("<IBBHQQ")
 
 
@@ -136,7 +136,8 @@ class Image:
 
     def _read_lines(self) -> Iterator[Line]:
         moves = {}
-        for offset, info, addend in struct.iter_unpack("<QQq", self._named(".rela.debug_line")):
+        relocations = self._named(".rela.debug_line")
+        for offset, info, addend in _RELOCATION.iter_unpack(relocations[: len(relocations) // 24 * 24]):
             if info >> 32 < len(self._symbols):
                 moves[offset] = self._symbols[info >> 32][1] + addend
         raw, at = self._named(".debug_line"), 0
@@ -145,7 +146,7 @@ class Image:
                 (length,) = struct.unpack_from("<I", raw, at)
                 yield from _program(raw, at + 4, min(at + 4 + length, len(raw)), moves)
                 at += 4 + length
-        except (IndexError, struct.error):
+        except (IndexError, ValueError, ZeroDivisionError, struct.error):
             return  # cut off, or of a version that has another header: what was read stays
 
 

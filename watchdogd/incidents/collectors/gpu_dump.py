@@ -11,6 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from watchdogd.incidents.collectors import cuda_core, proc
 from watchdogd.incidents.collectors.interface import Collector, Evidence, Target
@@ -43,6 +44,8 @@ def collect(target: Target) -> Evidence:
     asked = []
     for name in names:
         pid = name.removeprefix(core_dump.PIPE)
+        with suppress(OSError):  # one that was asked for before
+            os.unlink(f"{folder}/{core_dump.CORE}{pid}")
         problem = ask(f"{folder}/{name}")
         if problem is None:
             asked.append(pid)

@@ -20,12 +20,10 @@ from watchdogd.incidents.collectors.elf import BadImage
 from watchdogd.incidents.collectors.interface import Collector, Evidence, Target
 from watchdogd.instrument import core_dump
 
-MOST_BYTES = 64 << 20  # of a dump
+MOST_BYTES = 24 << 20  # of a dump that is kept: it passes through memory
+MOST_READ = 128 << 20  # of one that is looked into
 SECONDS = 60.0  # the debugger takes seconds, with a large program's images a minute
-REMEDY = (
-    "kernels are named all the same; for C++ names and inlined calls install cuda-gdb (apt install cuda-gdb-13-0,"
-    " or that of the machine's CUDA; on Jetson part of the CUDA toolkit)"
-)
+REMEDY = "install cuda-gdb of the machine's CUDA (apt install cuda-gdb-13-0; on Jetson it is in the CUDA toolkit)"
 PLACES = "/usr/local/cuda*/bin"
 # After `info cuda kernels` of cuda-gdb: "*  0  -  0  2 Active 0x1 (1,1,1) (1,1,1) spin(int*)"
 _ROW = re.compile(r"^\*?\s*(\d+)\s+(?:-|\d+)\s+(\d+)\s+(-?\d+)\s+(\w+)\s+\S+\s+(\(\d+,\d+,\d+\).*)$")
@@ -52,14 +50,16 @@ def collect(target: Target) -> Evidence:
     for name in names[: gpu_dump.MOST_PROCESSES]:
         kept = f"gpu.{name.removeprefix(core_dump.CORE)}.nvcudmp"
         try:
-            _move(f"{folder}/{name}", f"{target.folder}/{kept}")
+            core, path = _taken(f"{folder}/{name}", f"{target.folder}/{kept}")
         except OSError as error:
             problems.append(f"{name}: {error.strerror}")
             continue
-        files.append(kept)
-        kernels, text, problem = read(f"{target.folder}/{kept}", give_up)
+        if path is None:
+            problems.append(f"{name}: more than {MOST_BYTES} bytes: not kept, and for a while in {folder}")
+        kernels, text, problem = read(core, path, give_up)
         found += kernels
         problems += [f"{name}: {problem}"] if problem else []
+        files += [] if path is None else [kept]
         if text:
             files.append(kept.replace(".nvcudmp", ".txt"))
             with open(f"{target.folder}/{files[-1]}", "wb") as file:
@@ -69,16 +69,14 @@ def collect(target: Target) -> Evidence:
     return Evidence("ok" if found else "failed", "; ".join(problems), kernels=tuple(found), files=tuple(files))
 
 
-def read(path: str, give_up_ns: int) -> tuple[list[Kernel], bytes, str]:
-    """The kernels, what cuda-gdb says (empty without it), and what is wrong. Raises OSError."""
-    with open(path, "rb") as file:
-        core = file.read(MOST_BYTES)
+def read(core: bytes, path: str | None, give_up_ns: int) -> tuple[list[Kernel], bytes, str]:
+    """The kernels, what cuda-gdb says of the file (empty without it), and what is wrong."""
     problem = ""
     try:
         ours = cuda_core.kernels(core)
     except BadImage as error:
         ours, problem = [], str(error)
-    text = debugger(path, give_up_ns)
+    text = b"" if path is None else debugger(path, give_up_ns)
     theirs = parse(text.decode("utf-8", "replace"))
     return merged(ours, theirs), text, problem if not theirs else ""
 
@@ -141,17 +139,22 @@ def _name(call: str) -> str:
     return call.strip()
 
 
-def _move(source: str, target: str) -> None:
-    """Raises OSError."""
-    descriptor = gpu_dump.opened(source)
-    with open(descriptor, "rb") as file:
-        if os.fstat(descriptor).st_size > MOST_BYTES:
-            raise OSError(0, f"more than {MOST_BYTES} bytes; it stays in {os.path.dirname(source)} for a while")
-        with open(target, "xb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o640)) as kept:
-            while chunk := file.read(1 << 20):
-                kept.write(chunk)
+def _taken(source: str, target: str) -> tuple[bytes, str | None]:
+    """What is in a dump, and where it was copied to; None if it is too large for that. Raises OSError."""
+    with open(gpu_dump.opened(source), "rb") as file:
+        core = file.read(MOST_READ)
+    if len(core) > MOST_BYTES:
+        return core, None
+    with open(target, "xb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o640)) as kept:
+        kept.write(core)
     with suppress(OSError):  # it goes with its folder
         os.unlink(source)
+    return core, target
+
+
+def debugger_available() -> str | None:
+    """Kernels are named without it as well."""
+    return None if _program() else REMEDY
 
 
 def _program() -> str | None:
@@ -159,6 +162,6 @@ def _program() -> str | None:
 
 
 COLLECTOR = Collector(
-    "gpu kernels", destructive=False, seconds=SECONDS, available=lambda: None if _program() else REMEDY,
+    "gpu kernels", destructive=False, seconds=SECONDS, available=lambda: None,
     collect=collect, after=("gpu core dump",), afterwards=True,
 )  # fmt: skip

@@ -63,8 +63,4 @@ def _read(path: str) -> bytes | None:
         return b""
 
 
-def _available() -> str | None:
-    return None if os.geteuid() == 0 else "workers of other users: run the supervisor as root"
-
-
-COLLECTOR = Collector("mappings", destructive=False, seconds=SECONDS, available=_available, collect=collect)
+COLLECTOR = Collector("mappings", destructive=False, seconds=SECONDS, available=lambda: None, collect=collect)
