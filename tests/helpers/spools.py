@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.incidents.spool import Spool
 from watchdogd.model import MILLISECOND, SECOND
 from watchdogd.observe.heartbeat import HeartbeatReader
@@ -64,6 +64,7 @@ def blobs(name: str, path: Path) -> dict[str, bytes]:
             ring = block[abi.RING_OFFSET :][: abi.RING_ENTRIES * abi.RING_ENTRY_WORDS * abi.WORD]
             result[f"{name}/ring.{lane}"] = ring
             total += int.from_bytes(block[: abi.RING_OFFSET], sys.byteorder)
+        result[f"{name}/driver"] = whole[abi_driver.OFFSET : abi_driver.FILE_SIZE]
         result[f"{name}/stages"] = whole[abi.STAGE_OFFSET : abi.COLD_OFFSET]
         result[f"{name}/sums"] = total.to_bytes(abi.RING_OFFSET, sys.byteorder)
         return result

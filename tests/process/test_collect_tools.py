@@ -129,10 +129,14 @@ def test_a_flood_is_cut(tmp_path: Path) -> None:
     assert len(ran.output) == tool.MOST_BYTES
 
 
-def test_the_status_and_the_last_words_are_told(tmp_path: Path) -> None:
-    ran = tool.run([script(tmp_path / "tool", "echo first; echo why >&2; exit 3")], soon(), tool.STDOUT)
-    assert (ran.status, ran.last_line()) == (3, "why")
-    assert tool.Ran(3, b"\n").last_line() == "exit status 3"
+def test_the_status_and_why_it_failed_are_told(tmp_path: Path) -> None:
+    ran = tool.run([script(tmp_path / "tool", "echo first; echo why >&2; exit 3")], soon())
+    assert (ran.status, ran.output, ran.said()) == (3, b"first\n", "why")
+    assert tool.run([str(tmp_path / "tool")], soon(), both=True).output == b"first\nwhy\n"
+    caused = b"Error: no\n\nCaused by:\n    0: that\n at f\n"
+    assert tool.Ran(1, b"", "", caused).said() == "Error: no Caused by: 0: that"
+    assert tool.Ran(3, b"one\ntwo\n").said() == "two"
+    assert tool.Ran(3, b"\n").said() == "exit status 3"
 
 
 def test_a_tool_beside_this_python_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def event(seq: int, kind: str, ms: int, **fields: Any) -> dict[str, Any]:
 
 STORY = [
     event(1, "verdict", 0, verdict="call"),
-    event(2, "evidence", 1, evidence_ns=AT_NS + 1, committed_ns=AT_NS + 2, moved_ns=AT_NS + 3),
+    event(2, "evidence", 1, evidence_ns=AT_NS + 10**6, committed_ns=AT_NS + 12 * 10**5, moved_ns=AT_NS + 15 * 10**5),
     event(3, "signal", 2, signal="SIGKILL"),
     event(4, "gone", 30, exit="killed by signal 9"),
     event(5, "probe", 40, usable="no"),
@@ -118,7 +118,11 @@ def test_events_say_when_what_was_done_in_whatever_order_they_come(order: list[d
     for line in order:
         incident = assemble.with_events(incident, [line])
     times = incident.times
-    assert (times.evidence_ns, times.committed_ns, incident.moved_ns) == (AT_NS + 1, AT_NS + 2, AT_NS + 3)
+    assert (times.evidence_ns, times.committed_ns, incident.moved_ns) == (
+        AT_NS + 10**6,
+        AT_NS + 12 * 10**5,
+        AT_NS + 15 * 10**5,
+    )
     instants = (times.signal_ns, times.gone_ns, times.usable_ns, times.started_ns, times.ready_ns)
     assert instants == tuple(AT_NS + ms * MILLISECOND for ms in (2, 30, 50, 60, 650))
     assert incident.exit == "killed by signal 9"

@@ -101,6 +101,14 @@ def test_what_shared_memory_says_of_a_worker_joins_what_the_supervisor_knows(bea
     assert operation == "sync" and 3 * MILLISECOND <= median <= 4 * MILLISECOND
 
 
+def test_calls_that_met_another_context_are_counted_and_the_last_one_is_told(beat: FakeHeartbeat) -> None:
+    assert (read(beat).misuses, read(beat).misuse) == (0, None)
+    beat.driver(misuses=3, misuse_owner=OWNER, misuse_expected=0xA0, misuse_found=0xB0, misuse_ns=AT_NS - 5)
+    told = read(beat)
+    assert told.misuses == 3
+    assert told.misuse == "the last one thread 4713 of pid 4711: context 0xb0 in place of 0xa0"
+
+
 def test_a_worker_that_said_nothing_bad_has_nothing_of_that(beat: FakeHeartbeat) -> None:
     told = read(beat)
     assert (told.last_error, told.bad_outputs, told.bad_kind, told.last_step_ns) == (None, 0, None, None)

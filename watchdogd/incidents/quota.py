@@ -22,6 +22,7 @@ class Pruned(NamedTuple):
     removed: tuple[Kept, ...]
     kept: tuple[Kept, ...]
     problems: tuple[str, ...] = ()  # why more than the quota is kept
+    failed: tuple[Kept, ...] = ()  # that could not be removed
 
     @property
     def size(self) -> int:
@@ -62,7 +63,7 @@ def enforce(root: str, listing: Listing, most_bytes: int | None, most: int | Non
             stayed.append(one)
             problems.append(f"{one.path} cannot be removed: {error.strerror}")
     removed = tuple(one for one in planned.removed if one not in stayed)
-    return Pruned(removed, tuple(one for one in listing.kept if one not in removed), tuple(problems))
+    return Pruned(removed, tuple(one for one in listing.kept if one not in removed), tuple(problems), tuple(stayed))
 
 
 def remove(path: str) -> None:

@@ -14,6 +14,7 @@ from watchdogd import abi, bad_outputs
 from watchdogd.histogram import Histogram
 from watchdogd.incident import Call, Lane, Worker
 from watchdogd.model import SECOND
+from watchdogd.observe import driver_region
 from watchdogd.pulse import Pulse, word_offset
 
 FUTURE_TOLERANCE_NS = SECOND  # shared memory is read after the instant that it stands for
@@ -46,15 +47,22 @@ def worker(told: Mapping[str, Any], blobs: Mapping[str, bytes], at_ns: int) -> W
     pulse = Pulse(raw, (len(raw) - abi.HOT_OFFSET) // abi.HOT_STRIDE)
     error = pulse.header("last_error") & abi.ERROR_MASK
     run = bad_outputs.under_way(pulse, at_ns)
+    driver = driver_region.parse(blobs.get(f"{name}/driver", b""))
     orphans = {(int(offset), int(word)) for offset, word in told.get("orphaned") or ()}
     return replace(
         result,
         lanes=tuple(_lanes(name, pulse, blobs, orphans, at_ns)),
         last_error=error or None,
+        misuses=driver.misuses if driver else 0,
+        misuse=_misuse(driver.misuse) if driver and driver.misuse else None,
         bad_outputs=run.length if run else 0,
         bad_kind=run.kind if run else None,
         last_step_ns=pulse.header("last_step_ns") or None,
     )
+
+
+def _misuse(last: driver_region.Misuse) -> str:
+    return f"the last one thread {last.tid} of pid {last.pid}: context {last.found:#x} in place of {last.expected:#x}"
 
 
 def _lanes(name: str, pulse: Pulse, blobs: Mapping[str, bytes], orphans: Orphans, at_ns: int) -> Iterator[Lane]:

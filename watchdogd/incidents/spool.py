@@ -17,6 +17,7 @@ head, of each             ``id``; ``capture``: ``when`` ``at_ns`` ``took_ns`` ``
 blob ``WORKER/pulse``     header and hot lines, as ``pulse.Pulse.raw``
 blob ``WORKER/ring.N``    the ring of lane N, read after the pulse
 blob ``WORKER/stages``    the stage names, or as much of their beginning as is in use
+blob ``WORKER/driver``    the driver region, where a shim was asked for
 blob ``WORKER/sums``      the sum of its cold blocks without their rings: what others were slowed down by is the
                           difference between the first capture and a later one
 ========================  =============================================================================================

@@ -7,6 +7,7 @@ its histograms. As blobs by name (``incidents.spool``), each as it is in the fil
 ``WORKER/pulse``       the header and the hot lines of the lanes in use (``pulse.Pulse``)
 ``WORKER/ring.LANE``   the ring of a lane that was ever used
 ``WORKER/sums``        the histograms of all its lanes together, laid out as those of one lane
+``WORKER/driver``      the driver region, where a shim was asked for
 ``WORKER/stages``      the table of stage names, if the worker has named any
 ====================  =================================================================================================
 
@@ -20,7 +21,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from watchdogd import abi
+from watchdogd import abi, abi_driver
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.pulse import Pulse
 
@@ -68,6 +69,10 @@ def _before(name: str, reader: HeartbeatReader, pulse: Pulse, until_ns: int, blo
         stages = reader.raw(abi.STAGE_OFFSET, abi.STAGES * abi.STAGE_NAME_SIZE)
         if stages is not None:
             blobs[f"{name}/stages"] = stages
+    if pulse.header("driver"):  # its shim was asked for more than stamps
+        driver = reader.raw(abi_driver.OFFSET, abi_driver.SIZE)
+        if driver is not None:
+            blobs[f"{name}/driver"] = driver
     total = 0  # as in ``HeartbeatReader.histograms``
     used = zip(pulse.column("calls"), pulse.column("steps_done"), strict=True)
     for lane, (calls, steps) in enumerate(used):

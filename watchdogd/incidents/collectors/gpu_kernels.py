@@ -99,7 +99,7 @@ def debugger(path: str, give_up_ns: int) -> bytes:
     commands = (f"target cudacore {path}", "info cuda kernels", "info cuda threads", "bt")
     options = [word for command in commands for word in ("-ex", command)]
     command = [program, "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set width 0", *options]
-    return tool.run(command, give_up_ns, tool.STDOUT).output
+    return tool.run(command, give_up_ns, both=True).output
 
 
 def parse(text: str) -> list[Kernel]:

@@ -44,14 +44,10 @@ def collect(native: bool, target: Target) -> Evidence:
         if ran.status == 0:
             found += parse(ran.output, "native" if native else "python")
         else:
-            problems.append(f"pid {pid}: py-spy: {ran.why or _why(ran)}")
+            problems.append(f"pid {pid}: py-spy: {ran.said()}")
     if not found and not problems:
         return Evidence("not asked for", "none of its processes is a Python that we know by its name")
     return Evidence("ok" if found else "failed", "; ".join(problems), stacks=tuple(found))
-
-
-def _why(ran: tool.Ran) -> str:
-    return f"exit status {ran.status}: no Python process, or we may not look into it ({proc.ROOT})"
 
 
 def _pythons(roots: tuple[int, ...]) -> list[int]:

@@ -18,9 +18,9 @@ from contextlib import suppress
 from typing import NamedTuple
 
 MOST_BYTES = 4 << 20
+MOST_ERRORS = 4096
 KILLED_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
-STDOUT = subprocess.STDOUT
 _libc = ctypes.CDLL(None)
 
 
@@ -28,11 +28,14 @@ class Ran(NamedTuple):
     status: int | None  # None: it was killed, for its time or for the length of what it said
     output: bytes
     why: str = ""  # it was killed
+    errors: bytes = b""  # what it said on standard error, unless that is in ``output``
 
-    def last_line(self) -> str:
-        """Of what it said, for people: mostly why it failed."""
-        lines = [line for line in self.output.decode("utf-8", "replace").splitlines() if line.strip()]
-        return lines[-1].strip()[:200] if lines else f"exit status {self.status}"
+    def said(self) -> str:
+        """Why it failed, for people: its first lines of errors, else the last of its output."""
+        errors, output = ([line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
+                          for said in (self.errors, self.output))  # fmt: skip
+        said = " ".join(errors[:3] or output[-1:])
+        return self.why or said[:200] or f"exit status {self.status}"
 
 
 def find(name: str, path: str | None = None) -> str | None:
@@ -40,8 +43,17 @@ def find(name: str, path: str | None = None) -> str | None:
     return shutil.which(name, path=path) or shutil.which(name, path=os.path.dirname(sys.executable))
 
 
-def run(command: Sequence[str], give_up_ns: int, errors: int = subprocess.DEVNULL) -> Ran:
-    """``errors``: ``STDOUT`` for both in one. Raises OSError: it cannot be started."""
+def run(command: Sequence[str], give_up_ns: int, *, both: bool = False) -> Ran:
+    """``both``: standard error in the output. Raises OSError: it cannot be started."""
+    errors = os.memfd_create("errors")
+    try:
+        ran = _run(command, give_up_ns, subprocess.STDOUT if both else errors)
+        return ran._replace(errors=os.pread(errors, MOST_ERRORS, 0))
+    finally:
+        os.close(errors)
+
+
+def _run(command: Sequence[str], give_up_ns: int, errors: int) -> Ran:
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - a collector has one thread
