@@ -51,7 +51,7 @@ def chart(incident: Incident, groups: Sequence[Group], marks: Sequence[Mark], wi
                 for line in told]  # fmt: skip
         rows.append(_row("kernel log", pins, _ROW))
     for outcome in incident.collectors[:MOST_COLLECTORS]:
-        if outcome.began_ns is not None and window.has(outcome.began_ns):
+        if outcome.began_ns is not None and outcome.outcome != "not asked for" and window.has(outcome.began_ns):
             rows.append(_row(f"evidence: {outcome.collector}", [_collector(outcome, window)], _ROW, "evidence"))
     over = element(
         "div",
@@ -245,8 +245,8 @@ def _axis(window: Window, zero_ns: int) -> Html:
 
 
 def _ticks(window: Window, zero_ns: int) -> list[int]:
-    """At most six, at round distances from the verdict."""
-    rough = (window.end_ns - window.start_ns) / 5
+    """At most seven, at round distances from the verdict."""
+    rough = (window.end_ns - window.start_ns) / 6
     power = 10 ** floor(log10(rough))
     step = next(int(power * times) for times in (1, 2, 5, 10) if power * times >= rough)
     first, last = ceil((window.start_ns - zero_ns) / step), floor((window.end_ns - zero_ns) / step)
