@@ -141,12 +141,27 @@ def test_times_count_from_the_verdict(ns: int, text: str) -> None:
     assert after(7 * SECOND + ns, 7 * SECOND) == text
 
 
-def test_a_short_hang_is_also_shown_from_near_and_a_long_one_is_not() -> None:
+def test_a_short_hang_is_also_shown_from_near() -> None:
     near, whole = scene.close(deadlock()), scene.whole(deadlock())
     assert near is not None and near.start_ns < at(-312) and near.end_ns > at(70)
     assert whole.start_ns <= at(-3_000) and whole.end_ns > at(1_230)
-    slow = dataclasses.replace(deadlock(), verdict=Verdict("startup", at(0), entered_ns=at(-120_000)))
-    assert scene.close(slow) is None
+
+
+def test_of_a_long_hang_the_last_seconds_are_shown_from_near_and_of_a_crash_what_came_before_it() -> None:
+    slow = scene.close(dataclasses.replace(deadlock(), verdict=Verdict("startup", at(0), entered_ns=at(-120_000))))
+    assert slow is not None and at(-5_000) < slow.start_ns < at(-3_000)
+    crash = scene.close(dataclasses.replace(deadlock(), verdict=Verdict("crashed", at(0)), times=Times(gone_ns=at(4))))
+    assert crash is not None and crash.start_ns < at(-200) and at(4) < crash.end_ns < at(100)
+
+
+def test_what_the_whole_shows_well_enough_is_not_shown_twice() -> None:
+    hang = dataclasses.replace(deadlock(), verdict=Verdict("step", at(0), entered_ns=at(-2_500)))
+    assert scene.close(hang) is None
+
+
+def test_the_legend_tells_of_what_is_drawn_alone() -> None:
+    assert "the call of the verdict" in document(deadlock()).text
+    assert "the call of the verdict" not in document(alone()).text
 
 
 def test_what_came_long_after_does_not_squeeze_the_rest() -> None:

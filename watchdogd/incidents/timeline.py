@@ -6,7 +6,7 @@ page's policy lets a browser load and run nothing but this style.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from watchdogd.incident import Incident
 from watchdogd.incidents import scene
@@ -25,15 +25,18 @@ _POLICY = f"default-src 'none'; style-src {policy_hash(_STYLE)}; base-uri 'none'
 
 
 def render(incident: Incident) -> str:
-    marks = scene.marks(incident)
-    window, near = scene.whole(incident), scene.close(incident)
+    marks, window, near = scene.marks(incident), scene.whole(incident), scene.close(incident)
     shown = scene.groups(incident, window)
+    from_near = [] if near is None else scene.groups(incident, near)
     charts = []
-    if near is not None:
+    if near is not None and any(group.rows for group in from_near):
         label = f"Around the verdict: {window_text(near)}"
-        charts += [element("h2", label), _card(chart(incident, scene.groups(incident, near), marks, near, label))]
-    label = f"{'The whole' if near else 'Timeline'}: {window_text(window)}"
-    charts += [element("h2", label), _card(chart(incident, shown, marks, window, label), _legend(incident, shown))]
+        charts += [element("h2", label), _card(chart(incident, from_near, marks, near, label))]
+    label = f"{'The whole' if charts else 'Timeline'}: {window_text(window)}"
+    charts += [
+        element("h2", label),
+        _card(chart(incident, shown, marks, window, label), _legend(incident, [*from_near, *shown])),
+    ]
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -128,12 +131,15 @@ def _hatch() -> Html:
     return element("svg", element("defs", pattern), class_="defs", aria_hidden="true")
 
 
-def _legend(incident: Incident, shown: Iterable[scene.Group]) -> Html:
+def _legend(incident: Incident, shown: Sequence[scene.Group]) -> Html:
     kinds = scene.operations(shown)
-    swatches = [("overdue", "the call of the verdict"), *((kind, kind) for kind in kinds if kind != scene.SEVERAL)]
+    blocks = [block for group in shown for row in group.rows for block in row.blocks]
+    swatches = [("overdue", "the call of the verdict")] if any(block.hung for block in blocks) else []
+    swatches += [(kind, kind) for kind in kinds if kind != scene.SEVERAL]
     if scene.SEVERAL in kinds:
         swatches.append((scene.SEVERAL, "several kinds, too short to be told apart"))
-    swatches.append(("call open", "had not returned when it was last seen"))
+    if any(block.open for block in blocks):
+        swatches.append(("call open", "had not returned when it was last seen"))
     if incident.loads:
         swatches.append(("load", "load"))
     if any(load.frozen_since_ns is not None for load in incident.loads):
