@@ -25,6 +25,7 @@ def test_the_next_morning_the_first_three_lines_say_what_hung_where_since_when_a
     with Supervised({"a": victim, "b": worker("serve()", accelerator="gpu0")}) as running:
         for name in ("a", "b"):
             running.wait_phase(name, "running", 1)
+        wait_until(lambda: running.snapshot()["incidents"]["tools"] is not None, what=running.log)  # else: memory
         running.touch("go")
         verdict = running.wait_event("verdict", "a")
         wait_until(lambda: "closed: recovered" in _show(running).stdout, what=running.log)
