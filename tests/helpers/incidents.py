@@ -214,8 +214,11 @@ EVIL = "\"'></title></style></svg><script>alert(1)</script><img src=x onerror=al
 def hostile() -> Incident:
     """Its texts want to be markup, and its numbers want to be too many or too large."""
     far = (1 << 64) - 1
+    durations = (0, 7, far, None)
     calls = tuple(
-        Call(EVIL, value, duration, EVIL) for value in (0, 1, ZERO - 5, far) for duration in (0, 7, far, None)
+        Call(EVIL * 20, value + place, duration, EVIL)
+        for value in (0, ZERO - 5, ZERO - 900_000_000, far)
+        for place, duration in enumerate(durations)
     )
     many = tuple(Call("sync", at(-2_000 + number / 10), 40_000, EVIL) for number in range(5_000))
     lanes = tuple(

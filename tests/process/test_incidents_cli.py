@@ -130,7 +130,7 @@ def test_a_dry_run_removes_nothing_and_a_prune_what_it_said(state: Path, tmp_pat
     assert told.returncode == 0 and f"would be removed: {NAMES[0]}" in told.stdout and sorted(root.iterdir()) == before
     told = run("incidents", "prune", "--keep", "1", "-c", state)
     assert told.stdout.startswith(f"removed: {NAMES[0]}") and "2 kept" in told.stdout
-    assert "last of its kind" in told.stderr
+    assert "last of its signature" in told.stderr
     assert sorted(path.name for path in root.iterdir()) == sorted((*NAMES[1:], "torn"))
 
 

@@ -65,9 +65,9 @@ class Machine:
         for operation, (took_ms, times) in records.items():
             beat.record(0, operation, took_ms * MS, times)
         self.runtime.publish()
-        follower = Follower(str(self.runtime.directory), 0)
-        follower.look(0, 0)
-        history.append(str(self.state), follower.look(EVERY_NS, self.now - ago))
+        now_ns = time.monotonic_ns()
+        lines = Follower(str(self.runtime.directory), now_ns - EVERY_NS).look(now_ns, self.now - ago)
+        history.append(str(self.state), lines)
 
     def report(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "WATCHDOGD_RUNTIME_DIR": str(self.runtime.directory)}
@@ -209,6 +209,14 @@ def test_what_was_done_since_the_last_line_is_told_too(machine: Machine) -> None
     machine.runtime.publish()
     (sync,) = (row for row in machine.told()["calls"] if row["operation"] == "sync")
     assert sync["calls"] == 40_002
+
+
+def test_calls_are_on_record_since_the_oldest_life_began(machine: Machine) -> None:
+    assert machine.told()["calls_since_ns"] is None
+    machine.runtime.incarnation("detector", 1).record(0, "sync", 9 * MS)  # spawned 5 s ago
+    machine.runtime.publish()
+    assert 4 * SECOND < time.time_ns() - machine.told()["calls_since_ns"] < 25 * SECOND
+    assert " s on record) would have killed" in machine.report().stdout
 
 
 HANGS = """

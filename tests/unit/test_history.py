@@ -137,6 +137,19 @@ def test_a_heartbeat_that_its_worker_cut_keeps_what_was_written(runtime: FakeRun
     assert calls(runtime) == {"sync": 5}
 
 
+def test_a_heartbeat_of_another_incarnation_than_the_board_says_is_not_counted_as_that(runtime: FakeRuntime) -> None:
+    runtime.incarnation("a", 4).record(0, "sync", MS, 5)
+    runtime.workers["a"]["incarnation"] = 3
+    runtime.publish()
+    keeper = Keeper(runtime)
+    assert keeper.look() == keeper.look(EVERY_NS) == 0
+    runtime.workers["a"]["incarnation"] = 4
+    runtime.publish()
+    keeper.look(EVERY_NS + 1)
+    keeper.end(EVERY_NS + 1)
+    assert calls(runtime) == {"sync": 5}
+
+
 def test_without_a_board_nothing_is_written(tmp_path: Path) -> None:
     assert Follower(str(tmp_path), NOW).look(NOW + EVERY_NS, WALL) == []
 

@@ -72,6 +72,19 @@ def test_a_further_capture_joins_in_the_order_of_time_and_once() -> None:
         assemble.with_capture(incident, ready._replace(head={}))
 
 
+def test_loads_go_on_with_the_samples_of_a_further_capture_and_no_sample_is_there_twice() -> None:
+    first = [[AT_NS - SECOND, 0.25], [AT_NS - 500 * MILLISECOND, None]]
+    other = {"accelerator": "gpu0", "samples": [[AT_NS + SECOND, 0.9]]}
+    more = {"accelerator": "dla0", "samples": [*first[1:], [AT_NS + SECOND, 0.0]]}
+    incident = begun()
+    for _ in range(2):
+        ready = spools.spool(spools.told("model_h"), when="ready", at_ns=AT_NS + 2 * SECOND, loads=[other, more])
+        incident = assemble.with_capture(incident, ready)
+    assert incident.loads == (Load("dla0", (*map(tuple, first), (AT_NS + SECOND, 0.0))),)  # type: ignore[arg-type]
+    with pytest.raises(BadSpool):
+        assemble.with_capture(incident, spools.spool(spools.told("model_h"), when="ready", loads=[{}]))
+
+
 # --- collectors -----------------------------------------------------------------------------------------------------
 
 

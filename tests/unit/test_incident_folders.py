@@ -72,6 +72,25 @@ def test_nobody_but_the_group_of_the_directory_may_read(tmp_path: Path) -> None:
     assert {path.stat().st_gid for path in (folder.parent, folder, *folder.iterdir())} == {group}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
+def test_a_group_that_may_not_be_given_keeps_nothing_from_being_written(tmp_path: Path) -> None:
+    os.chown(tmp_path, 54321, 0)
+    for above in tmp_path.parents[:2]:
+        above.chmod(0o755)
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(54321)
+        os.setuid(54321)
+        try:
+            keep(tmp_path / "incidents", incident(), {"core": b"x"})
+        finally:
+            os._exit(not (tmp_path / "incidents" / incident().id / folders.DOCUMENT).exists())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    (folder,) = (tmp_path / "incidents").iterdir()
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (folder, *folder.iterdir())} == {(54321, 54321)}
+
+
 @pytest.mark.parametrize("odd", ["../up", "", ".hidden", "a/b", "a\nb"])
 def test_an_id_that_leads_elsewhere_is_refused(tmp_path: Path, odd: str) -> None:
     with pytest.raises(BadFolder):

@@ -45,6 +45,8 @@ def rich() -> Incident:
             Outcome("proc", "ok", took_ns=12 * MILLISECOND),
             Outcome("python stacks", "ok", took_ns=3 * MILLISECOND),
             Outcome("py-spy", "missing tool", "pip install py-spy"),
+            Outcome("native stacks", "missing tool", "pip install py-spy"),
+            Outcome("gpu kernels", "not asked for", "gpu_core_dump is off for this worker", took_ns=1),
             Outcome("gpu core dump", "timed out", took_ns=300 * MILLISECOND),
         ),
         kernels=(Kernel("spin", "(1,1,1)", "(32,1,1)", "kernels.cu:14"),),

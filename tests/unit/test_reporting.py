@@ -102,7 +102,9 @@ def test_lives_add_up_also_those_that_ended_in_between() -> None:
 
 
 def test_a_life_that_was_over_by_then_does_not_count() -> None:
-    assert count([snapshot(10, histogram(ms10=5)), snapshot(20, histogram(ms10=7), spawned=2)], since=15) == 7
+    lives = [snapshot(10, histogram(ms10=5)), snapshot(20, histogram(ms10=7), spawned=2)]
+    (one,) = reporting.calls(lives, 15)
+    assert (one.histogram.count, one.lives) == (7, 1)
 
 
 def test_a_line_that_was_written_twice_changes_nothing() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.incidents import EVIL, at, deadlock, hostile
 from watchdogd.incident import Call, Capture, Incident, Lane, Load, Times, Verdict, Worker
 from watchdogd.incidents import scene, timeline
-from watchdogd.incidents.chart import after
+from watchdogd.incidents.chart import MOST_TEXT, after
 from watchdogd.incidents.scene import Block, Window
 from watchdogd.model import MILLISECOND, SECOND
 
@@ -141,12 +141,27 @@ def test_times_count_from_the_verdict(ns: int, text: str) -> None:
     assert after(7 * SECOND + ns, 7 * SECOND) == text
 
 
-def test_a_short_hang_is_also_shown_from_near_and_a_long_one_is_not() -> None:
+def test_a_short_hang_is_also_shown_from_near() -> None:
     near, whole = scene.close(deadlock()), scene.whole(deadlock())
     assert near is not None and near.start_ns < at(-312) and near.end_ns > at(70)
     assert whole.start_ns <= at(-3_000) and whole.end_ns > at(1_230)
-    slow = dataclasses.replace(deadlock(), verdict=Verdict("startup", at(0), entered_ns=at(-120_000)))
-    assert scene.close(slow) is None
+
+
+def test_of_a_long_hang_the_last_seconds_are_shown_from_near_and_of_a_crash_what_came_before_it() -> None:
+    slow = scene.close(dataclasses.replace(deadlock(), verdict=Verdict("startup", at(0), entered_ns=at(-120_000))))
+    assert slow is not None and at(-5_000) < slow.start_ns < at(-3_000)
+    crash = scene.close(dataclasses.replace(deadlock(), verdict=Verdict("crashed", at(0)), times=Times(gone_ns=at(4))))
+    assert crash is not None and crash.start_ns < at(-200) and at(4) < crash.end_ns < at(100)
+
+
+def test_what_the_whole_shows_well_enough_is_not_shown_twice() -> None:
+    hang = dataclasses.replace(deadlock(), verdict=Verdict("step", at(0), entered_ns=at(-2_500)))
+    assert scene.close(hang) is None
+
+
+def test_the_legend_tells_of_what_is_drawn_alone() -> None:
+    assert "the call of the verdict" in document(deadlock()).text
+    assert "the call of the verdict" not in document(alone()).text
 
 
 def test_what_came_long_after_does_not_squeeze_the_rest() -> None:
@@ -213,6 +228,26 @@ def test_the_policy_allows_its_own_style_and_nothing_else() -> None:
 def test_the_largest_timeline_is_bounded() -> None:
     assert len(hostile_body().encode("utf-8", "replace")) < timeline.MOST_BYTES
     assert EVIL not in hostile_body()
+
+
+def test_no_text_is_longer_than_a_person_reads() -> None:
+    told = hostile_document()
+    longest = max(len(word) for word in told.words if not word.startswith(":root"))  # the style
+    assert longest <= MOST_TEXT + 1 < len(EVIL * 50)
+    assert max(map(len, told.of("aria-label") + told.of("data-worker"))) <= MOST_TEXT + 1
+
+
+def test_a_row_is_bounded_and_the_call_that_hung_stays_in_it() -> None:
+    many = [block(number, number + 1, open=True) for number in range(1, 700)]
+    kept = scene.merged([block(0, 700, hung=True), *many], WINDOW, most=50)
+    assert len(kept) == 51 and kept[0].hung and kept[-1].start_ns == 699 * MS
+
+
+def test_a_ring_is_read_no_further_than_it_can_go_back() -> None:
+    ring = tuple(Call("sync", at(-n), 1000) for n in range(900, 0, -1))
+    capture = Capture("verdict", at(0), 1, (Worker("a", "running", 1, lanes=(Lane(0, 1, 1, ring=ring),)),))
+    (group,) = scene.groups(alone(captures=(capture,)), scene.whole(alone()))
+    assert sum(found.calls for found in group.rows[0].blocks) == 64
 
 
 def test_no_share_of_a_chart_lies_outside_of_it() -> None:

@@ -255,7 +255,7 @@ def what_if(rows: Iterable[Calls], proposed_ns: Mapping[tuple[str, str], int], e
         more, fewer = more + max(0, change), fewer + max(0, -change)
         if row.deadline_ns is not None:
             changed[row.worker, row.operation] = row.deadline_ns - new
-    earlier = sum(changed.get((one.worker, one.operation or one.verdict), 0) for one in ended if one.is_hang)
+    earlier = sum(changed.get((one.worker, one.operation or one.verdict), 0) for one in ended)
     return WhatIf(more, fewer, earlier)
 
 

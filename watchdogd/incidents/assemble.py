@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar, cast
 
 from watchdogd.histogram import Histogram
-from watchdogd.incident import Capture, Incident, Other, Outcome, Process, Thread, Times
+from watchdogd.incident import Capture, Incident, Load, Other, Outcome, Process, Thread, Times
 from watchdogd.incidents import codec, reading
 from watchdogd.incidents.collectors.interface import Evidence
 from watchdogd.incidents.spool import BadSpool, Spool
@@ -39,10 +39,18 @@ def with_capture(incident: Incident, spool: Spool) -> Incident:
     """Shared memory at a further instant. Raises BadSpool."""
     try:
         capture = _capture(spool)
+        loads = tuple(_longer(load, spool.head.get("loads") or ()) for load in incident.loads)
     except (KeyError, TypeError, ValueError) as error:
         raise BadSpool(f"a capture of incident {incident.id}: {error}") from None
     others = [kept for kept in incident.captures if kept.when != capture.when]
-    return replace(incident, captures=tuple(sorted((*others, capture), key=lambda kept: kept.at_ns)))
+    return replace(incident, captures=tuple(sorted((*others, capture), key=lambda kept: kept.at_ns)), loads=loads)
+
+
+def _longer(load: Load, told: Iterable[Mapping[str, Any]]) -> Load:
+    """With its samples of later on."""
+    last_ns = max((at_ns for at_ns, _ in load.samples), default=-1)
+    later = [sample for of in told if of["accelerator"] == load.accelerator for sample in of["samples"]]
+    return replace(load, samples=(*load.samples, *((at_ns, ratio) for at_ns, ratio in later if at_ns > last_ns)))
 
 
 def _capture(spool: Spool) -> Capture:

@@ -16,6 +16,7 @@ from watchdogd.markup import Html, element
 from watchdogd.model import SECOND
 from watchdogd.span import span
 
+MOST_TEXT = 400  # characters of any one text
 MOST_ACCELERATORS = 8
 MOST_SAMPLES = 240
 MOST_COLLECTORS = 12
@@ -23,6 +24,10 @@ MOST_LINES = 200  # of the kernel log
 _ROW, _BLOCK, _LOAD, _LABEL = 26, 18, 44, 17  # pixels
 _NAMED_FROM = 0.045  # share of the width that a block needs to have its name in it
 _NEEDS = 0.31  # share of the width that a mark's label needs on a narrow screen
+
+
+def clipped(text: str) -> str:
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
 
 
 def after(at_ns: int, zero_ns: int) -> str:
@@ -46,7 +51,7 @@ def chart(incident: Incident, groups: Sequence[Group], marks: Sequence[Mark], wi
                 for line in told]  # fmt: skip
         rows.append(_row("kernel log", pins, _ROW))
     for outcome in incident.collectors[:MOST_COLLECTORS]:
-        if outcome.began_ns is not None and window.has(outcome.began_ns):
+        if outcome.began_ns is not None and outcome.outcome != "not asked for" and window.has(outcome.began_ns):
             rows.append(_row(f"evidence: {outcome.collector}", [_collector(outcome, window)], _ROW, "evidence"))
     over = element(
         "div",
@@ -65,9 +70,9 @@ def _percent(share: float) -> str:
 def _row(name: str, drawn: Sequence[Html], height: int, class_: str = "") -> Html:
     return element(
         "div",
-        element("div", name, class_="name"),
+        element("div", clipped(name), class_="name"),
         element("svg", element("rect", class_="ground", width="100%", height=height), *drawn,
-                height=height, role="img", aria_label=name),
+                height=height, role="img", aria_label=clipped(name)),
         class_=f"row {class_}".rstrip(),
     )  # fmt: skip
 
@@ -82,10 +87,10 @@ def _group(group: Group, window: Window, zero_ns: int) -> Iterator[Html]:
     told = worker.unread or ("" if group.rows else "no call was seen in this time")
     yield element(
         "div",
-        element("div", element("b", worker.name), element("small", f" {about}{more}"), class_="name"),
-        element("div", f"! {told}" if worker.unread else told, class_="told"),
+        element("div", element("b", clipped(worker.name)), element("small", clipped(f" {about}{more}")), class_="name"),
+        element("div", clipped(f"! {told}" if worker.unread else told), class_="told"),
         class_="row worker hung" if group.victim else "row worker",
-        data_worker=worker.name,
+        data_worker=clipped(worker.name),
     )
     for row in group.rows:
         yield _calls(row, window, zero_ns)
@@ -101,10 +106,10 @@ def _block(block: Block, window: Window, zero_ns: int) -> Html:
     height = _BLOCK - 4 * block.depth
     took = span(block.end_ns - block.start_ns)
     how = f"{took}, did not return" if block.open else took
-    named = block.text if width >= _NAMED_FROM else None
+    named = clipped(block.text) if width >= _NAMED_FROM else None
     return element(
         "svg",
-        element("title", f"{block.text}: {after(block.start_ns, zero_ns)}, {how}"),
+        element("title", clipped(f"{block.text}: {after(block.start_ns, zero_ns)}, {how}")),
         element("rect", width="100%", height=height, rx=1.5),
         element("text", named, x=5, y=height - 5) if named and block.depth < 2 else None,
         class_=f"call {block.kind}" + (" open" if block.open else "") + (" overdue" if block.hung else ""),
@@ -151,7 +156,7 @@ def _frozen_until(load: Load, since_ns: int) -> int:
 def _pin(share: float, text: str, expected: bool) -> Html:
     return element(
         "svg",
-        element("title", text),
+        element("title", clipped(text)),
         element("path", d="M-5,3 L5,3 L0,13 Z M-.8,10 L.8,10 L.8,24 L-.8,24 Z"),
         class_="pin expected" if expected else "pin",
         x=_percent(share),
@@ -168,9 +173,9 @@ def _collector(outcome: Outcome, window: Window) -> Html:
     good = "fine" if outcome.outcome == "ok" else "slow"
     return element(
         "g",
-        element("title", f"{outcome.collector}: {text}, {span(outcome.took_ns)}"),
+        element("title", clipped(f"{outcome.collector}: {text}, {span(outcome.took_ns)}")),
         element("rect", class_=good, x=_percent(x), y=7, width=_percent(max(end - x, 0.002)), height=12, rx=1.5),
-        element("text", f"{outcome.outcome}, {span(outcome.took_ns)}", x=_percent(x if right else end),
+        element("text", clipped(f"{outcome.outcome}, {span(outcome.took_ns)}"), x=_percent(x if right else end),
                 dx=-5 if right else 5, y=17, text_anchor="end" if right else "start"),
     )  # fmt: skip
 
@@ -240,8 +245,8 @@ def _axis(window: Window, zero_ns: int) -> Html:
 
 
 def _ticks(window: Window, zero_ns: int) -> list[int]:
-    """At most six, at round distances from the verdict."""
-    rough = (window.end_ns - window.start_ns) / 5
+    """At most seven, at round distances from the verdict."""
+    rough = (window.end_ns - window.start_ns) / 6
     power = 10 ** floor(log10(rough))
     step = next(int(power * times) for times in (1, 2, 5, 10) if power * times >= rough)
     first, last = ceil((window.start_ns - zero_ns) / step), floor((window.end_ns - zero_ns) / step)

@@ -9,6 +9,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
 DOCUMENT = "incident.json"
 BRIEF = ".brief.json"  # the document in brief, for who looks at many
@@ -18,9 +19,13 @@ OPEN_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def set_owner(descriptor: int, group: int, mode: int) -> None:
-    """Whatever our umask is, and also where the group of the directory is not ours."""
+    """Whatever our umask is, and also where the group of the directory is not ours.
+
+    Where we may not give it that group (one of ``exec`` below /tmp), it stays our own's.
+    """
     if os.fstat(descriptor).st_gid != group:
-        os.fchown(descriptor, -1, group)
+        with suppress(PermissionError):
+            os.fchown(descriptor, -1, group)
     os.fchmod(descriptor, mode)
 
 

@@ -47,7 +47,7 @@ def plan(kept: Sequence[Kept], most_bytes: int | None, most: int | None) -> Prun
             examples[signature] -= 1
             size, count = size - one.size, count - 1
     left = tuple(one for one in kept if one not in removed)
-    problem = f"{count} incidents of {size} bytes are more than the quota, and each is not over or the last of its kind"
+    problem = f"more than the quota is kept ({count}, {size} bytes): each is not closed, or the last of its signature"
     return Pruned(tuple(removed), left, (problem,) if too_much() else ())
 
 

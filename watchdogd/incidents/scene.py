@@ -18,10 +18,11 @@ MOST_WORKERS = 24
 MOST_LANES = 8  # of one worker
 MOST_BLOCKS = 6_000  # in one window
 MOST_CAPTURES = 8
-_MOST_READ = 64  # lanes of one worker in a capture, and calls of one lane
+_MOST_READ = 64  # calls of one lane in a capture
 MOST_BEFORE_NS = 600 * SECOND
 MOST_AFTER_NS = 600 * SECOND
 _LEAST_BEFORE_NS = 3 * SECOND  # of the beginning of what hung
+_LEAST_NEAR_NS = SECOND // 5  # before the verdict, in what is shown from near
 _FINEST = 800  # parts of a window that can be told apart
 
 
@@ -93,14 +94,16 @@ def whole(incident: Incident) -> Window:
 
 
 def close(incident: Incident) -> Window | None:
-    """From the beginning of the call to the end of its worker; None where the whole shows that well enough."""
-    began, all_of_it = began_ns(incident), whole(incident)
-    times = incident.times
-    last = [incident.verdict.detected_ns, *(at for at in (times.signal_ns, times.gone_ns) if at is not None)]
-    end = max(at for at in last if at <= all_of_it.end_ns)
-    width = end - began
-    near = Window(began - width // 4, end + width // 4)
-    return near if 0 < 2.5 * (near.end_ns - near.start_ns) < all_of_it.end_ns - all_of_it.start_ns else None
+    """From the beginning of the call, or the last seconds before the verdict, to the end of the worker.
+
+    None where the whole shows that well enough.
+    """
+    verdict_ns, all_of_it, times = incident.verdict.detected_ns, whole(incident), incident.times
+    start = min(max(began_ns(incident), verdict_ns - _LEAST_BEFORE_NS), verdict_ns - _LEAST_NEAR_NS)
+    last = [verdict_ns, *(at for at in (times.signal_ns, times.gone_ns) if at is not None)]
+    width = max(at for at in last if at <= all_of_it.end_ns) - start
+    near = Window(start - width // 4, start + width + width // 4)
+    return near if 2.5 * (near.end_ns - near.start_ns) < all_of_it.end_ns - all_of_it.start_ns else None
 
 
 def marks(incident: Incident) -> list[Mark]:
@@ -143,7 +146,7 @@ def groups(incident: Incident, window: Window) -> list[Group]:
         for worker in capture.workers[:MOST_WORKERS]:
             latest.setdefault(worker.name, worker)
             of_worker = lanes.setdefault(worker.name, {})
-            for lane in worker.lanes[:_MOST_READ]:
+            for lane in worker.lanes:
                 _take(of_worker.setdefault((worker.incarnation, lane.pid, lane.tid), {}), lane, capture.at_ns)
     names = sorted(latest, key=lambda name: name != incident.worker)[:MOST_WORKERS]
     rows = sum(min(MOST_LANES, len(lanes[name])) for name in names)
@@ -207,7 +210,7 @@ def merged(blocks: Sequence[Block], window: Window, most: int = MOST_BLOCKS) -> 
         else:
             last[block.depth] = len(placed)
             placed.append(block)
-    return placed[-most:]
+    return [block for place, block in enumerate(placed) if block.hung or place >= len(placed) - most]
 
 
 def _with(first: Block, other: Block) -> Block:

@@ -6,18 +6,17 @@ page's policy lets a browser load and run nothing but this style.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from watchdogd.incident import Incident
 from watchdogd.incidents import scene
-from watchdogd.incidents.chart import MOST_LINES, after, chart, window_text
+from watchdogd.incidents.chart import MOST_LINES, after, chart, clipped, window_text
 from watchdogd.markup import Html, asset, element, join, policy_hash
 from watchdogd.publish.events import rfc3339
 from watchdogd.span import span
 
 FILE_NAME = "timeline.html"
 MOST_BYTES = 4 << 20  # that no incident reaches
-MOST_TEXT = 400  # characters of any one text
 MOST_ROWS = 60  # of any one table
 _TIMES = ("for", "took", "UTC")
 
@@ -26,15 +25,18 @@ _POLICY = f"default-src 'none'; style-src {policy_hash(_STYLE)}; base-uri 'none'
 
 
 def render(incident: Incident) -> str:
-    marks = scene.marks(incident)
-    window, near = scene.whole(incident), scene.close(incident)
+    marks, window, near = scene.marks(incident), scene.whole(incident), scene.close(incident)
     shown = scene.groups(incident, window)
+    from_near = [] if near is None else scene.groups(incident, near)
     charts = []
-    if near is not None:
+    if near is not None and any(group.rows for group in from_near):
         label = f"Around the verdict: {window_text(near)}"
-        charts += [element("h2", label), _card(chart(incident, scene.groups(incident, near), marks, near, label))]
-    label = f"{'The whole' if near else 'Timeline'}: {window_text(window)}"
-    charts += [element("h2", label), _card(chart(incident, shown, marks, window, label), _legend(incident, shown))]
+        charts += [element("h2", label), _card(chart(incident, from_near, marks, near, label))]
+    label = f"{'The whole' if charts else 'Timeline'}: {window_text(window)}"
+    charts += [
+        element("h2", label),
+        _card(chart(incident, shown, marks, window, label), _legend(incident, [*from_near, *shown])),
+    ]
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -48,7 +50,7 @@ def render(incident: Incident) -> str:
         _hatch(),
         element("header", element("h1", _title(incident)), _found(incident)),
         element("main", _facts(incident), *charts, *_tables(incident, marks)),
-        element("footer", element("code", incident.id), f" · watchdogd {incident.version}".rstrip()),
+        element("footer", element("code", clipped(incident.id)), clipped(f" · watchdogd {incident.version}".rstrip())),
     )
     return join(Html("<!doctype html>"), element("html", head, body, lang="en"))
 
@@ -57,33 +59,29 @@ def _card(*children: Html) -> Html:
     return element("div", *children, class_="card")
 
 
-def _clipped(text: str) -> str:
-    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
-
-
 # --- above ----------------------------------------------------------------------------------------------------------
 
 
 def _title(incident: Incident) -> str:
     verdict = incident.verdict
     what = " ".join(filter(None, (verdict.verdict, verdict.operation)))
-    return _clipped(f"{incident.worker}: {what}{f' in {verdict.stage}' if verdict.stage else ''}")
+    return clipped(f"{incident.worker}: {what}{f' in {verdict.stage}' if verdict.stage else ''}")
 
 
 def _found(incident: Incident) -> Html | None:
     """What it was, as far as that is known."""
     found = incident.diagnosis
     if found is None:
-        detail = _clipped(incident.verdict.detail)
+        detail = clipped(incident.verdict.detail)
         return element("div", element("strong", detail), class_="banner") if detail else None
-    items = [element("li", _clipped(text)) for text in found.facts[:8]]
+    items = [element("li", clipped(text)) for text in found.facts[:8]]
     repeats = incident.repeats.sentence if incident.repeats is not None else ""
     return element(
         "div",
-        element("strong", _clipped(found.sentence)),
+        element("strong", clipped(found.sentence)),
         element("ul", *items) if items else None,
-        element("p", _clipped(repeats)) if repeats else None,
-        *(element("p", _clipped(text), class_="next") for text in found.next_steps[:4]),
+        element("p", clipped(repeats)) if repeats else None,
+        *(element("p", clipped(text), class_="next") for text in found.next_steps[:4]),
         class_="banner",
     )
 
@@ -108,7 +106,7 @@ def _facts(incident: Incident) -> Html:
         "the machine stood still for": span(incident.stalled_ns) if incident.stalled_ns else None,
         "signature": incident.signature_words or incident.signature or None,
     }
-    return element("dl", *(element("div", element("dt", name), element("dd", _clipped(value)))
+    return element("dl", *(element("div", element("dt", name), element("dd", clipped(value)))
                            for name, value in facts.items() if value), class_="facts")  # fmt: skip
 
 
@@ -133,12 +131,15 @@ def _hatch() -> Html:
     return element("svg", element("defs", pattern), class_="defs", aria_hidden="true")
 
 
-def _legend(incident: Incident, shown: Iterable[scene.Group]) -> Html:
+def _legend(incident: Incident, shown: Sequence[scene.Group]) -> Html:
     kinds = scene.operations(shown)
-    swatches = [("overdue", "the call of the verdict"), *((kind, kind) for kind in kinds if kind != scene.SEVERAL)]
+    blocks = [block for group in shown for row in group.rows for block in row.blocks]
+    swatches = [("overdue", "the call of the verdict")] if any(block.hung for block in blocks) else []
+    swatches += [(kind, kind) for kind in kinds if kind != scene.SEVERAL]
     if scene.SEVERAL in kinds:
         swatches.append((scene.SEVERAL, "several kinds, too short to be told apart"))
-    swatches.append(("call open", "had not returned when it was last seen"))
+    if any(block.open for block in blocks):
+        swatches.append(("call open", "had not returned when it was last seen"))
     if incident.loads:
         swatches.append(("load", "load"))
     if any(load.frozen_since_ns is not None for load in incident.loads):
@@ -216,7 +217,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Html:
 
     def cells(tag: str, texts: tuple[str, ...]) -> list[Html]:
         return [
-            element(tag, _clipped(text), class_="when" if place == 0 or name in _TIMES else None)
+            element(tag, clipped(text), class_="when" if place == 0 or name in _TIMES else None)
             for place, (name, text) in enumerate(zip(head, texts, strict=True))
         ]
 

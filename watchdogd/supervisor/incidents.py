@@ -221,7 +221,10 @@ class Incidents:
             return
         began_ns = time.monotonic_ns()
         head, blobs = self._capture(when, [watched], began_ns + LATER_NS)
-        self._leave(watched, incident, when, {"id": incident, **head}, blobs, began_ns)
+        loads = (
+            {"loads": self.around().get("loads")} if when == "ready" else {}
+        )  # what they were since the verdict, too
+        self._leave(watched, incident, when, {"id": incident, **head, **loads}, blobs, began_ns)
 
     # --- told ---
 

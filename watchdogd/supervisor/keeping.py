@@ -161,6 +161,7 @@ class Keeping:
             return
         if "finished" in told:
             self._open.pop(str(told["finished"]), None)
+            self.dirty = True
             return
         if "exported" in told:
             self._exported(str(told["exported"]), told)

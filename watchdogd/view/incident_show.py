@@ -162,15 +162,21 @@ def _evidence(incident: Incident) -> Iterator[tuple[str, str]]:
     went = [f"{one.collector} {span(one.took_ns)}" for one in incident.collectors if one.outcome == "ok"]
     if went:
         yield "", ", ".join(went)
-    yield from (("", _failed(one)) for one in incident.collectors if one.outcome != "ok")
+    yield from (("", told) for told in _failed(incident.collectors))
     if incident.export is not None:
         yield "", f"export_hook: {incident.export.outcome} {incident.export.detail}".rstrip()
     yield from (("", f"! {problem}") for problem in incident.problems)
 
 
-def _failed(one: Outcome) -> str:
-    after = f" after {span(one.took_ns)}" if one.took_ns is not None else ""
-    return f"{one.collector}: {one.outcome}{after}{f': {one.detail}' if one.detail else ''}"
+def _failed(collectors: Iterable[Outcome]) -> Iterator[str]:
+    """Those that got nothing, with one reason together; not those that nobody asked for."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for one in collectors:
+        if one.outcome not in ("ok", "not asked for"):
+            after = f" after {span(one.took_ns)}" if one.outcome == "timed out" and one.took_ns is not None else ""
+            alike.setdefault((one.outcome + after, one.detail), []).append(one.collector)
+    for (outcome, detail), names in alike.items():
+        yield f"{', '.join(names)}: {outcome}{f': {detail}' if detail else ''}"
 
 
 def _others(incident: Incident) -> Iterator[tuple[str, str]]:

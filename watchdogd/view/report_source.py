@@ -50,7 +50,8 @@ def read(state_dir: str, runtime_dir: str) -> Record:
             take()
         except OSError as error:
             record.problems.append(f"{os.path.join(state_dir, what)}: {error.strerror}")
-    alive = history.Follower(runtime_dir, 0).look(history.EVERY_NS, time.time_ns())
+    now_ns = time.monotonic_ns()
+    alive = history.Follower(runtime_dir, now_ns - history.EVERY_NS).look(now_ns, time.time_ns())
     record.snapshots += filter(None, map(history.decode, alive))
     record.ended = sorted(ended.values(), key=lambda one: one.unix_ns)
     return record

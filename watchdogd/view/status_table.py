@@ -127,6 +127,8 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
             if dropped or back:
                 yield f"  steps in flight at its ends: {dropped} dropped, {back} given back to a successor", _PLAIN
             yield from ((f"  {text}", _PLAIN) for text in _detailed(detail, incident))
+            if incident is not None and view.published.body.get("incidents") is not None:
+                yield f"  what it was: `watchdogd incidents show {incident['id']}`", _PLAIN
 
 
 def _held(worker: WorkerView) -> Iterator[str]:
