@@ -12,6 +12,7 @@ from watchdogd.decide.orders import (
     ALIVE,
     ASKED_FOR,
     KILL,
+    NO_FAILURE,
     REPORT_ONLY,
     TERM,
     Action,
@@ -640,7 +641,7 @@ class Story:
         for action in actions:
             self._check(action, before, trigger)
             if isinstance(action, Spawn) and self.settings.probe and trigger in (T.CLEARED, T.TIMEOUT, T.PROBED):
-                assert before.reason in ASKED_FOR or before.probing  # never into an accelerator that nobody asked
+                assert before.reason in NO_FAILURE or before.probing  # never into an accelerator that nobody asked
                 assert trigger is not T.PROBED or not held
         spawned = sum(isinstance(action, Spawn) for action in actions)
         assert self.state.incarnation == before.incarnation + spawned

@@ -41,8 +41,8 @@ def collected(state: WorkerState, occasion: Occasion) -> Step:
 
 def committed(state: WorkerState, _occasion: Occasion) -> Step:
     """The fact still stood: what comes next may make the call return, which changes nothing any more."""
-    if state.incident is None or state.deadline_ns is None:
-        return state, ()
+    if state.committed or state.incident is None or state.deadline_ns is None:
+        return state, ()  # once is enough
     return replace(state, committed=True), (Dump(state.incident, state.deadline_ns),)
 
 

@@ -191,7 +191,7 @@ def _ended_while_collecting(state: WorkerState, occasion: Occasion) -> Step:
 
 def _cleared(state: WorkerState, occasion: Occasion) -> Step:
     """Gone, with all its descendants. What comes next is the budget's word, unless an operator has had his."""
-    now = occasion.now_ns
+    now, state = occasion.now_ns, replace(state, finding=None)
     if not state.wanted:
         actions: tuple[Action, ...] = ()
         if state.incident is not None:
