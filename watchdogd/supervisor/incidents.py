@@ -50,6 +50,7 @@ class Incidents:
         self._happenings = happenings
         self._keeps = keeps
         self._since: dict[str, int] = {}  # when the incident of a worker was opened, by its id
+        self._left: dict[str, dict[str, Any]] = {}  # to be told once its verdict is
         self._credit: dict[str, tuple[float, int]] = {}
         self._lost = 0
         self.around: Callable[[], dict[str, Any]] = dict  # loads and sources, where there are any
@@ -134,9 +135,8 @@ class Incidents:
             return
         self._since[incident] = began_ns
         self.keeping.open(incident, self._target(watched))
-        now_ns = time.monotonic_ns()
-        self._tell(watched, incident, "memory", seconds=round((now_ns - began_ns) / SECOND, 6),
-                   left_out=head["capture"]["left_out"])  # fmt: skip
+        seconds = round((time.monotonic_ns() - began_ns) / SECOND, 6)
+        self._left[incident] = {"seconds": seconds, "left_out": head["capture"]["left_out"]}
 
     def _capture(
         self, when: str, victims: Sequence[Watched], until_ns: int
@@ -152,7 +152,10 @@ class Incidents:
     def perform(self, watched: Watched, order: Order) -> None:
         """After the actor has done its part of it."""
         incident = watched.state.incident
-        if isinstance(order, orders.CloseIncident):
+        if isinstance(order, OpenIncident):
+            if order.incident in self._left:
+                self._tell(watched, order.incident, "memory", **self._left.pop(order.incident))
+        elif isinstance(order, orders.CloseIncident):
             self._since.pop(order.incident, None)
             self.keeping.close(order.incident, order.outcome)
         elif incident is None:
