@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from watchdogd.observe.sources.lines import LineBuffer
-
 MOST_QUEUED = 2_000  # lines; beyond that events of incidents are left to the record
 MOST_COLLECTING = 8  # workers at a time
 LONGEST_LINE = 1 << 16
@@ -36,7 +34,7 @@ class Keeping:
         self._queue: deque[bytes] = deque()
         self._partial = b""
         self._descriptor: int | None = None
-        self._buffer = LineBuffer()
+        self._rest = b""  # of a line that is not whole
         self._has_spoken = False  # it is warm
         self._is_deaf = False  # it has not answered in time
         self._collecting: dict[str, str] = {}  # the stage that is waited for, by incident
@@ -51,7 +49,7 @@ class Keeping:
         self._descriptor = descriptor
         self._partial = b""
         self._queue.clear()
-        self._buffer = LineBuffer()
+        self._rest = b""
         self._has_spoken = self._is_deaf = False
         self.tell({"op": "known", "ids": list(self._open), "before_ns": time.monotonic_ns(), "boot_id": self._boot})
         for incident, outcome in self._open.items():
@@ -143,7 +141,10 @@ class Keeping:
     # --- from it ---
 
     def feed(self, data: bytes) -> None:
-        for line in self._buffer.feed(data):
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            self._rest = b""
+        for line in lines:
             try:
                 told = json.loads(line)
             except ValueError:
