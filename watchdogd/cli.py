@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import watchdogd
-from watchdogd import exec_options, exits, places
+from watchdogd import exec_options, exits, incidents_command, places, report_command
 from watchdogd.exits import Failed
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ examples:
   watchdogd status --json model_h           one worker, for a program
   watchdogd events --follow                 what happens, as it happens
   watchdogd events --worker model_h --kind verdict --kind gone --since 10m
+  watchdogd incidents show last             what hung last, why, and what to do next
+  watchdogd report --since 7d               hangs, what they cost, and deadlines
   watchdogd reset model_h                   end a quarantine
 
 The running supervisor is found by -c FILE, else by ${places.RUNTIME_DIR}, else in {places.DEFAULTS.runtime_dir}.
@@ -131,6 +133,8 @@ def _parser(only: str | None) -> argparse.ArgumentParser:
     events.add_argument("--kind", action="append", type=_kind, help="of this kind alone (may be repeated)")
     events.add_argument("--incident", metavar="ID", help="of this incident alone")
     events.add_argument("--since", type=_duration, metavar="DURATION", help='no older than that, e.g. "10m"')
+    incidents_command.add_options(command("incidents", incidents_command.run, "show what is kept of hangs and crashes"))
+    report_command.add_options(command("report", report_command.run, "sum up hangs, what they cost, and deadlines"))
     for name, text in _CHANGES.items():
         command(name, _change, text).add_argument("worker", metavar="WORKER", help="one; for another, once more")
     bisect = command("bisect", _change, "have a worker synchronize after each stage, so that a hang tells in which")

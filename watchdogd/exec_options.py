@@ -55,6 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--observe-only", action="store_true", help="tell of verdicts, end nobody")
     parser.add_argument("--json-events", metavar="FILE", help="append what happens, one JSON object a line")
+    parser.add_argument("--incidents", metavar="DIR", help="keep each hang, crash or silent output there, in a folder")
     parser.add_argument("--metrics", default="", metavar="HOST:PORT", help="serve /metrics and a page there")
     parser.add_argument("-v", "--verbose", action="store_true", help="say where `status` and others find it")
     parser.add_argument("program", nargs=argparse.REMAINDER, metavar="-- PROGRAM ...", help="and its arguments")

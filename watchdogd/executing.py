@@ -109,8 +109,11 @@ def _settings(options: argparse.Namespace, program: list[str], private: Private)
             _say(f"warning: {_as_option(doubt, name)}")
     file = None if options.json_events is None else _events_file(options.json_events)
     supervisor = settings.supervisor._replace(log_format="brief", events_file=file)
+    directory = None if options.incidents is None else _incidents_directory(options.incidents)
     return settings._replace(
-        supervisor=supervisor, workers=tuple(worker._replace(foreground=True) for worker in settings.workers)
+        incidents=settings.incidents._replace(directory=directory),
+        supervisor=supervisor,
+        workers=tuple(worker._replace(foreground=True) for worker in settings.workers),
     )
 
 
@@ -123,6 +126,7 @@ def _tables(options: argparse.Namespace, private: Private) -> dict[str, dict[str
             "worker_slice": "",
         },
         "metrics": {"listen": options.metrics},
+        "incidents": {} if options.incidents is not None else {"max_count": 0},
     }
 
 
@@ -169,6 +173,18 @@ def _in_options(problem: Problem) -> str:
     for key in sorted((key for key in _OPTIONS if "." in key or "_" in key), key=len, reverse=True):
         text = re.sub(rf"(?<![\w.-]){re.escape(key)}(?![\w.])", f"--{_OPTIONS[key]}", text)
     return text
+
+
+def _incidents_directory(directory: str) -> str:
+    path = os.path.realpath(directory)
+    try:
+        os.makedirs(path, 0o750, exist_ok=True)
+        refused = None if os.access(path, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        refused = error.strerror
+    if refused is not None:
+        raise Failed(f"--incidents: cannot keep anything in {directory}: {refused}", exits.REFUSED)
+    return path
 
 
 def _events_file(file: str) -> str:

@@ -49,6 +49,8 @@ _OF_COMMAND = {
     "exec": {REFUSED, USAGE, VERDICT, CANNOT_EXECUTE, NOT_FOUND},
     "status": {*_OF_ALL, REFUSED, NOT_RUNNING, NOT_AS_IT_SHOULD},
     "events": {*_OF_ALL, REFUSED},
+    "incidents": {*_OF_ALL, REFUSED},
+    "report": {*_OF_ALL, REFUSED},
     "check-config": _OF_ALL,
     "doctor": {*_OF_ALL, NOT_AS_IT_SHOULD},
 }

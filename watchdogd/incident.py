@@ -55,6 +55,8 @@ class Worker:
     ready_ns: int | None = None
     lanes: tuple[Lane, ...] = ()
     last_error: int | None = None  # CUresult
+    misuses: int = 0  # calls that found another context current than their thread's last (`check_context`)
+    misuse: str | None = None  # the last one, in words
     bad_outputs: int = 0  # in a row
     bad_kind: str | None = None  # of abi.OUTPUTS
     last_step_ns: int | None = None
@@ -118,6 +120,8 @@ class Thread:
     syscall: str | None = None  # its number or name and arguments, as /proc prints it
     kernel_stack: tuple[str, ...] = ()  # innermost first
     cpu_ns: int | None = None  # since it began
+    ran_ns: int | None = None  # of CPU time between two looks,
+    over_ns: int | None = None  # that were so far apart
     voluntary_switches: int | None = None
 
 
@@ -281,6 +285,7 @@ class Incident:
     signature_words: str = ""  # what it was made of, for people
     diagnosis: Diagnosis | None = None
     repeats: Repeats | None = None
+    export: Outcome | None = None  # what became of the export_hook, if there is one
     environment: tuple[tuple[str, str], ...] = ()  # of the worker, redacted
     command: tuple[str, ...] = ()  # redacted
     problems: tuple[str, ...] = ()  # with keeping it

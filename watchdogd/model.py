@@ -93,6 +93,9 @@ class WorkerSettings(NamedTuple):
     outputs: OutputSettings = OutputSettings()
     growth: GrowthSettings = GrowthSettings()
     redeliver: bool = False  # what was in flight at its end, to its successor, once
+    evidence: str = "memory"  # of an incident: what shared memory says; "full": what collectors get within the budget
+    evidence_budget_ns: int = 400 * MILLISECOND  # verdict to kill
+    gpu_core_dump: bool = False  # with "full": of the kernels that hang; makes the hung call return
     probe: tuple[str, ...] = ()  # run before the successor of a worker that was killed or crashed
     probe_deadline_ns: int = 10 * SECOND
     required: bool = True
@@ -136,6 +139,15 @@ class SupervisorSettings(NamedTuple):
 
 class MetricsSettings(NamedTuple):
     listen: str = "127.0.0.1:19877"  # "" = no exporter
+
+
+class IncidentSettings(NamedTuple):
+    max_bytes: int = 256 * 1024 * 1024
+    max_count: int = 200  # 0 = none is kept, and no evidence taken
+    export_hook: tuple[str, ...] = ()  # given the folder of an incident that is closed
+    export_hook_deadline_ns: int = 60 * SECOND
+    redact: tuple[str, ...] = ()  # names of variables and options, as fnmatch has them, besides those that are known
+    directory: str | None = None  # of `exec`: where they are kept instead of in ``state_dir``
 
 
 class HooksSettings(NamedTuple):
@@ -186,6 +198,7 @@ class Settings(NamedTuple):
     hooks: HooksSettings = HooksSettings()
     escalation: EscalationSettings = EscalationSettings()
     kmsg: KmsgSettings = KmsgSettings()
+    incidents: IncidentSettings = IncidentSettings()
 
     @property
     def asks_programs(self) -> bool:
@@ -326,6 +339,7 @@ class Phase(str, Enum):
     OBSERVED = "observed"  # running, every verdict recorded, nothing signalled
     PAUSED = "paused"
     TERMINATING = "terminating"
+    COLLECTING = "collecting"  # hung, and its evidence is taken; its kill follows
     KILLING = "killing"
     UNKILLABLE = "unkillable"
     BACKOFF = "backoff"

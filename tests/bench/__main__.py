@@ -9,7 +9,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import adoption, context, false_kills, guard, lateness, output, recovery, resources, shim, tick
+from tests.bench import (
+    adoption,
+    context,
+    evidence,
+    false_kills,
+    guard,
+    lateness,
+    output,
+    recovery,
+    resources,
+    shim,
+    tick,
+)
 from tests.bench.report import Bench, Row, Scale, as_json, table
 
 BENCHES: dict[str, Bench] = {
@@ -21,6 +33,7 @@ BENCHES: dict[str, Bench] = {
     "tick": tick.run,
     "recovery": recovery.run,
     "adoption": adoption.run,
+    "evidence": evidence.run,
     "resources": resources.run,
     "lateness": lateness.run,
     "false_kills": false_kills.run,

@@ -77,12 +77,14 @@ def scratch() -> Iterator[Path]:
 
 class Rig:
     def __init__(
-        self, workers: Sequence[str], *, metrics: bool = True, fifo: bool = False, supervisor: Mapping[str, object] = {}
-    ) -> None:
+        self, workers: Sequence[str], *, metrics: bool = True, fifo: bool = False,
+        supervisor: Mapping[str, object] = {}, environment: Mapping[str, str] = {},
+    ) -> None:  # fmt: skip
         self._workers = workers
         self._metrics = metrics
         self._fifo = fifo
         self._supervisor = supervisor
+        self._environment = {**ENVIRONMENT, **environment}
 
     def __enter__(self) -> Rig:
         self.directory = Path(tempfile.mkdtemp(prefix="watchdogd-bench-", dir=SHARED_MEMORY))
@@ -112,7 +114,9 @@ class Rig:
 
     def launch(self) -> int:
         """A supervisor on these directories; the one before must have ended. Its pid."""
-        self.process = subprocess.Popen(self._command, cwd=ROOT, env=ENVIRONMENT, stderr=self._log, stdout=self._log)
+        self.process = subprocess.Popen(
+            self._command, cwd=ROOT, env=self._environment, stderr=self._log, stdout=self._log
+        )
         return self.process.pid
 
     def wait_running(self) -> None:

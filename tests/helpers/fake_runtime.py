@@ -175,6 +175,7 @@ class FakeRuntime:
         }
         self.kernel: dict[str, Any] | None = None
         self.holders: list[dict[str, Any]] = []
+        self.incidents: dict[str, Any] | None = None
         self.events: dict[str, Any] = {"written": 17, "dropped": 0, "error": None}
 
     def worker(self, name: str, **changes: Any) -> dict[str, Any]:
@@ -195,7 +196,7 @@ class FakeRuntime:
         """Publish everything, and tick."""
         workers = [snapshot.fragment(worker) for worker in self.workers.values()]
         told = (self.accelerators, self.sources, self.events, self.kernel, self.holders)
-        self.board.publish(snapshot.body(self.supervisor, workers, *told))
+        self.board.publish(snapshot.body(self.supervisor, workers, *told, self.incidents))
         self.tick()
 
     def tick(self, ago_ns: int = 0) -> None:

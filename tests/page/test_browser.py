@@ -99,6 +99,24 @@ def test_a_person_sees_the_workers_their_calls_the_load_and_a_hang_within_two_se
     assert {address.partition("?")[0] for address in browser.requested} == {vehicle.address}
 
 
+def test_an_incident_leads_from_the_page_to_its_timeline(vehicle: Vehicle) -> None:
+    supervised, browser = vehicle.supervised, vehicle.browser
+    supervised.touch("die")
+    verdict = supervised.wait_event("verdict", "segmenter")
+    browser.open(vehicle.address)
+    link = card("segmenter", " [data-incident] a")
+    browser.wait(lambda: browser.run(f"!!document.querySelector('{link}')"), what=supervised.log)  # once it is closed
+    browser.run(f"document.querySelector('{link}').click()")
+    browser.wait(lambda: verdict["incident"] in browser.run("location.pathname") and browser.text("h1"))
+    assert browser.text("h1") == "segmenter: call sync"
+    assert browser.run("document.querySelector('.call.overdue').getBoundingClientRect().width") > 100
+    for name in ("detector", "tracker"):
+        assert browser.text(f'.chart .worker[data-worker="{name}"]').startswith(name)
+    loads = browser.run("[...document.querySelectorAll('.chart .load title')].map(title => title.textContent)")
+    assert "gpu0: 37%" in loads
+    assert browser.complaints == []
+
+
 def test_a_supervisor_that_stands_still_and_an_exporter_that_is_gone_are_told(vehicle: Vehicle) -> None:
     supervised, browser = vehicle.supervised, vehicle.browser
     browser.open(vehicle.address)

@@ -18,10 +18,10 @@ import pytest
 from tests.helpers.fake_runtime import ACCELERATOR, MS, SECOND, SOURCE, FakeRuntime
 from watchdogd.exporter import drawing
 from watchdogd.exporter.collector import Exposition
-from watchdogd.exporter.html import element, text
 from watchdogd.exporter.page import HEADERS, StatusPage
 from watchdogd.exporter.recent import SAMPLES, Rates, Recent
 from watchdogd.exporter.tail import MOST, TAIL_BYTES, Tail
+from watchdogd.markup import element, text
 from watchdogd.publish import events
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&amp;\u202e\x00\ud800"

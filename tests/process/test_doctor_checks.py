@@ -18,8 +18,9 @@ import pytest
 
 from tests.helpers.machine import Tree, sample, settings, worker
 from tests.helpers.running import wait_until
-from watchdogd.doctor import accelerators, files, rights, system
+from watchdogd.doctor import accelerators, evidence, files, rights, system
 from watchdogd.doctor.words import Outcome, State
+from watchdogd.incidents import collectors
 from watchdogd.model import SourceSettings, SupervisorSettings
 from watchdogd.publish import journald
 
@@ -404,6 +405,19 @@ def test_another_program_behind_ours_is_told_as_well(tree: Tree, tmp_path: Path)
     machine = tree.machine()
     found = system.other_program(type(machine)({"PATH": f"{tree.bin}:{behind}"}, None, tree.root))
     assert states(found) == [State.DEGRADED] and found.found.endswith("after ours")
+
+
+def test_what_an_incident_could_tell_is_told_with_the_remedy_for_the_rest(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        collectors, "tools", lambda: {"proc": None, "py-spy": "install it", "native stacks": "install it"}
+    )
+    some = evidence.evidence(tree.machine())
+    assert (some.state, some.found) == (State.DEGRADED, "proc; no py-spy, native stacks")
+    assert some.remedy == "install it"
+    monkeypatch.setattr(collectors, "tools", lambda: {"proc": None})
+    assert evidence.evidence(tree.machine()).state is State.OK
 
 
 def test_evidence_tools_are_told_by_what_each_is_for(tree: Tree) -> None:

@@ -243,6 +243,28 @@ def test_an_event_file_that_cannot_be_written_is_refused_before_the_program_star
         assert file in ran.stderr
 
 
+def test_a_hang_is_kept_where_asked_for(tmp_path: Path) -> None:
+    kept = tmp_path / "kept" / "here"
+    ran = run([*SLOW, "--incidents", str(kept)], HANGS)
+    assert ran.status == exits.VERDICT
+    (path,) = kept.glob("*/incident.json")
+    told = json.loads(path.read_text())
+    assert (told["state"], told["verdict"]["operation"], told["exit"]) == ("closed", "sync", "killed by signal 9")
+
+
+def test_a_hang_is_kept_nowhere_unless_asked_for() -> None:
+    ran = run(SLOW, HANGS)
+    assert (ran.status, [event for event in ran.events if event["kind"] == "evidence"]) == (exits.VERDICT, [])
+
+
+def test_a_place_for_incidents_that_cannot_be_made_is_refused_before_the_program_starts() -> None:
+    for place in ("/proc/no/such", "/dev/null"):
+        asked = [sys.executable, "-m", "watchdogd", "exec", *SLOW, "--incidents", place, "--", "echo", "started"]
+        ran = subprocess.run(asked, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout) == (exits.REFUSED, "")
+        assert place in ran.stderr
+
+
 def test_metrics_are_served_where_asked_for_and_status_finds_it() -> None:
     with Executed([*SLOW, "--metrics", "127.0.0.1:0", "-v"], program("serve_until('done')")) as executed:
         runtime = executed.run_directory()

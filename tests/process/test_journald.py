@@ -93,7 +93,7 @@ def test_under_systemd_a_hang_is_in_the_journal_with_its_fields_and_not_as_text(
         incident = supervised.wait_event("ready", "model_x", incarnation=2)["incident"]
         journal.wait_entry("WATCHDOGD_KIND=ready", "WATCHDOGD_WORKER=model_x", "WATCHDOGD_INCARNATION=2")
         story = journal.entries(f"WATCHDOGD_INCIDENT={incident}")
-        assert [told["WATCHDOGD_KIND"] for told in story][:3] == ["verdict", "phase", "signal"]
+        assert [told["WATCHDOGD_KIND"] for told in story][:4] == ["verdict", "evidence", "phase", "signal"]
         assert (story[0]["PRIORITY"], story[0]["WATCHDOGD_OPERATION"]) == ("3", "sync")
         assert {told["_TRANSPORT"] for told in journal.entries() if "model_x" in str(told["MESSAGE"])} == {"journal"}
 

@@ -53,7 +53,7 @@ class Prometheus:
         self._process = subprocess.Popen(
             [
                 program("prometheus"), "--config.file=prometheus.yml", f"--web.listen-address=127.0.0.1:{self._port}",
-                "--storage.tsdb.path=data", "--log.level=warn",
+                "--storage.tsdb.path=data", "--log.level=warn", "--enable-feature=exemplar-storage",
             ],
             cwd=directory, stdout=self._log, stderr=self._log,
         )  # fmt: skip

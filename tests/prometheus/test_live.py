@@ -115,6 +115,20 @@ def test_the_first_hang_raises_its_alert_which_goes_pending_fires_and_is_resolve
     assert {series["metric"]["alertname"] for series in fired} == {"WatchdogdWorkerHung"}
 
 
+def test_the_hang_has_its_incident_as_an_exemplar_and_nothing_has_it_as_a_label(vehicle: Vehicle) -> None:
+    verdict = vehicle.supervised.wait_event("verdict", "lane_dla")
+    prometheus = vehicle.prometheus
+
+    def found() -> list[dict[str, Any]]:
+        query = 'watchdogd_hangs_total{worker="lane_dla"}'
+        series = prometheus.ask("query_exemplars", query=query, start=vehicle.began, end=time.time())
+        return [exemplar for one in series for exemplar in one["exemplars"]]
+
+    vehicle.wait(found)
+    assert {exemplar["labels"]["incident"] for exemplar in found()} == {verdict["incident"]}
+    assert prometheus.samples('count({incident=~".+"})') == []
+
+
 def queries() -> list[tuple[str, str]]:
     """Title and query of everything that the dashboard asks for."""
     dashboard = json.loads(DASHBOARD.read_text())

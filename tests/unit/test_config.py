@@ -148,6 +148,11 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("hooks", "on_verdict_deadline", '"150ms"', "on_verdict_deadline_ns", SECOND * 15 // 100),
     ("hooks", "veto", "true", "veto", True),
     ("hooks", "veto_max", '"3s"', "veto_max_ns", 3 * SECOND),
+    ("incidents", "max_bytes", '"1GiB"', "max_bytes", 1 << 30),
+    ("incidents", "max_count", "0", "max_count", 0),
+    ("incidents", "export_hook", '["sh", "-c", "true"]', "export_hook", ("sh", "-c", "true")),
+    ("incidents", "export_hook_deadline", '"5s"', "export_hook_deadline_ns", 5 * SECOND),
+    ("incidents", "redact", '["*_URL"]', "redact", ("*_URL",)),
     ("escalation", "action", '"service-fail"', "action", "service-fail"),
     ("escalation", "ask", '["sh", "-c", "true"]', "ask", ("sh", "-c", "true")),
     ("escalation", "consent_file", '"/run/stands"', "consent_file", "/run/stands"),
@@ -212,6 +217,9 @@ GOOD: list[tuple[str, str, str, str, Any]] = [
     ("workers.NAME", "restart.when_spent", '"retry-slowly"', "when_spent", "retry-slowly"),
     ("workers.NAME", "restart.bisect_after", "3", "bisect_after", 3),
     ("workers.NAME", "restart.before_exit", "2", "before_exit", 2),
+    ("workers.NAME", "evidence", '"full"', "evidence", "full"),
+    ("workers.NAME", "evidence_budget", '"1s"\nevidence = "full"', "evidence_budget_ns", SECOND),
+    ("workers.NAME", "gpu_core_dump", 'true\nevidence = "full"', "gpu_core_dump", True),
     ("workers.NAME", "on_verdict", '"exit"', "on_verdict", "exit"),
     ("workers.NAME", "outputs.bad_in_a_row", "255", "bad_in_a_row", 255),
     ("workers.NAME", "growth.baseline", '"10m"', "baseline_ns", 600 * SECOND),
@@ -266,7 +274,7 @@ def settings_with(folder: Path, table: str, key: str, value: str) -> Settings:
 
 
 def holder(settings: Settings, table: str, key: str) -> Any:
-    if table in ("supervisor", "metrics", "hooks", "escalation", "kmsg"):
+    if table in ("supervisor", "metrics", "hooks", "escalation", "incidents", "kmsg"):
         return getattr(settings, table)
     if table != "workers.NAME":
         return source(settings, table)
@@ -1040,6 +1048,7 @@ GPU_AND_DLA = (
 )
 COUPLED = 'coupled_with = ["gpu0"]\n'
 UNLIKE = (GPU_AND_DLA + COUPLED).replace('"1s", sync = "1s" }\ncoupled', '"9s", sync = "6001ms" }\ncoupled')
+FULL = 'evidence = "full"\n'
 DOUBTFUL = [
     # text, key, part of the message, part of the remedy
     (WORKER, A + "deadlines", "nothing but its start is watched", "set step and sync"),
@@ -1067,6 +1076,9 @@ DOUBTFUL = [
         'program "tegrastat" is not an executable file, nor on PATH',
         "whole path",
     ),
+    (WORKER + BOTH + "gpu_core_dump = true\n", A + "gpu_core_dump", "has no effect", 'evidence = "full"'),
+    (WORKER + BOTH + 'evidence_budget = "1s"\n', A + "evidence_budget", "has no effect", 'evidence = "full"'),
+    (f"[incidents]\nmax_count = 0\n{WORKER}{BOTH}" + FULL, A + "evidence", "max_count is 0", "raise it"),
 ]
 
 
@@ -1093,6 +1105,8 @@ def test_a_likely_mistake_is_a_warning(tmp_path: Path, text: str, key: str, mess
         WORKER + BOTH + f'accelerator = "gpu7"\n[workers.b]\ncommand = ["sh"]\n{BOTH}coupled_with = ["gpu7", "a"]\n',
         WORKER + BOTH + f'restart_with = "zz"\n[workers.b]\ncommand = ["sh"]\n{BOTH}restart_with = "zz"\n',
         f'[tegrastats]\ncommand = ["sh"]\n{WORKER}{BOTH}',
+        f'{WORKER}{BOTH}{FULL}evidence_budget = "1s"\ngpu_core_dump = true\n',
+        f"[incidents]\nmax_count = 0\n{WORKER}{BOTH}",
     ],
 )
 def test_what_may_well_be_meant_is_not_a_warning(tmp_path: Path, text: str) -> None:
@@ -1314,6 +1328,11 @@ def test_who_has_systemd_python_or_does_not_insist_on_the_journal_hears_nothing(
 def test_a_hook_that_is_not_there_is_a_problem(tmp_path: Path, line: str, message: str) -> None:
     (found,) = problems(tmp_path, f"[hooks]\n{line}\n{WORKER}")
     assert (found.key, message in found.message) == ("hooks.on_verdict", True), found
+
+
+def test_an_export_hook_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, f'[incidents]\nexport_hook = ["nonexistent-hook"]\n{WORKER}')
+    assert (found.key, "is not on PATH" in found.message) == ("incidents.export_hook", True), found
 
 
 def test_a_veto_that_is_over_before_it_can_be_given_is_a_problem(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
@@ -219,6 +220,8 @@ def test_names_keep_the_rules_of_promtool(runtime: FakeRuntime, scraper: Scraper
 
 def test_the_text_is_what_prometheus_client_would_write(runtime: FakeRuntime, scraper: Scraper) -> None:
     everything(runtime)
+    last = {"id": 'an "id"', "verdict": "call", "operation": "sync", "time": "2026-11-21T04:13:20.104000Z"}
+    runtime.worker("model_b", last_incident=last)
     runtime.worker('odd "name"\\ of\na worker')
     runtime.publish()
     once = list(scraper.exposition.registry.collect())
@@ -230,6 +233,7 @@ def test_the_text_is_what_prometheus_client_would_write(runtime: FakeRuntime, sc
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Once())
     assert render(registry) == generate_latest(registry)
+    assert render(registry, openmetrics=True) == openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # of the library
 
 
 def test_histograms_have_at_most_14_buckets_and_they_only_grow(runtime: FakeRuntime, scraper: Scraper) -> None:

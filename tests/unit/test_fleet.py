@@ -107,6 +107,11 @@ def test_no_kill_waits_longer_than_the_longest_hold(stage: Stage) -> None:
     assert stage.hold("gpu", 2050, patient) is None
 
 
+def test_one_of_which_evidence_is_taken_is_being_killed(stage: Stage) -> None:
+    put(stage.players["dla"], phase=Phase.COLLECTING, reason="call", incident=IncidentId("i"))
+    assert stage.hold("gpu", 1050) == "dla is being killed"
+
+
 def test_a_kill_does_not_wait_for_one_that_an_operator_ends(stage: Stage) -> None:
     put(stage.players["dla"], phase=Phase.KILLING, reason="operator", incident=IncidentId("i"))
     assert stage.hold("gpu", 1050) is None

@@ -44,3 +44,12 @@ def test_what_is_launched_runs_as_what_was_looked_up_at_the_start() -> None:
     ids = (17, 18, (18, 19))
     launch = launching.request(settings("a", user="nobody-such"), "/heartbeat", "/birth", None, {}, ids)
     assert launch.ids == ids
+
+
+def test_a_worker_is_started_anew_for_core_dumps_of_its_gpu_and_not_for_a_setting_without_effect() -> None:
+    plain, dumps = settings("a"), settings("a")._replace(evidence="full", gpu_core_dump=True)
+    assert launching.fingerprint(dumps) != launching.fingerprint(plain)
+    assert launching.request(dumps, "/heartbeat", "/birth", None, {}, None, dump="/d").dump == "/d"
+    without_effect = settings("a")._replace(gpu_core_dump=True)
+    assert launching.fingerprint(without_effect) == launching.fingerprint(plain)
+    assert launching.request(without_effect, "/heartbeat", "/birth", None, {}, None, dump="/d").dump is None

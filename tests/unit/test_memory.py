@@ -25,9 +25,11 @@ HELD = replace(STATE, finding=FINDING)
 KILLING = replace(HELD, phase=Phase.KILLING, deadline_ns=95)
 BLOCKED = replace(STATE, phase=Phase.BACKOFF, unusable=2, ended_ns=3)
 BISECTED = replace(KILLING, finding=replace(FINDING, bisected=True), bisect="operator", bisecting=True, untold=2)
+COLLECTING = replace(KILLING, phase=Phase.COLLECTING)
+COMMITTED = replace(COLLECTING, committed=True)
 LEAVING = replace(KILLING, by_itself=True, spent=2)
 WHOLE = [STATE, HELD, KILLING, BLOCKED, WorkerState("b"), replace(STATE, quarantined=True, follows=("b", 7)), BISECTED]
-WHOLE.append(LEAVING)
+WHOLE += [LEAVING, COLLECTING, COMMITTED]
 HAS_PROCESS = [phase for phase in Phase if phase not in (Phase.STOPPED, Phase.BACKOFF, Phase.QUARANTINED)]
 
 
@@ -128,6 +130,17 @@ def test_a_kill_that_was_decided_is_carried_out_if_the_word_still_stands() -> No
     assert (state.phase, state.finding, state.incident, trigger) == (
         Phase.RUNNING, FINDING, "i", Trigger.RELEASED,
     )  # fmt: skip
+
+
+def test_a_kill_before_which_evidence_was_taken_still_comes_only_if_the_word_stands() -> None:
+    state, trigger = resumed(COLLECTING)
+    assert (state.phase, state.finding, trigger) == (Phase.RUNNING, FINDING, Trigger.RELEASED)
+
+
+def test_a_kill_that_was_committed_comes_whatever_the_word_says() -> None:
+    for phase in (Phase.COLLECTING, Phase.KILLING):
+        state, trigger = resumed(replace(COMMITTED, phase=phase))
+        assert (state.phase, state.deadline_ns, state.reason, trigger) == (Phase.TERMINATING, NOW, "call", None)
 
 
 def test_a_kill_decided_at_startup_is_that_of_a_starting_worker() -> None:

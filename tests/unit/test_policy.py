@@ -12,11 +12,15 @@ from watchdogd.decide.orders import (
     ALIVE,
     ASKED_FOR,
     KILL,
+    NO_FAILURE,
     REPORT_ONLY,
     TERM,
     Action,
     Clear,
     CloseIncident,
+    Collect,
+    Commit,
+    Dump,
     Leave,
     Occasion,
     OpenIncident,
@@ -37,18 +41,19 @@ GRACE = 2 * SECOND
 HANG = Finding(V.CALL, NOW, "sync", NOW - SECOND, NOW, word=77, offset=256)
 CRASH = Finding(V.CRASHED, NOW)
 OLD, NEW = IncidentId("old"), IncidentId("new")
-DEADLINED = {P.TERMINATING, P.KILLING, P.BACKOFF}
+DEADLINED = {P.TERMINATING, P.COLLECTING, P.KILLING, P.BACKOFF}
 
 
 def state_in(phase: Phase, **fields: object) -> WorkerState:
     """A worker as it is in a phase when nothing else is the matter with it."""
-    alive = phase in ALIVE or phase in (P.TERMINATING, P.KILLING, P.UNKILLABLE)
+    alive = phase in ALIVE or phase in (P.TERMINATING, P.COLLECTING, P.KILLING, P.UNKILLABLE)
     base = WorkerState(
         "h", phase, NOW - SECOND, NOW if phase in DEADLINED else None, incarnation=4, wanted=phase is not P.STOPPED,
         spawned_ns=NOW - 9 * SECOND if alive else None,
         ready_ns=NOW - 8 * SECOND if alive and phase is not P.STARTING else None,
         armed_ns=NOW - 8 * SECOND,
-        reason="call" if phase in (P.KILLING, P.UNKILLABLE, P.BACKOFF) else "operator",
+        reason="call" if phase in (P.COLLECTING, P.KILLING, P.UNKILLABLE, P.BACKOFF) else "operator",
+        finding=HANG if phase is P.COLLECTING else None, incident=OLD if phase is P.COLLECTING else None,
     )  # fmt: skip
     return replace(base, **fields)  # type: ignore[arg-type]  # any of its fields
 
@@ -73,6 +78,12 @@ EXPECTED: dict[tuple[Phase, Trigger], tuple[Phase, tuple[Action, ...]]] = {
     **{(phase, T.RESTART_WITH): (P.TERMINATING, (ASK,)) for phase in ALIVE - {P.PAUSED}},
     **{(phase, T.PAUSE): (P.PAUSED, ()) for phase in ALIVE - {P.PAUSED}},
     **{(phase, T.EXITED): (P.KILLING, (OpenIncident(NEW, CRASH), CLEAR)) for phase in ALIVE},
+    (P.COLLECTING, T.COLLECTED): (P.KILLING, (Signal(KILL, confirm=HANG),)),
+    (P.COLLECTING, T.TIMEOUT): (P.KILLING, (Signal(KILL, confirm=HANG),)),
+    (P.COLLECTING, T.COMMITTED): (P.COLLECTING, (Dump(OLD, NOW),)),
+    (P.COLLECTING, T.RETURNED): (P.RUNNING, (CloseIncident(OLD, "returned"),)),
+    (P.COLLECTING, T.PAUSE): (P.PAUSED, (CloseIncident(OLD, "paused"),)),
+    (P.COLLECTING, T.EXITED): (P.KILLING, (CLEAR,)),
     (P.TERMINATING, T.TIMEOUT): (P.KILLING, (FORCE,)),
     (P.TERMINATING, T.EXITED): (P.KILLING, (CLEAR,)),
     (P.KILLING, T.EXITED): (P.KILLING, (CLEAR,)),
@@ -87,7 +98,9 @@ EXPECTED: dict[tuple[Phase, Trigger], tuple[Phase, tuple[Action, ...]]] = {
     (P.QUARANTINED, T.RESET): (P.STARTING, (SPAWN,)),
 }
 # They change what comes after, not the phase.
-REMEMBERED = {(phase, t) for phase in (P.TERMINATING, P.KILLING, P.UNKILLABLE) for t in (T.STOP, T.START, T.RESTART)}
+REMEMBERED = {
+    (phase, t) for phase in (P.TERMINATING, P.COLLECTING, P.KILLING, P.UNKILLABLE) for t in (T.STOP, T.START, T.RESTART)
+}
 REMEMBERED |= {(phase, T.BISECT_ON) for phase in P}
 
 
@@ -386,6 +399,113 @@ def test_observe_only_holds_for_a_verdict_while_starting() -> None:
     assert decide(after, T.READY, occasion(observe_only=True))[0].phase is P.OBSERVED
 
 
+# --- evidence before the kill -----------------------------------------------------------------------------------
+
+FULL = SETTINGS._replace(evidence="full", evidence_budget_ns=400 * MILLISECOND)
+DUMPING = FULL._replace(gpu_core_dump=True)
+BUDGET_OVER = NOW + 400 * MILLISECOND
+
+
+def collecting(settings: WorkerSettings = FULL) -> WorkerState:
+    return decide(state_in(P.RUNNING), T.VERDICT, occasion(HANG, settings=settings, collects=True))[0]
+
+
+def test_full_evidence_of_a_hang_is_taken_before_its_kill() -> None:
+    after, actions = decide(state_in(P.RUNNING), T.VERDICT, occasion(HANG, settings=FULL, collects=True))
+    assert (after.phase, after.deadline_ns, after.reason) == (P.COLLECTING, BUDGET_OVER, "call")
+    assert actions == (OpenIncident(NEW, HANG), Collect(NEW, BUDGET_OVER))
+
+
+@pytest.mark.parametrize(("settings", "collects"), [(FULL, False), (SETTINGS, True)], ids=["nobody", "memory"])
+def test_without_anybody_to_take_it_or_any_to_be_taken_the_kill_comes_at_once(
+    settings: WorkerSettings, collects: bool
+) -> None:
+    after, actions = decide(state_in(P.RUNNING), T.VERDICT, occasion(HANG, settings=settings, collects=collects))
+    assert (after.phase, actions) == (P.KILLING, (OpenIncident(NEW, HANG), Signal(KILL, confirm=HANG)))
+
+
+def test_a_held_kill_has_its_evidence_taken_when_nothing_holds_it_any_longer() -> None:
+    held, _ = decide(state_in(P.RUNNING), T.VERDICT, occasion(HANG, held=True, settings=FULL, collects=True))
+    after, actions = decide(held, T.RELEASED, occasion(settings=FULL, collects=True))
+    assert (after.phase, actions) == (P.COLLECTING, (Collect(NEW, BUDGET_OVER),))
+
+
+def test_of_what_is_only_observed_or_leaks_no_evidence_is_taken() -> None:
+    told = occasion(HANG, settings=FULL, collects=True)
+    observed, actions = decide(state_in(P.OBSERVED), T.VERDICT, told._replace(observe_only=True))
+    assert (observed.phase, actions) == (P.OBSERVED, (OpenIncident(NEW, HANG, would_kill=True),))
+    leaking, _ = decide(state_in(P.RUNNING), T.VERDICT, told._replace(finding=Finding(V.LEAK, NOW)))
+    assert leaking.phase is P.TERMINATING
+
+
+def test_the_kill_comes_with_the_evidence_or_when_the_budget_is_over() -> None:
+    kill = (Signal(KILL, confirm=HANG),)
+    early, late = occasion(settings=FULL), occasion(settings=FULL, now_ns=BUDGET_OVER)
+    assert decide(collecting(), T.TIMEOUT, early) == (collecting(), ())
+    for trigger, told in ((T.COLLECTED, early), (T.TIMEOUT, late)):
+        after, actions = decide(collecting(), trigger, told)
+        assert (after.phase, after.deadline_ns, actions) == (P.KILLING, told.now_ns + GRACE, kill)
+
+
+def test_a_call_that_returns_while_evidence_is_taken_is_a_near_miss() -> None:
+    back, actions = decide(collecting(), T.RETURNED, occasion(settings=FULL))
+    assert (back.phase, back.finding, back.deadline_ns) == (P.RUNNING, None, None)
+    assert actions == (CloseIncident(NEW, "returned"),)
+    assert decide(back, T.COLLECTED, occasion(settings=FULL)) == (back, ())  # which comes all the same
+
+
+def test_a_core_dump_comes_only_after_the_call_was_read_again() -> None:
+    asked, actions = decide(collecting(DUMPING), T.COLLECTED, occasion(settings=DUMPING, collects=True))
+    assert (asked.phase, asked.committed, actions) == (P.COLLECTING, False, (Commit(HANG),))
+    back, _ = decide(asked, T.RETURNED, occasion(settings=DUMPING, collects=True))
+    assert back.phase is P.RUNNING
+    committed, actions = decide(asked, T.COMMITTED, occasion(settings=DUMPING, collects=True))
+    assert (committed.committed, actions) == (True, (Dump(NEW, BUDGET_OVER),))
+
+
+def test_what_comes_before_a_core_dump_leaves_it_its_time() -> None:
+    _, actions = decide(state_in(P.RUNNING), T.VERDICT, occasion(HANG, settings=DUMPING, collects=True))
+    assert actions[1] == Collect(NEW, NOW + 100 * MILLISECOND)
+
+
+@pytest.mark.parametrize("trigger", [T.COLLECTED, T.TIMEOUT])
+def test_once_committed_a_kill_asks_nobody_any_more(trigger: Trigger) -> None:
+    committed = replace(collecting(DUMPING), committed=True)
+    for meant in (T.RETURNED, T.PAUSE):
+        assert decide(committed, meant, occasion(settings=DUMPING)) == (committed, ())
+    assert not applies(committed, T.PAUSE)
+    after, actions = decide(committed, trigger, occasion(settings=DUMPING, collects=True, now_ns=BUDGET_OVER))
+    assert (after.phase, actions) == (P.KILLING, (Signal(KILL),))
+
+
+def test_where_nobody_is_left_to_take_a_core_dump_the_kill_still_asks() -> None:
+    after, actions = decide(collecting(DUMPING), T.COLLECTED, occasion(settings=DUMPING))
+    assert (after.phase, actions) == (P.KILLING, (Signal(KILL, confirm=HANG),))
+
+
+@pytest.mark.parametrize("asked", [T.STOP, T.RESTART])
+def test_an_end_asked_for_while_evidence_is_taken_comes_though_the_call_returned(asked: Trigger) -> None:
+    meanwhile, actions = decide(collecting(), asked, occasion(settings=FULL))
+    assert (meanwhile.phase, actions) == (P.COLLECTING, ())
+    after, actions = decide(meanwhile, T.RETURNED, occasion(settings=FULL))
+    assert (after.phase, after.wanted, actions[-1]) == (P.TERMINATING, asked is T.RESTART, ASK)
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_an_end_while_evidence_is_taken_belongs_to_the_hang(committed: bool) -> None:
+    leaving = FULL._replace(on_verdict="exit")
+    state = replace(collecting(leaving), committed=committed)
+    ended, actions = decide(state, T.EXITED, occasion(CRASH, settings=leaving))
+    assert (ended.phase, ended.incident, ended.reason, actions) == (P.KILLING, NEW, "call", (CLEAR,))
+    _, actions = decide(ended, T.CLEARED, occasion(settings=leaving))
+    assert actions == (CloseIncident(NEW, "stopped"), Leave("call" if committed else None))  # by itself, or by us
+
+
+def test_the_next_life_is_committed_to_nothing() -> None:
+    ended, _ = decide(replace(collecting(), committed=True), T.EXITED, occasion(CRASH))
+    assert not decide(ended, T.CLEARED, occasion())[0].committed
+
+
 # --- restarted in company ---------------------------------------------------------------------------------------
 
 
@@ -511,6 +631,7 @@ class Story:
             finding = Finding(verdict, self.now_ns, word=self.now_ns, offset=256)
         incident = IncidentId(f"{len(self.opened)}")
         told = Occasion(self.now_ns, self.settings, GRACE, finding, held, self.observe_only, incident, usable=not held)
+        told = told._replace(collects=not held)
         before = self.state
         self.state, actions = decide(before, trigger, told)
         if trigger is T.STOP:
@@ -520,7 +641,7 @@ class Story:
         for action in actions:
             self._check(action, before, trigger)
             if isinstance(action, Spawn) and self.settings.probe and trigger in (T.CLEARED, T.TIMEOUT, T.PROBED):
-                assert before.reason in ASKED_FOR or before.probing  # never into an accelerator that nobody asked
+                assert before.reason in NO_FAILURE or before.probing  # never into an accelerator that nobody asked
                 assert trigger is not T.PROBED or not held
         spawned = sum(isinstance(action, Spawn) for action in actions)
         assert self.state.incarnation == before.incarnation + spawned
@@ -546,7 +667,11 @@ class Story:
             assert not self.observe_only
             assert action.confirm in self.opened.values()
         elif isinstance(action, Signal) and action.kind == KILL:
-            assert before.phase is P.TERMINATING  # it was asked first
+            assert before.phase is P.TERMINATING or before.committed  # it was asked first, or its word was read again
+        elif isinstance(action, (Collect, Dump)):
+            assert action.incident in self.standing
+            assert not self.observe_only and not before.committed
+            assert isinstance(action, Collect) or trigger is T.COMMITTED
 
 
 # Single triggers, and the runs of them that make up a life, so that sequences reach every phase.
@@ -557,6 +682,8 @@ runs = st.sampled_from(
         (T.EXITED, T.CLEARED),
         (T.CLEARED, T.READY),
         (T.EXITED, T.CLEARED, T.PROBED),
+        (T.START, T.READY, T.VERDICT),
+        (T.COLLECTED, T.COMMITTED),
     ]
 )
 later = st.sampled_from([0, MILLISECOND, 100 * MILLISECOND, 3 * SECOND, 70 * SECOND])
@@ -564,8 +691,8 @@ steps = st.tuples(runs, st.sampled_from(V), st.booleans(), later)
 Steps = list[tuple[tuple[Trigger, ...], Verdict, bool, int]]
 
 
-def told(sequence: Steps, observe_only: bool, probe: bool = False) -> Story:
-    story = Story(observe_only, PROBED if probe else SETTINGS)
+def told(sequence: Steps, observe_only: bool, probe: bool = False, full: bool = False) -> Story:
+    story = Story(observe_only, PROBED if probe else DUMPING if full else SETTINGS)
     for triggers, verdict, held, later_ns in sequence:
         for trigger in triggers:
             story.feed(trigger, verdict, held, later_ns)
@@ -573,17 +700,19 @@ def told(sequence: Steps, observe_only: bool, probe: bool = False) -> Story:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(steps, max_size=30), st.booleans(), st.booleans())
-def test_no_sequence_of_triggers_breaks_what_must_stay_true(sequence: Steps, observe_only: bool, probe: bool) -> None:
+@given(st.lists(steps, max_size=30), st.booleans(), st.booleans(), st.booleans())
+def test_no_sequence_of_triggers_breaks_what_must_stay_true(
+    sequence: Steps, observe_only: bool, probe: bool, full: bool
+) -> None:
     """No kill without its incident, no verdict acted on in observe-only, no start after a stop, no lost incident."""
-    told(sequence, observe_only, probe)
+    told(sequence, observe_only, probe, full)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(steps, max_size=30), st.booleans())
-def test_every_state_can_be_left(sequence: Steps, observe_only: bool) -> None:
+@given(st.lists(steps, max_size=30), st.booleans(), st.booleans())
+def test_every_state_can_be_left(sequence: Steps, observe_only: bool, full: bool) -> None:
     """Stopped by an operator, ended by its signal, cleared away: from wherever it is, it comes to rest, and starts."""
-    story = told(sequence, observe_only)
+    story = told(sequence, observe_only, full=full)
     for trigger in (T.STOP, T.TIMEOUT, T.EXITED, T.CLEARED):
         story.feed(trigger, later_ns=10 * SECOND)
     at_rest = story.state.phase

@@ -11,8 +11,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "watchdogd"
-ALSO_PURE = ("abi", "bad_outputs", "model", "histogram", "pulse", "publish.snapshot", "publish.tally")
-PURE = (*ALSO_PURE, *sorted(f"decide.{path.stem}" for path in PACKAGE.glob("decide/[a-z]*.py")))
+ALSO_PURE = (
+    "abi",
+    "bad_outputs",
+    "incident",
+    "incidents.codec",
+    "incidents.judged",
+    "incidents.reading",
+    "incidents.redact",
+    "model",
+    "histogram",
+    "pulse",
+    "publish.snapshot",
+    "publish.tally",
+)
+_DECIDE = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.glob("decide/**/[a-z]*.py"))
+PURE = (*ALSO_PURE, *sorted(".".join(path.parts) for path in _DECIDE))
 IMPURE = {"os", "time", "datetime", "socket", "subprocess", "logging", "threading", "random", "signal", "select"}
 
 
@@ -63,9 +77,10 @@ LAYERS = {
     "observe": {"decide"},
     "publish": {"decide"},
     "instrument": set[str](),
+    "incidents": {"decide", "observe", "publish", "instrument"},
     "act": {"decide", "observe", "publish", "instrument"},
-    "supervisor": {"decide", "observe", "publish", "instrument", "act"},
-    "view": {"observe", "publish"},
+    "supervisor": {"decide", "observe", "publish", "instrument", "act", "incidents"},
+    "view": {"decide", "observe", "publish", "incidents"},
 }
 
 

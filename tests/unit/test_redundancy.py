@@ -38,7 +38,7 @@ def test_a_peer_that_does_not_serve_is_absent(phase: Phase) -> None:
 
 @pytest.mark.parametrize("phase", Phase)
 def test_a_peer_that_will_serve_again_is_returning(phase: Phase) -> None:
-    expected = phase in (Phase.STARTING, Phase.TERMINATING, Phase.KILLING, Phase.BACKOFF)
+    expected = phase in (Phase.STARTING, Phase.TERMINATING, Phase.COLLECTING, Phase.KILLING, Phase.BACKOFF)
     assert returning(A[0], [A, member("b", phase)], ()) == ("b" if expected else None)
 
 

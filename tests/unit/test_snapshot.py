@@ -26,6 +26,7 @@ def test_every_part_is_in_the_body_under_its_name() -> None:
         "events": {"written": 3},
         "kernel": None,
         "holders": [],
+        "incidents": None,
         "workers": [{"name": "a"}, {"name": "b"}],
     }
 

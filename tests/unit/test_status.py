@@ -17,8 +17,8 @@ from watchdogd.decide.escalation_orders import Stage
 from watchdogd.model import Phase
 from watchdogd.observe import procfs
 from watchdogd.publish import events
+from watchdogd.span import span
 from watchdogd.view import status_detail
-from watchdogd.view.span import span
 from watchdogd.view.status import StatusView, UnknownWorker, collect
 from watchdogd.view.status_json import to_json
 from watchdogd.view.status_table import table
@@ -641,6 +641,17 @@ def test_one_worker_is_told_how_its_last_incident_ended_and_where_its_output_is(
     assert "  its process: killed by signal 9, 3 steps in flight (requests 17, 18)" in lines
     assert f"  its output: {log}" in lines
     assert f"  its story: `watchdogd events --incident {INCIDENT['id']}`" in lines
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_one_worker_is_told_where_to_read_what_its_incident_was_if_they_are_kept(
+    ended: FakeRuntime, keeps: bool
+) -> None:
+    ended.incidents = {"kept": 1, "bytes": 7, "error": None, "last": None, "tools": {}, "unfinished": 0, "lost": 0}
+    ended.incidents = ended.incidents if keeps else None
+    ended.publish()
+    told = f"  what it was: `watchdogd incidents show {INCIDENT['id']}`"
+    assert (told in detailed(ended).splitlines()) is keeps
 
 
 def test_what_one_worker_does_not_have_is_not_told(ended: FakeRuntime) -> None:

@@ -20,7 +20,7 @@ from watchdogd.act.spawning import launch
 from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, orders
 from watchdogd.decide.orders import Trigger
-from watchdogd.instrument import options
+from watchdogd.instrument import core_dump, options
 from watchdogd.model import SECOND, Exit, Finding, Phase, Verdict
 from watchdogd.observe.heartbeat import create
 from watchdogd.observe.loop import Loop
@@ -74,6 +74,9 @@ class Actor:
             self._record_phase(watched, order, now_ns)
         elif isinstance(order, orders.Signal):
             self._signal(watched, order)
+        elif isinstance(order, orders.Commit):
+            if not self.spare(watched, order.confirm):
+                self._happenings.append(Happening(watched, Trigger.COMMITTED))
         elif isinstance(order, orders.Spawn):
             self._spawn(watched, order, now_ns)
         elif isinstance(order, orders.Clear):
@@ -103,14 +106,12 @@ class Actor:
             self._board.count("detection_lateness", finding.detected_ns - finding.deadline_ns)
 
     def _record_verdict(self, watched: Watched, action: orders.OpenIncident, published_ns: int | None) -> None:
-        finding, armed_ns = action.finding, watched.state.armed_ns
-        # Told where it matters: its deadline counts from then, since a ready or a resume came after the entry.
-        armed_later = armed_ns is not None and finding.entered_ns is not None and armed_ns > finding.entered_ns
+        finding = action.finding
         self._journal.emit(
             EventKind.VERDICT, finding.detected_ns, worker=watched.settings.name,
             incarnation=watched.state.incarnation, incident=action.incident, verdict=finding.verdict.value,
             operation=finding.operation, stage=finding.stage, entered_ns=finding.entered_ns,
-            armed_ns=armed_ns if armed_later and finding.deadline_ns is not None else None,
+            armed_ns=watched.armed_later_ns(finding),
             deadline_ns=finding.deadline_ns, detected_ns=finding.detected_ns, published_ns=published_ns,
             pid=finding.pid, tid=finding.tid, detail=finding.detail, bisected=finding.bisected,
             would_have_killed=action.would_kill, held=watched.held,
@@ -178,13 +179,18 @@ class Actor:
 
     # --- deeds ---
 
+    def spare(self, watched: Watched, finding: Finding) -> bool:
+        """Whether what was to be done about a finding must not be, since the fact it rests on is another by now."""
+        if watched.still(finding, time.monotonic_ns()):
+            return False
+        if finding.verdict is Verdict.STALL:
+            self.record_stall_over(watched, time.monotonic_ns())
+        self._happenings.append(Happening(watched, Trigger.RETURNED))
+        return True
+
     def _signal(self, watched: Watched, action: orders.Signal) -> None:
         number = signal.SIGKILL if action.kind == orders.KILL else signal.SIGTERM
-        if action.confirm is not None and not watched.still(action.confirm, time.monotonic_ns()):
-            self._fleet.spared()
-            if action.confirm.verdict is Verdict.STALL:
-                self.record_stall_over(watched, time.monotonic_ns())
-            self._happenings.append(Happening(watched, Trigger.RETURNED))
+        if action.confirm is not None and self.spare(watched, action.confirm):
             return
         refusal = watched.signal(number, time.monotonic_ns())
         watched.note = "" if refusal is None else f"{number.name} was refused: {refusal.strerror}"
@@ -223,6 +229,7 @@ class Actor:
             request = launching.request(
                 settings, watched.reader.path, self._runtime.birth(settings.name, incarnation), output, os.environ, ids,
                 self._scope(settings.name, incarnation), self._runtime.shims,
+                core_dump.folder(self._runtime.state_directory, settings.name, incarnation),
             )  # fmt: skip
             watched.process = launch(request)
             watched.launched = launching.fingerprint(settings)

@@ -90,7 +90,7 @@ class Fleet:
         for other in self._coupled(victim):
             name = other.settings.name
             ended_for_a_hang = other.state.reason not in NO_FAILURE and other.state.incident is not None
-            if other.state.phase is Phase.KILLING and ended_for_a_hang:
+            if other.state.phase in (Phase.COLLECTING, Phase.KILLING) and ended_for_a_hang:
                 return f"{name} is being killed"
             # Its own time-out starts again when the culprit is gone: that is what the kill was for.
             if other.gone_ns is not None and entered < other.gone_ns and now_ns < other.gone_ns + allowance:

@@ -66,6 +66,7 @@ def fingerprint(settings: WorkerSettings) -> str:
         settings.cuda_visible_devices, settings.output, settings.on_supervisor_exit,
         *((options.asked(settings),) if settings.instrument == "driver" else ()),
         *(("nvtx",) if settings.instrument == "driver" and settings.nvtx else ()),
+        *(("dump",) if _dumps(settings) else ()),
     )  # fmt: skip
     text = repr(launched).encode("utf-8", "surrogateescape")
     return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}"  # hashlib takes 10 ms to import, at each adoption
@@ -109,11 +110,16 @@ def _shim(settings: WorkerSettings, roots: tuple[str, ...]) -> words.Request | N
     return words.Request(roots, nvtx=words.NVTX if settings.nvtx else None)
 
 
+def _dumps(settings: WorkerSettings) -> bool:
+    return settings.gpu_core_dump and settings.evidence == "full"
+
+
 def request(
     settings: WorkerSettings, heartbeat: str, birth: str, output: int | None, base: Mapping[str, str],
     ids: Identity | None, scope: tuple[str, str] | None = None, roots: tuple[str, ...] = (),
+    dump: str | None = None,
 ) -> Launch:  # fmt: skip
-    """``roots``: where a shim for its driver may be put."""
+    """``roots``: where a shim for its driver may be put. ``dump``: the folder for core dumps of its GPU."""
     scheduling = None
     if settings.scheduling is not None:
         name, _, priority = settings.scheduling.partition(":")
@@ -135,4 +141,5 @@ def request(
         scope=scope,
         foreground=settings.foreground,
         shim=_shim(settings, roots),
+        dump=dump if _dumps(settings) else None,
     )

@@ -38,6 +38,7 @@ class Runtime:
         self.state_directory = os.path.realpath(settings.state_dir)
         self.heartbeats = f"{self.directory}/heartbeats"
         self.births = f"{self.directory}/births"
+        self.incidents = f"{self.directory}/incidents"  # what is not written yet of them
         self.board = f"{self.directory}/board"
         self.socket = f"{self.directory}/control.sock"
         self.events = settings.events_file or f"{self.state_directory}/events.jsonl"
@@ -47,6 +48,7 @@ class Runtime:
             ("runtime_dir", self.directory, "", 0o751),  # workers of other users pass through to their heartbeat
             ("runtime_dir", self.directory, "heartbeats", 0o751),
             ("runtime_dir", self.directory, "births", 0o700),
+            ("runtime_dir", self.directory, "incidents", 0o700),
             ("state_dir", self.state_directory, "", 0o751),  # and to their shim; what is in it says who may read it
             ("state_dir", self.state_directory, "log", 0o750),
         ):

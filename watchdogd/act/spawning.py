@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from watchdogd.act import birth, privileges, scope
 from watchdogd.act.process import Process, hold
-from watchdogd.instrument import words
+from watchdogd.instrument import core_dump, words
 from watchdogd.observe import procfs
 
 _PR_SET_PDEATHSIG = 1
@@ -53,6 +53,7 @@ class Launch(NamedTuple):
     scope: tuple[str, str] | None = None  # systemd scope to enter, and the slice it is in
     foreground: bool = False  # in our session and process group, with the descriptors and limits we were started with
     shim: words.Request | None = None  # what is to stand in front of its CUDA driver
+    dump: str | None = None  # folder in which its driver may leave core dumps of the GPU
 
 
 def launch(request: Launch) -> Process:
@@ -128,7 +129,7 @@ def _prepare(request: Launch, parent: int, errors: int) -> dict[str, str]:
         os.dup2(null if source is None else source, target, inheritable=True)
     if request.birth is not None:
         birth.tell(request.birth, *_enter_scope(request))
-    environment = _with_shim(request)
+    environment = core_dump.prepare(request.dump, _with_shim(request), request.ids)
     if not request.foreground:  # else the exec closes ours, and leaves what somebody gave us for the program
         os.closerange(3, errors)
         os.closerange(errors + 1, 2**20)

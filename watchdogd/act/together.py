@@ -127,7 +127,7 @@ class Together:
         worker = self._watched[leader]
         state = worker.state
         if change.asked_ns is None or state.incarnation == change.incarnation:
-            return state.phase in (Phase.TERMINATING, Phase.KILLING, *ALIVE)
+            return state.phase in (Phase.TERMINATING, Phase.COLLECTING, Phase.KILLING, *ALIVE)
         return not order.is_up(state, worker.settings, max(change.asked_ns, state.spawned_ns or 0), now_ns)
 
     def _missed(self, watched: Watched) -> str | None:

@@ -260,6 +260,8 @@ class Watched:
                 yield now_ns + HELD_CHECK_NS
         elif self.state.deadline_ns is not None:
             yield self.state.deadline_ns
+            if self.state.phase is Phase.COLLECTING and not self.state.committed:
+                yield now_ns + HELD_CHECK_NS
         if self.clearing.again_ns is not None:
             yield self.clearing.again_ns
 
@@ -284,6 +286,13 @@ class Watched:
             return None
         orphaned, spawned_ns = self.examination.orphaned, self.state.spawned_ns or 0
         return inflight.most_stuck(self.settings, self.reader, self.pulse, orphaned, spawned_ns, now_ns)
+
+    def armed_later_ns(self, finding: Finding) -> int | None:
+        """Where it matters: its deadline counts from then, since a ready or a resume came after the entry."""
+        armed_ns, entered_ns = self.state.armed_ns, finding.entered_ns
+        if armed_ns is None or entered_ns is None or finding.deadline_ns is None:
+            return None
+        return armed_ns if armed_ns > entered_ns else None
 
     def beside(self, finding: Finding, now_ns: int) -> list[dict[str, Any]]:
         """As ``inflight.beside``, with the verdict on a hang."""

@@ -26,6 +26,7 @@ from watchdogd.model import (
     EscalationSettings,
     GrowthSettings,
     HooksSettings,
+    IncidentSettings,
     MetricsSettings,
     OutputSettings,
     RestartSettings,
@@ -80,6 +81,7 @@ def settings_of(tree: Tree, problems: Problems, *, environ: Mapping[str, str]) -
     checks.check_journal(single["supervisor"], workers.values(), problems)
     checks.check_hooks(single["hooks"], search_path, problems)
     checks.check_escalation(single["escalation"], search_path, problems)
+    checks.check_incidents(single["incidents"], search_path, problems)
     checks.check_names(workers, problems)
     for scope in workers.values():
         checks.check_worker(scope, workers, search_path, problems)
@@ -99,6 +101,7 @@ def settings_of(tree: Tree, problems: Problems, *, environ: Mapping[str, str]) -
         hooks=HooksSettings(**single["hooks"].fields()),
         escalation=EscalationSettings(**single["escalation"].fields()),
         kmsg=log,
+        incidents=IncidentSettings(**single["incidents"].fields()),
     )
     doubts.note(settings, workers, problems)
     return settings

@@ -51,6 +51,10 @@ def check_hooks(hooks: Scope, path: str, problems: Problems) -> None:
         problems.note(blamed.path, message, f'raise veto_max to "{least}" or more')
 
 
+def check_incidents(incidents: Scope, path: str, problems: Problems) -> None:
+    check_program(incidents.get("export_hook"), path, problems)
+
+
 def check_escalation(escalation: Scope, path: str, problems: Problems) -> None:
     action, ask, file = (escalation.get(name) for name in ("action", "ask", "consent_file"))
     check_program(ask, path, problems)

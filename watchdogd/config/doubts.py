@@ -28,6 +28,7 @@ def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) ->
         _idle_coupling(worker, settings.workers, scopes[worker.name], problems)
         _relative(worker, scopes[worker.name], problems)
         _shimmed(worker, scopes[worker.name], problems)
+        _evidence(worker, settings.incidents.max_count, scopes[worker.name], problems)
         if worker.growth.leak and worker.growth.baseline_ns is None:
             path = (*scopes[worker.name].path, "growth", "leak")
             problems.warn(path, "has nothing to measure by: growth.baseline is never", "write baseline, or remove it")
@@ -43,6 +44,18 @@ def note(settings: Settings, scopes: Mapping[str, Scope], problems: Problems) ->
     if grace_ns < _SHORTEST_KILL_GRACE_NS:
         message = f'"{duration.show(grace_ns)}" may pass before the driver lets go of a worker that is killed'
         problems.warn(("supervisor", "kill_grace"), message, 'write "1s" or more, or call it "unkillable" too soon')
+
+
+def _evidence(worker: WorkerSettings, kept: int, scope: Scope, problems: Problems) -> None:
+    if worker.evidence == "full" and not kept:
+        message = "is not taken: incidents.max_count is 0"
+        problems.warn((*scope.path, "evidence"), message, "raise it, or remove this")
+    elif worker.evidence == "full":
+        return
+    for key in ("evidence_budget", "gpu_core_dump"):
+        cell = scope.get(key)
+        if cell is not None and cell.given and cell.value:
+            problems.warn(cell.path, 'has no effect: evidence is not "full"', 'write evidence = "full", or remove it')
 
 
 def _consent(file: str | None, problems: Problems) -> None:

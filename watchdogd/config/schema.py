@@ -106,6 +106,20 @@ _HOOKS = _table(
         ("veto_max", _DURATION, "longest such delay, from the verdict on"),
     ],
 )
+_INCIDENTS = _table(
+    model.IncidentSettings(),
+    [
+        ("max_bytes", values.SIZE, "of all incidents that are kept; the oldest go first"),
+        ("max_count", integer_kind(0), "incidents that are kept; 0: none, and no evidence is taken"),
+        ("export_hook", values.COMMAND, "program given the folder of each incident that is closed; `[]`: none"),
+        ("export_hook_deadline", _DURATION, "its start to its SIGKILL"),
+        (
+            "redact",
+            values.STRINGS,
+            'variables and options whose values are not kept, such as `["*_URL"]`, besides those that look secret',
+        ),
+    ],
+)
 _ESCALATION = _table(
     model.EscalationSettings(),
     [
@@ -278,6 +292,17 @@ _WORKER = [
         _ANY_WORKER,
         [
             (
+                "evidence",
+                choice_kind("memory", "full"),
+                "of a hang, before its kill: what shared memory says, or what collectors get within `evidence_budget`",
+            ),
+            ("evidence_budget", _DURATION, 'with `"full"`: the verdict to the kill'),
+            (
+                "gpu_core_dump",
+                values.BOOLEAN,
+                'with `"full"`: a core dump of the GPU, which names the kernel that hangs; see docs/INCIDENTS.md',
+            ),
+            (
                 "probe",
                 values.PROBE,
                 "what finds out, after a kill or a crash, if its accelerator is usable; `[]`: nothing",
@@ -335,6 +360,7 @@ TABLES: dict[str, dict[str, Key]] = {
         "metrics": _METRICS,
         "hooks": _HOOKS,
         "escalation": _ESCALATION,
+        "incidents": _INCIDENTS,
         "tegrastats": [
             Key(
                 "command",

@@ -14,7 +14,7 @@ from watchdogd.decide.orders import ALIVE, AUTOMATIC, SUPERVISOR, Trigger, Worke
 from watchdogd.model import SECOND, Finding, IncidentId, Phase, Verdict
 
 RESTART_NS = SECOND  # RestartSec= of our unit and the way to the first look, several times over; WatchdogSec= is longer
-HAS_PROCESS = ALIVE | {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
+HAS_PROCESS = ALIVE | {Phase.TERMINATING, Phase.COLLECTING, Phase.KILLING, Phase.UNKILLABLE}
 
 
 def unwatched_ns(due_ns: int, now_ns: int) -> int:
@@ -44,6 +44,7 @@ def remember(state: WorkerState) -> dict[str, Any]:
         "untold": state.untold,
         "by_itself": state.by_itself,
         "spent": state.spent,
+        "committed": state.committed,
     }
 
 
@@ -76,6 +77,7 @@ def recall(told: Mapping[str, Any]) -> WorkerState:
             untold=_is(int, remembered.get("untold", 0)),
             by_itself=_is(bool, remembered.get("by_itself", False)),
             spent=_is(int, remembered.get("spent", 0)),
+            committed=_is(bool, remembered.get("committed", False)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"not the memory of a worker: {error!r}") from None
@@ -124,7 +126,8 @@ def resume(
 
 
 def _resume_alive(state: WorkerState, now_ns: int) -> tuple[WorkerState, Trigger | None]:
-    if state.phase is Phase.KILLING and state.finding is not None:  # read once more, and then killed
+    is_condemned = state.phase in (Phase.COLLECTING, Phase.KILLING)
+    if is_condemned and state.finding is not None and not state.committed:  # read once more, and then killed
         phase = Phase.STARTING if state.ready_ns is None else Phase.RUNNING
         return replace(state, phase=phase, deadline_ns=None), Trigger.RELEASED
     if state.phase in (Phase.UNKILLABLE, *ALIVE):

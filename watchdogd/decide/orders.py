@@ -42,6 +42,8 @@ class Trigger(str, Enum):
     RETURNED = "returned"  # the standing finding's word moved: not hung after all
     EXITED = "exited"  # the process that was spawned is gone
     CLEARED = "cleared"  # it is reaped, and no descendant is left
+    COLLECTED = "collected"  # what was to be had of its evidence by now, or nobody is there to take any
+    COMMITTED = "committed"  # its finding was read again, and stands: its evidence may be taken by force
     TIMEOUT = "timeout"  # the phase's own deadline passed
     PROBED = "probed"  # the probe before a start has answered
     BISECT_ON = "bisect on"  # by the operator: from its next start on
@@ -62,6 +64,29 @@ class Signal:
 
     kind: str
     confirm: Finding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Have the evidence taken that harms nobody. Its kill comes whether that succeeds or not."""
+
+    incident: IncidentId
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Read the finding again: only if it stands may evidence be taken that makes the hung call return."""
+
+    confirm: Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """Have that evidence taken."""
+
+    incident: IncidentId
+    until_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +143,9 @@ class Leave:
     verdict: str | None  # that ended the worker; None = it ended by itself
 
 
-Action = Spawn | Signal | Clear | Probe | Refrain | Bisect | OpenIncident | CloseIncident | Leave
+Action = (
+    Spawn | Signal | Collect | Commit | Dump | Clear | Probe | Refrain | Bisect | OpenIncident | CloseIncident | Leave
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +174,7 @@ class WorkerState:
     bisecting: bool = False  # whether this incarnation is
     untold: int = 0  # kills for hangs whose stage did not tell where, while ``bisect_after`` is set
     by_itself: bool = False  # this incarnation ended with nobody's doing
+    committed: bool = False  # its kill, whatever its finding's fact says by now: evidence was taken by force
     spent: int = 0  # restarts that nobody asked for; ``before_exit`` counts them
 
 
@@ -162,3 +190,4 @@ class Occasion(NamedTuple):
     incident: IncidentId | None = None  # the id to use if one is opened
     ready_ns: int | None = None  # with READY: when, by the worker's own stamp
     usable: bool | None = None  # with PROBED; None = unknown
+    collects: bool = False  # somebody is there to take evidence

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from watchdogd.decide import bisecting, budget
+from watchdogd.decide import bisecting, budget, collecting
 from watchdogd.decide.orders import (
     ALIVE,
     ASKED_FOR,
@@ -62,6 +62,8 @@ def _handler(state: WorkerState, trigger: Trigger) -> Handler:
     """A stop is no way out of quarantine: what would start the worker then meets the row of the quarantine."""
     if state.quarantined and trigger in (Trigger.START, Trigger.RESTART):
         return TABLE[Phase.QUARANTINED, trigger]
+    if state.committed and trigger is Trigger.PAUSE:  # its call was made to return: there is nothing left to look at
+        return _ignore
     return TABLE[state.phase, trigger]
 
 
@@ -89,6 +91,7 @@ def _spawn(state: WorkerState, occasion: Occasion) -> Step:
         unusable=0,
         bisecting=state.bisect is not None,
         by_itself=False,
+        committed=False,
     )
     return state, (Spawn(state.incarnation, bisect=state.bisecting),)
 
@@ -136,19 +139,18 @@ def _end_standing(state: WorkerState, occasion: Occasion) -> Step:
     if state.finding.verdict is Verdict.LEAK:  # it works: it may finish what it has begun
         asked, ask = _terminate(state, occasion, wanted=True)
         return replace(asked, reason=Verdict.LEAK.value), ask
-    killing = _enter(state, Phase.KILLING, occasion.now_ns, occasion.now_ns + occasion.kill_grace_ns)
-    return replace(killing, reason=state.finding.verdict.value), (Signal(KILL, confirm=state.finding),)
+    return collecting.begin(replace(state, reason=state.finding.verdict.value), occasion)
 
 
 def _returned(state: WorkerState, occasion: Occasion) -> Step:
     """The word moved before anything destructive was done: a near miss. The worker goes on as before."""
-    if state.finding is None:  # nothing stands: it has ended meanwhile
+    if state.finding is None or state.committed:  # it has ended meanwhile; or that is our own doing
         return state, ()
     actions: tuple[Action, ...] = ()
     if state.incident is not None:
         actions = (CloseIncident(state.incident, "returned"),)
     state = replace(state, finding=None, incident=None)
-    if state.phase is not Phase.KILLING:
+    if state.phase not in (Phase.COLLECTING, Phase.KILLING):
         return state, actions
     if not state.wanted or state.reason in ASKED_FOR:  # its end was asked for while its kill was under way
         state, ask = _terminate(state, occasion, wanted=state.wanted)
@@ -180,9 +182,16 @@ def _ended_as_asked(state: WorkerState, occasion: Occasion) -> Step:
     return _enter(state, Phase.KILLING, occasion.now_ns, deadline), (*told, Clear())
 
 
+def _ended_while_collecting(state: WorkerState, occasion: Occasion) -> Step:
+    """With the verdict as the reason. Once its kill was committed, what ended it was our doing."""
+    by_itself = not state.committed
+    state, actions = _ended_as_asked(state if by_itself else replace(state, phase=Phase.KILLING), occasion)
+    return replace(state, by_itself=by_itself), actions
+
+
 def _cleared(state: WorkerState, occasion: Occasion) -> Step:
     """Gone, with all its descendants. What comes next is the budget's word, unless an operator has had his."""
-    now = occasion.now_ns
+    now, state = occasion.now_ns, replace(state, finding=None)
     if not state.wanted:
         actions: tuple[Action, ...] = ()
         if state.incident is not None:
@@ -351,6 +360,8 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
         table[phase, T.CLEARED] = _cleared
         table[phase, T.STOP] = _not_wanted
         table[phase, T.START] = table[phase, T.RESTART] = _wanted
+    table[P.COLLECTING, T.STOP] = _not_wanted
+    table[P.COLLECTING, T.START] = table[P.COLLECTING, T.RESTART] = _wanted
     table |= {
         (P.STOPPED, T.START): _spawn,
         (P.STOPPED, T.RESTART): _spawn,
@@ -358,6 +369,12 @@ def _table() -> dict[tuple[Phase, Trigger], Handler]:
         (P.STARTING, T.READY): _ready,
         (P.PAUSED, T.READY): _ready_while_paused,
         (P.PAUSED, T.RESUME): _resume,
+        (P.COLLECTING, T.COLLECTED): collecting.collected,
+        (P.COLLECTING, T.COMMITTED): collecting.committed,
+        (P.COLLECTING, T.TIMEOUT): collecting.kill,
+        (P.COLLECTING, T.RETURNED): _returned,
+        (P.COLLECTING, T.PAUSE): _pause,
+        (P.COLLECTING, T.EXITED): _ended_while_collecting,
         (P.TERMINATING, T.TIMEOUT): _grace_over,
         (P.KILLING, T.TIMEOUT): _unkillable,
         (P.KILLING, T.RETURNED): _returned,

@@ -17,7 +17,7 @@ from watchdogd.decide.orders import WorkerState
 from watchdogd.model import Phase, WorkerSettings
 
 Member = tuple[WorkerSettings, WorkerState]
-_RETURNING = frozenset((Phase.STARTING, Phase.TERMINATING, Phase.KILLING, Phase.BACKOFF))
+_RETURNING = frozenset((Phase.STARTING, Phase.TERMINATING, Phase.COLLECTING, Phase.KILLING, Phase.BACKOFF))
 _BY_HAND = {
     Phase.STOPPED: "watchdogd start {}",
     Phase.PAUSED: "watchdogd resume {}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from watchdogd.doctor import accelerators, files, rights, shim, system
+from watchdogd.doctor import accelerators, evidence, files, rights, shim, system
 from watchdogd.doctor.words import Check
 from watchdogd.model import Settings
 
@@ -90,4 +90,5 @@ CHECKS = (
     Check("python", _SYSTEM, "Python", system.python, seconds=1.5),
     Check("other_program", _SYSTEM, "command", system.other_program),
     Check("evidence", _SYSTEM, "evidence tools", system.evidence),
+    Check("incidents", _SYSTEM, "incidents", evidence.evidence),
 )  # fmt: skip

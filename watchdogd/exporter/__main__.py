@@ -15,7 +15,7 @@ import sys
 import time
 
 from watchdogd.config.values import host_and_port
-from watchdogd.exporter import health
+from watchdogd.exporter import health, incidents
 from watchdogd.exporter.collector import Exposition
 from watchdogd.exporter.page import StatusPage
 from watchdogd.exporter.server import Page, Server, shared
@@ -49,7 +49,9 @@ async def _serve(runtime_dir: str, listen: str) -> int:
         "/readyz": lambda: answer(health.readyz),
     }
     try:
-        server = await Server(pages).listen(*host_and_port(listen))
+        formats = {"/metrics": {"application/openmetrics-text": exposition.openmetrics}}
+        below = {incidents.PREFIX: site.incidents.page}
+        server = await Server(pages, below, formats).listen(*host_and_port(listen))
     except OSError as error:
         remedy = "end what listens there, or choose another metrics.listen (port 0: any free one)"
         print(f"watchdogd exporter: cannot listen on {listen}: {error.strerror}; {remedy}", file=sys.stderr)

@@ -14,6 +14,7 @@ import psutil
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
 from prometheus_client.registry import Collector
 
 from watchdogd.exporter import families
@@ -31,6 +32,14 @@ class Exposition(Collector):
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.page = shared(lambda: Page(200, CONTENT_TYPE_LATEST, render(self.registry)))
+        self.openmetrics = shared(lambda: Page(200, OPENMETRICS_TYPE, render(self.registry, openmetrics=True)))
+
+    def state_dir(self) -> str:
+        """Of the supervisor that runs or ran last; empty where nobody knows."""
+        try:
+            return str(board.read(self._path).body.get("supervisor", {}).get("state_dir", ""))
+        except board.BoardError:
+            return ""
 
     def look(self) -> board.Published | None:
         """Follow the workers to their present incarnations; None without a board."""

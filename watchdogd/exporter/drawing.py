@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from watchdogd.exporter.html import Html, element, join
+from watchdogd.markup import Html, element, join
 
 WIDTH, HEIGHT = 300, 48
 

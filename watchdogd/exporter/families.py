@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import accumulate
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Exemplar
 
 import watchdogd
 from watchdogd import abi
@@ -253,9 +255,10 @@ _LABELLED: tuple[tuple[str, str, str, str, _Values], ...] = (
 def of_workers(workers: Sequence[Worker]) -> Iterator[Metric]:
     for name, kind, text, value in _SIMPLE:
         yield plain(name, kind, text, _rows("worker", ((w.name, value(w)) for w in workers)))
+    examples = dict(filter(None, map(_example, workers)))
     for name, kind, text, label, values in _LABELLED:
         rows = (((("worker", w.name), (label, of)), number) for w in workers for of, number in values(w))
-        yield plain(name, kind, text, rows)
+        yield plain(name, kind, text, rows, examples if name == "hangs" else {})
     durations = (
         ((("worker", w.name), ("operation", operation)), _bounds(w, operation), w.totals.histograms[operation])
         for w in workers
@@ -274,6 +277,17 @@ def of_workers(workers: Sequence[Worker]) -> Iterator[Metric]:
     )
     text = "From the entry of the call that hung to its successor being ready."
     yield cumulated("recovery_duration_seconds", text, recoveries)
+
+
+def _example(worker: Worker) -> tuple[Pairs, Exemplar] | None:
+    """The labels of the counter that a worker's last hang is in, and its incident; never a label: each is new."""
+    last = worker.body["last_incident"]
+    if last is None:
+        return None
+    key = last["operation"] or last["verdict"]
+    began = datetime.fromisoformat(str(last["time"]).replace("Z", "+00:00")).timestamp()
+    example = Exemplar({"incident": str(last["id"])}, 1, began)
+    return ((("worker", worker.name), ("operation", key)), example)
 
 
 def _bounds(worker: Worker, operation: str) -> tuple[int, ...]:

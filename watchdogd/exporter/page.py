@@ -6,33 +6,26 @@ nothing but what this module put in, so that text of a worker cannot become more
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import socket
 import time
-from importlib import resources
 
 from watchdogd.exporter import sections
 from watchdogd.exporter.collector import Exposition
-from watchdogd.exporter.html import Html, element, join
+from watchdogd.exporter.incidents import Incidents
 from watchdogd.exporter.recent import Rates, Recent
 from watchdogd.exporter.server import Page
 from watchdogd.exporter.tail import Tail
+from watchdogd.markup import Html, asset, element, join, policy_hash
 from watchdogd.publish import board
 from watchdogd.view import status
 
-_STYLE = resources.files(__package__).joinpath("style.css").read_text("utf-8")
-_SCRIPT = resources.files(__package__).joinpath("live.js").read_text("utf-8")
-
-
-def _hash(source: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
-
+_STYLE = asset("watchdogd", "theme.css") + asset("watchdogd.exporter", "style.css")
+_SCRIPT = asset("watchdogd.exporter", "live.js")
 
 HEADERS = {
     "Content-Security-Policy": (
-        f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; connect-src 'self'; "
+        f"default-src 'none'; style-src {policy_hash(_STYLE)}; script-src {policy_hash(_SCRIPT)}; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -52,6 +45,7 @@ class StatusPage:
         self._loads = Recent()
         self._steps = Rates()
         self._tail = Tail()
+        self.incidents = Incidents(exposition.state_dir)
 
     def look(self) -> None:
         """Once a second: follow the workers, and remember the loads and the steps."""
@@ -78,7 +72,8 @@ class StatusPage:
             return _page(503, "✕ watchdogd", sections.banner("bad", reason, []), old=True)
         pulses = {name: history.pulse for name, history in self._exposition.histories.items()}
         histograms = {name: history.totals().histograms for name, history in self._exposition.histories.items()}
-        facts = sections.Facts(view, pulses, histograms, self._loads, self._steps.recent, *self._events(view))
+        links = self.incidents.links()
+        facts = sections.Facts(view, pulses, histograms, self._loads, self._steps.recent, *self._events(view), links)
         good = published is not None and view.fault is None
         return _page(200, sections.title(facts), sections.main(facts), old=not good)
 

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from watchdogd import abi
-from watchdogd.exporter import drawing
+from watchdogd.exporter import drawing, incident_links
 from watchdogd.exporter.health import unready
-from watchdogd.exporter.html import Html, element, join
+from watchdogd.exporter.incidents import Links
 from watchdogd.exporter.recent import SAMPLES, Recent
 from watchdogd.exporter.tail import tone
 from watchdogd.histogram import Histogram
+from watchdogd.markup import Html, element, join
 from watchdogd.model import SECOND, Phase
 from watchdogd.publish.event_text import describe
 from watchdogd.pulse import Pulse
+from watchdogd.span import span
 from watchdogd.view.notes import notes, said, silence
-from watchdogd.view.span import span
 from watchdogd.view.status import MAY_TAKE_WORK, StatusView, WorkerView, age, calls_in_flight
 
 _GOOD, _ODD, _BAD = "good", "odd", "bad"
@@ -38,6 +39,7 @@ class Facts:
     rates: Recent  # steps a second, by worker
     events: Sequence[Mapping[str, Any]]  # newest first
     no_events: str | None  # why they cannot be told
+    incidents: Links
 
 
 def title(facts: Facts) -> str:
@@ -52,6 +54,7 @@ def main(facts: Facts) -> Html:
         element("h2", "Workers"),
         element("div", *(_worker(facts, worker) for worker in view.workers), class_="cards"),
         _loads(facts),
+        incident_links.section(facts.incidents),
         element("h2", "Last events"),
         _events(facts),
         element("p", f"As of {time.strftime('%Y-%m-%d %H:%M:%S %Z')}", class_="faint num asof"),
@@ -150,7 +153,7 @@ def _worker(facts: Facts, worker: WorkerView) -> Html:
         _calls(facts, worker),
         _steps(facts, worker),
         *(element("p", note, class_=f"note {level}") for note in told),
-        _incident(body["last_incident"]),
+        _incident(body["last_incident"], facts.incidents.ids),
         class_=f"card {level}",
         data_worker=worker.name,
         data_phase=worker.phase.value,
@@ -206,16 +209,17 @@ def _steps(facts: Facts, worker: WorkerView) -> Html | None:
     return element("div", drawn, element("p", text + total, class_="faint num"), class_="steps")
 
 
-def _incident(incident: Mapping[str, Any] | None) -> Html | None:
+def _incident(incident: Mapping[str, Any] | None, with_timeline: Sequence[str]) -> Html | None:
     if not incident:
         return None
     what = " ".join(filter(None, (incident["verdict"], incident["operation"], incident.get("outcome"))))
     also = ", ".join(map(str, incident.get("also_in_flight") or ()))
     what += f" (with {also} in flight)" if also else ""
+    code = element("code", incident["id"])
     return element(
         "p",
         f"Last incident: {what}, {incident['time'][:19].replace('T', ' ')} UTC ",
-        element("code", incident["id"]),
+        incident_links.link(incident["id"], code) if incident["id"] in with_timeline else code,
         class_="note",
         data_incident=incident["id"],
     )

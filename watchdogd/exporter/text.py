@@ -1,18 +1,20 @@
-"""Prometheus text from prometheus-client's metrics, at a fraction of the cost of its own renderer.
+"""Prometheus text, or OpenMetrics, from prometheus-client's metrics, at a fraction of the cost of its own renderers.
 
 Two scrapes a second of 1500 series may cost 2 % of a core. Most of a line, its labels, is the same every time, so that
-is rendered once. Invariant: byte for byte what ``prometheus_client.generate_latest`` writes.
+is rendered once. OpenMetrics alone has exemplars. Invariant: byte for byte what ``generate_latest`` of
+``prometheus_client``, or of its ``openmetrics``, writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
+from types import MappingProxyType
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from watchdogd.histogram import Histogram
@@ -48,11 +50,21 @@ def _bucket_labels(bounds_ns: tuple[int, ...], pairs: Pairs) -> list[Labels]:
     return [Labels((*pairs, ("le", le))) for le in (*(str(bound / SECOND) for bound in bounds_ns), "+Inf")]
 
 
-def plain(name: str, kind: str, documentation: str, rows: Iterable[tuple[Pairs, float | None]]) -> Metric:
-    """A gauge or counter; a row without a value is left out."""
+def plain(
+    name: str,
+    kind: str,
+    documentation: str,
+    rows: Iterable[tuple[Pairs, float | None]],
+    exemplars: Mapping[Pairs, Exemplar] = MappingProxyType({}),
+) -> Metric:
+    """A gauge or counter; a row without a value is left out. ``exemplars``: of a counter, by the labels."""
     family = Metric(PREFIX + name, documentation, kind)
     sample_name = f"{family.name}_total" if kind == "counter" else family.name
-    family.samples = [Sample(sample_name, labels(pairs), value) for pairs, value in rows if value is not None]
+    family.samples = [
+        Sample(sample_name, labels(pairs), value, None, exemplars.get(pairs))
+        for pairs, value in rows
+        if value is not None
+    ]
     return family
 
 
@@ -80,13 +92,20 @@ def _number(value: float) -> str:
     return text
 
 
-def render(registry: Collector) -> bytes:
-    """The exposition in Prometheus' text format, of a registry whose metrics were all made here."""
+def render(registry: Collector, *, openmetrics: bool = False) -> bytes:
+    """The exposition, of a registry whose metrics were all made here."""
     lines: list[str] = []
     for metric in registry.collect():
-        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        name = f"{metric.name}_total" if metric.type == "counter" and not openmetrics else metric.name
         lines.append(f"# HELP {name} {metric.documentation}\n# TYPE {name} {metric.type}\n")
         for sample in metric.samples:
             text: str = sample.labels.text  # type: ignore[attr-defined]  # they are ``Labels``
-            lines.append(f"{sample.name}{text} {_number(sample.value)}\n")
+            example = _example(sample.exemplar) if openmetrics and sample.exemplar is not None else ""
+            lines.append(f"{sample.name}{text} {_number(sample.value)}{example}\n")
+    if openmetrics:
+        lines.append("# EOF\n")
     return "".join(lines).encode()
+
+
+def _example(exemplar: Exemplar) -> str:
+    return f" # {labels(tuple(exemplar.labels.items())).text} {_number(exemplar.value)} {exemplar.timestamp}"

@@ -4,6 +4,24 @@ One file an incident on tmpfs, which no disk can delay: a line of JSON, then blo
 be written before a kill. The keeper makes the document of it and removes it; where a supervisor was killed, the keeper
 of the next one does.
 
+========================  =============================================================================================
+head, of the first        fields of ``incident.Incident`` as ``codec.to_json`` has them: ``id`` ``worker``
+                          ``incarnation`` ``opened`` ``opened_unix_ns`` ``boot_id`` ``version`` ``accelerator``
+                          ``level`` ``budget_ns`` ``verdict`` ``loads`` ``sources`` ``kernel`` ``suspects``
+                          ``stalled_ns`` ``command`` ``environment``; besides them ``heartbeat`` (path of the
+                          worker's) and ``pids``
+head, of each             ``id``; ``capture``: ``when`` ``at_ns`` ``took_ns`` ``left_out`` of ``incident.Capture``;
+                          ``workers``: for each one read or tried, ``name`` ``phase`` ``incarnation`` ``accelerator``
+                          ``pid`` ``coupled_with`` ``spawned_ns`` ``ready_ns`` ``unread`` of ``incident.Worker``, and
+                          ``orphaned``: [offset, word] of each call whose thread is gone
+blob ``WORKER/pulse``     header and hot lines, as ``pulse.Pulse.raw``
+blob ``WORKER/ring.N``    the ring of lane N, read after the pulse
+blob ``WORKER/stages``    the stage names, or as much of their beginning as is in use
+blob ``WORKER/driver``    the driver region, where a shim was asked for
+blob ``WORKER/sums``      the sum of its cold blocks without their rings: what others were slowed down by is the
+                          difference between the first capture and a later one
+========================  =============================================================================================
+
 Invariant: a file under its own name is whole (it is written under another and renamed).
 """
 

@@ -45,6 +45,8 @@ def _says_nothing(value: object) -> bool:
 def _text(value: object) -> str:
     if isinstance(value, list) and all(isinstance(item, dict) and "worker" in item for item in value):
         return ",".join(_text(item["worker"]) for item in value)
+    if isinstance(value, list) and all(isinstance(item, dict) and "collector" in item for item in value):
+        return ",".join(f"{_text(item['collector'])}:{_text(item.get('outcome'))}" for item in value)
     if isinstance(value, list) and all(isinstance(item, dict) and "operation" in item for item in value):
         return ",".join(_text(item["operation"]) for item in value)
     if isinstance(value, list) and all(isinstance(item, (str, int)) for item in value):
@@ -73,7 +75,7 @@ def _phrase(kind: str, rest: dict[str, Any]) -> Iterator[str]:
             yield "expected after our kill"
     if kind in (EventKind.SUPERVISOR, EventKind.BISECT) and "change" in rest:
         yield _text(rest.pop("change"))
-    if kind == EventKind.ESCALATION and "step" in rest:
+    if kind in (EventKind.ESCALATION, EventKind.EVIDENCE) and "step" in rest:
         yield _text(rest.pop("step"))
     if "reason" in rest:
         yield f"({_text(rest.pop('reason'))})"

@@ -18,9 +18,13 @@ gone        ``pid``, ``exit``; ``in_flight`` (steps begun and not ended), ``requ
             ``to_redeliver`` (how many its successor starts with), ``dropped``, ``unkept`` (too many at a time)
 ready       ``pid``
 near_miss   ``operation`` (``outputs``: a verdict stood on a run of bad ones), ``reason``
+evidence    of an incident, by ``step``: ``memory`` (``seconds`` that it took, ``left_out``: workers), ``begin``
+            (``evidence_ns``: collectors began, ``until_ns``), ``collected`` (``collectors``: of each its ``outcome``
+            and ``seconds``), ``commit`` (``committed_ns``: from then on its kill was), ``moved`` (``moved_ns``: its
+            call returned all the same), ``lost`` (``reason``)
 refrained   ``reason``: what is not done to a worker that is only observed, besides a kill
-hook        ``hook`` (``on_verdict``), ``status`` or null, ``reason`` (how it ended), ``veto``, ``told_ns`` (when it was
-            started), ``seconds``
+hook        ``hook`` (``on_verdict``, ``export_hook``), ``reason`` (how it ended), ``seconds``; of ``on_verdict`` also
+            ``status`` or null, ``veto``, ``told_ns`` (when it was started)
 probe       ``accelerator``, ``usable`` (``yes`` ``no`` ``unknown``), ``status`` or null, ``reason`` (how it ended),
             ``seconds``
 escalation  ``step`` (``cause`` ``refused`` ``waits`` ``ask`` ``await`` ``no consent`` ``consent`` ``action`` ``done``
@@ -73,6 +77,7 @@ class EventKind(str, Enum):
     GONE = "gone"
     READY = "ready"
     NEAR_MISS = "near_miss"
+    EVIDENCE = "evidence"  # what is taken of an incident, and what becomes of that
     REFRAINED = "refrained"  # from what is not done to a worker that is only observed
     HOOK = "hook"  # what a program of the integrator answered
     PROBE = "probe"  # whether an accelerator is usable again

@@ -11,6 +11,7 @@ import errno
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
 from watchdogd.model import SECOND
@@ -33,6 +34,7 @@ class Journal:
         self.dropped = 0
         self.emitted = 0
         self.suppressed = 0  # by either bound, in all
+        self.beside: Callable[[str, bytes], None] | None = None  # gets each event of an incident, recorded or not
         self._windows: dict[tuple[str, str | None], tuple[int, int, int]] = {}
         self._untold: Counter[str] = Counter()  # kinds of what the throttle suppressed
         self._told_ns: int | None = None
@@ -43,6 +45,8 @@ class Journal:
     ) -> None:  # fmt: skip
         """``weighty``: belongs to the story of an incident; see ``Throttle``."""
         line = self._encode(kind, now_ns, worker=worker, incarnation=incarnation, incident=incident, **fields)
+        if incident is not None and self.beside is not None:
+            self.beside(incident, line)
         if self._throttle.admits(worker, len(line), now_ns, weighty=weighty):
             self._hand_over(line)
         else:

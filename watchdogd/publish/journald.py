@@ -43,6 +43,7 @@ MESSAGE_IDS = {
     EventKind.ESCALATION: "3753808504e1443a82056d8f3f40d915",
     EventKind.PROBE: "ee33bf4965c64664a8e0b48f413a52fe",
     EventKind.BISECT: "6ad7cc12678448b7bf1cb24f8f4efc43",
+    EventKind.EVIDENCE: "a4453674a0e1470bac1b59633845415e",
     EventKind.SUPPRESSED: "fb6a38f9f7d841bf8d086a5dc4a7c15c",
 }
 FIELDS = ("kind", "seq", "worker", "incarnation", "incident", "verdict", "operation")  # each as WATCHDOGD_...
@@ -76,6 +77,7 @@ def priority(event: Mapping[str, Any]) -> int:
     if (
         (kind == EventKind.VERDICT and nobody_is_signalled)
         or (kind == EventKind.SOURCE and not event.get("up"))
+        or (kind == EventKind.EVIDENCE and event.get("step") == "lost")
         or (kind == EventKind.SUPERVISOR and event.get("change") in ("problem", "reload refused"))
     ):
         return _WARNING

@@ -54,6 +54,8 @@ open the worker's ``heartbeat`` file. Times are ``_ns`` of CLOCK_MONOTONIC, to b
                   "blocked": [as a worker's]}] (of an accelerator: in D state, or there while its load is a ghost),
      "sources": [{"name", "load": bool (false: the kernel log), "up": bool, "sample_ns" or null, "restarts",
                   "bad_lines", "note"}],
+     "incidents": {"kept", "bytes", "error", "last", "tools": {COLLECTOR: null, or what to do about its absence} (each
+                   null while nothing is known), "unfinished", "lost" (not kept, or not all of it)} or null (none is),
      "events": {"written", "dropped", "suppressed" (by a storm, see ``throttle.py``), "error" or null}}
 
 ``hangs`` counts verdicts startup, first_step, step, stall and call; its keys are the call's operation, or the verdict
@@ -89,6 +91,7 @@ def body(
     events: Mapping[str, Any],
     kernel: Mapping[str, Any] | None = None,
     holders: Iterable[Mapping[str, Any]] = (),
+    incidents: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The whole object from its parts; ``workers`` are fragments."""
     rest = fragment(
@@ -100,6 +103,7 @@ def body(
             "events": events,
             "kernel": kernel,
             "holders": list(holders),
+            "incidents": incidents,
         }
     )
     return f'{rest[:-1]},"workers":[{",".join(workers)}]}}'.encode()

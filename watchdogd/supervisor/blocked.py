@@ -23,7 +23,7 @@ from watchdogd.publish.journal import Journal
 MOST_TOLD = 8
 OFTEN = 10  # glances a second apart; then rarely, for what may stand for days
 RARELY_NS = 10 * SECOND
-_ENDING = (Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE)
+_ENDING = (Phase.TERMINATING, Phase.COLLECTING, Phase.KILLING, Phase.UNKILLABLE)
 
 
 class Blocked:

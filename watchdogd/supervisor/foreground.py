@@ -29,7 +29,7 @@ _NOT_PASSED_ON = frozenset(
 )  # fmt: skip
 # Between two lives of the program there is nobody to pass them on to: who sends one wants it all to end.
 _ENDS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
-_THERE = ALIVE | {Phase.TERMINATING}
+_THERE = ALIVE | {Phase.TERMINATING, Phase.COLLECTING}
 _BY_THE_KERNEL = 0x80  # SI_KERNEL: of a terminal, to its whole foreground process group
 _SIZE = 128  # of signalfd_siginfo, and of sigset_t
 _libc = ctypes.CDLL(None, use_errno=True)

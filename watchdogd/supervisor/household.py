@@ -1,4 +1,5 @@
-"""The supervisor's own children at work: the recorder, the exporter, the readers of loads and of the kernel log.
+"""The supervisor's own children at work: the recorder, the keeper of incidents, the exporter, the readers of loads and
+of the kernel log.
 
 Invariant: none of them gates the tick; what one of them is missing is told in the snapshot.
 """
@@ -32,6 +33,7 @@ from watchdogd.supervisor.progress import readers
 from watchdogd.supervisor.shims import ShimLooks
 
 if TYPE_CHECKING:
+    from watchdogd.supervisor.incidents import Incidents
     from watchdogd.supervisor.kernel_log import KernelLog
 
 UNBOUNDED = 1 << 62  # bytes: a file that somebody named is not rotated
@@ -41,7 +43,7 @@ END_SECONDS = 2.0  # for the recorder to write what it has, at the very end
 class Household:
     def __init__(
         self, settings: Settings, runtime: Runtime, loop: Loop, journal: Journal, fleet: Fleet,
-        watched: Sequence[Watched], identities: launching.Identities,
+        watched: Sequence[Watched], identities: launching.Identities, incidents: Incidents,
     ) -> None:  # fmt: skip
         self._loop = loop
         self._journal = journal
@@ -50,7 +52,11 @@ class Household:
         self.sources = [_source(source) for source in settings.sources if source.command]
         self._recorder = _recorder(settings, runtime)
         self._progress = {reader.child: reader for reader in readers(watched, identities)}
-        self._children = [self._recorder, *(source.child for source in self.sources), *self._progress]
+        self._incidents = incidents
+        self._keeper = _keeper(settings, runtime) if settings.incidents.max_count else None
+        incidents.around = self._around
+        self._lasting = [child for child in (self._recorder, self._keeper) if child is not None]
+        self._children = [*self._lasting, *(source.child for source in self.sources), *self._progress]
         self.kernel_log = _kernel_log(settings, watched, journal) if settings.kmsg.command else None
         if self.kernel_log is not None:
             self._children.append(self.kernel_log.child)
@@ -98,6 +104,7 @@ class Household:
         suppressed = self._journal.suppressed
         self.dirty = self.dirty or suppressed != self._suppressed
         self._suppressed = suppressed
+        self._incidents.keeping.flush()
         self._journal.tell_suppressed(now_ns)
         self._journal.flush()
 
@@ -111,6 +118,14 @@ class Household:
         told = self.loads.describe(configured, blocked)
         return [{**item, "kernel": None if log is None else log.of_accelerator(item["name"])} for item in told]
 
+    def _around(self) -> dict[str, Any]:
+        """What an incident has of the machine beside its workers."""
+        sources = [
+            {name: told[name] for name in ("name", "up", "sample_ns", "note")}
+            for told in self.describe_sources()
+        ]  # fmt: skip
+        return {"loads": self.loads.history(), "sources": sources}
+
     def _started(self, child: Child) -> None:
         if child.stdout is not None:
             self._loop.listen(child.stdout, lambda now_ns: self._output(child, now_ns))
@@ -118,6 +133,8 @@ class Household:
             self._loop.listen(child.process.pidfd, lambda now_ns: self._ended(child, now_ns))
         if child is self._recorder:
             self._journal.attach(child.stdin)
+        if child is self._keeper:
+            self._incidents.keeping.attach(child.stdin)
         for source in self.sources:
             if source.child is child:
                 source.started(time.monotonic_ns())
@@ -137,6 +154,8 @@ class Household:
             self._loop.forget(descriptor)
         if child is self._recorder:
             self._take_report(data)
+        if child is self._keeper:
+            self._incidents.keeping.feed(data)
         if child in self._progress:
             self._progress[child].feed(data, now_ns)
         log = self._log_of(child)
@@ -173,6 +192,8 @@ class Household:
             log.ended(status)
         if child is self._recorder:
             self._journal.attach(None)
+        if child is self._keeper:
+            self._incidents.keeping.lost()
         self.dirty = True
         self._told(child.name, False, child.note or str(status), now_ns)
 
@@ -186,18 +207,22 @@ class Household:
         self._growth.close()
         self._shims.close()
         for child in self._children:
-            if child is not self._recorder:
+            if child not in self._lasting:
                 child.kill()
 
     def close(self) -> None:
-        """End them all; the recorder last, by the end of its input, once it has the last event."""
+        """End them all; the recorder and the keeper last, by the end of their input, once they have the last event."""
         deadline = time.monotonic() + END_SECONDS
         self.blocked.close()
         self._growth.close()
         self._shims.close()
         for child in self._children:
-            if child is not self._recorder:
+            if child not in self._lasting:
                 child.kill()
+        if self._keeper is not None:
+            self._incidents.keeping.flush()
+            self._keeper.close_stdin()
+            self._incidents.keeping.lost()
         poller = select.poll()
         if self._recorder.stdin is not None:
             poller.register(self._recorder.stdin, select.POLLOUT)
@@ -239,6 +264,26 @@ def _recorder(settings: Settings, runtime: Runtime) -> Child:
     )  # fmt: skip
     # Not killed with us: it ends by the end of its input, so that it writes what a dying supervisor said last.
     return Child("recorder", command, os.environ, stdin=True, stdout=True, die_with_parent=False)
+
+
+def _keeper(settings: Settings, runtime: Runtime) -> Child:
+    rules = settings.incidents
+    told = {
+        "spools": runtime.incidents,
+        "root": rules.directory or f"{runtime.state_directory}/incidents",
+        "record": runtime.events,
+        "max_bytes": rules.max_bytes,
+        "max_count": rules.max_count,
+        "redact": rules.redact,
+        "is_shared": rules.directory is not None,
+    }
+    command = (
+        sys.executable, "-m", "watchdogd.incidents.keeper", "--places", json.dumps(told),
+        "--hook", json.dumps(rules.export_hook), "--hook-deadline", str(rules.export_hook_deadline_ns),
+    )  # fmt: skip
+    # Not killed with us: what a dying supervisor told last is what somebody wants to read.
+    environment = {name: value for name, value in os.environ.items() if name not in launching.NOT_FOR_WORKERS}
+    return Child("keeper", command, environment, stdin=True, stdout=True, die_with_parent=False)
 
 
 def _exporter(settings: Settings, runtime: Runtime) -> Child:

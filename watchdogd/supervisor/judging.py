@@ -19,16 +19,20 @@ from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, policy
 from watchdogd.decide.orders import ALIVE, Occasion, OpenIncident, Trigger
 from watchdogd.model import Finding, IncidentId, Phase, SupervisorSettings, Verdict
+from watchdogd.supervisor.incidents import Incidents
 from watchdogd.supervisor.succession import Succession
 
 if TYPE_CHECKING:
     from watchdogd.act.responses import Responses
 
 
+_CONDEMNED = (Phase.COLLECTING, Phase.KILLING)
+
+
 class Judging:
     def __init__(
         self, settings: SupervisorSettings, watched: list[Watched], fleet: Fleet, actor: Actor, together: Together,
-        responses: Responses | None, succession: Succession, happenings: deque[Happening],
+        responses: Responses | None, succession: Succession, incidents: Incidents, happenings: deque[Happening],
         publish: Callable[[], int | None],
     ) -> None:  # fmt: skip
         """``responses``: None where no program of the integrator is configured."""
@@ -39,9 +43,10 @@ class Judging:
         self._together = together
         self._responses = responses
         self._succession = succession
+        self._incidents = incidents
         self._happenings = happenings
         self._publish = publish
-        self._incidents = 0
+        self._opened = 0
 
     def judge(self, late_ns: int, now_ns: int, *, stopping: bool) -> None:
         """``late_ns``: how long the machine may have stood still before this look, or how late it comes."""
@@ -76,6 +81,10 @@ class Judging:
             self._actor.begin_sweep(watched, now_ns)
         elif clearing.sweeper is not None and now_ns >= clearing.deadline_ns:
             self._actor.check_sweep(watched, now_ns)
+        if state.phase is Phase.COLLECTING and not state.committed and watched.exit is None:
+            if state.finding is not None:  # what is hung no longer need not wait for the end of the budget
+                self._actor.spare(watched, state.finding)
+            return
         if state.phase not in ALIVE or watched.exit is not None:
             return
         unreadable = watched.read()
@@ -154,8 +163,10 @@ class Judging:
                 self._actor.count_incident(watched, incident)
             # The rest of the vehicle, and the next supervisor, may know before anything is done about it.
             published_ns = self._publish()
+            self._incidents.opened(incidents)
             for watched, order in orders:
                 self._actor.perform(watched, order, published_ns, now_ns)
+                self._incidents.perform(watched, order)
                 if self._responses is not None:
                     self._responses.perform(watched, order, now_ns)
 
@@ -173,12 +184,15 @@ class Judging:
             incident=self._incident_id(watched) if happening.finding is not None else None,
             ready_ns=watched.ready_ns() if happening.trigger is Trigger.READY else None,
             usable=happening.usable,
+            collects=self._incidents.collects(watched),
         )
         after, actions = policy.decide(before, happening.trigger, occasion)
         watched.state = after
         if after.finding is None:
             watched.held = None
         if after is not before:
+            if before.phase in _CONDEMNED and happening.trigger in (Trigger.RETURNED, Trigger.PAUSE):
+                self._fleet.spared()
             watched.count_budget(now_ns)
             watched.changed()
         if happening.trigger is Trigger.READY and after is not before:
@@ -191,6 +205,6 @@ class Judging:
         return [(watched, order) for order in (*opened, PhaseChanged(before, after, happening.trigger), *rest)]
 
     def _incident_id(self, watched: Watched) -> IncidentId:
-        self._incidents += 1
+        self._opened += 1
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        return IncidentId(f"{stamp}-{watched.settings.name}-{os.getpid()}.{self._incidents}")
+        return IncidentId(f"{stamp}-{watched.settings.name}-{os.getpid()}.{self._opened}")

@@ -5,6 +5,7 @@ Invariant: a source that is silent is silent, not zero; nothing here can condemn
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from watchdogd.act.children import Child
@@ -13,6 +14,7 @@ from watchdogd.model import SECOND, DeviceMemory, LoadSample, SourceSettings
 from watchdogd.observe.sources import lines
 
 STALE_INTERVALS = 3
+SAMPLES = 120  # remembered of each accelerator and source: a minute of them, for an incident
 REPLACE_NS = 10 * SECOND  # a source silent for longer is killed and started again
 
 
@@ -85,6 +87,7 @@ class Loads:
     def __init__(self) -> None:
         self._points: dict[tuple[str, str], freeze.LoadPoint] = {}
         self._last: dict[tuple[str, str], LoadSample] = {}
+        self._history: dict[tuple[str, str], deque[tuple[int, float | None]]] = {}
         self._frozen: dict[tuple[str, str], bool] = {}
         self._ghosts: dict[tuple[str, str], ghost.GhostPoint] = {}
         self._haunted: dict[tuple[str, str], bool] = {}
@@ -101,6 +104,7 @@ class Loads:
             self._points.get(key), reading, pending, completed, source.stale_after_ns, now_ns
         )
         self._last[key] = sample
+        self._history.setdefault(key, deque(maxlen=SAMPLES)).append((now_ns, sample.load_ratio))
 
     def watch(self, sources: list[Source], now_ns: int) -> bool:
         """Update what is frozen; whether anything changed."""
@@ -121,6 +125,18 @@ class Loads:
 
     def frozen(self, accelerator: str) -> bool:
         return any(frozen for key, frozen in self._frozen.items() if key[0] == accelerator)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The last samples of each accelerator by each source that knows its load, as ``incident.Load``."""
+        return [
+            {
+                "accelerator": key[0],
+                "samples": list(samples),
+                "frozen_since_ns": self._points[key].since_ns if self._frozen.get(key, False) else None,
+            }
+            for key, samples in sorted(self._history.items())
+            if any(ratio is not None for _, ratio in samples)
+        ]
 
     def describe(self, accelerators: list[str], blocked: dict[str, str]) -> list[dict[str, Any]]:
         """One object per accelerator and source; configured accelerators no source tells of have no source."""

@@ -18,23 +18,25 @@ from watchdogd.observe import procfs
 from watchdogd.publish import snapshot
 from watchdogd.publish.board import Board
 from watchdogd.publish.journal import Journal
+from watchdogd.supervisor.incidents import Incidents
 
 if TYPE_CHECKING:
-    from watchdogd.act.escalating import Escalator
+    from watchdogd.act.responses import Responses
     from watchdogd.supervisor.household import Household
 
 
 class Publication:
     def __init__(
-        self, board: Board, watched: Sequence[Watched], fleet: Fleet, journal: Journal, escalator: Escalator | None,
-        settings: Settings, runtime: Runtime, *, started_ns: int, scheduling: str, scopes: str,
+        self, board: Board, watched: Sequence[Watched], fleet: Fleet, journal: Journal, responses: Responses | None,
+        incidents: Incidents, settings: Settings, runtime: Runtime, *, started_ns: int, scheduling: str, scopes: str,
     ) -> None:  # fmt: skip
         self._board = board
         self._watched = watched
         self._fleet = fleet
         self._journal = journal
         self.household: Household | None = None
-        self._escalator = escalator
+        self._escalator = None if responses is None else responses.escalator
+        self._incidents = incidents
         self.about = {  # what is true of the supervisor as long as it lives
             "version": __version__,
             "started_ns": started_ns,
@@ -72,11 +74,11 @@ class Publication:
     def publish(self, stopping: bool) -> int | None:
         """Publish if anything changed. Returns the instant from which it can be read."""
         household, escalator = self.household, self._escalator
-        theirs = any(one is not None and one.dirty for one in (household, escalator))
+        theirs = any(one is not None and one.dirty for one in (household, escalator, self._incidents.keeping))
         ours = self._changed or theirs or self._kills != self._fleet.kills
         if self._stopping == stopping and not ours and not any(watched.is_changed for watched in self._watched):
             return None
-        self._changed = False
+        self._changed = self._incidents.keeping.dirty = False
         if household is not None:
             household.dirty = False
         if escalator is not None:
@@ -101,6 +103,7 @@ class Publication:
             self._record({} if household is None else household.recorded),
             None if household is None or household.kernel_log is None else household.kernel_log.totals(),
             [] if household is None else household.blocked.describe(),
+            self._incidents.describe(),
         )
         self._board.publish(body)
         return time.monotonic_ns()

@@ -34,6 +34,7 @@ from watchdogd.publish.journal import Journal
 from watchdogd.publish.notify import Notifier
 from watchdogd.publish.throttle import Throttle
 from watchdogd.supervisor.adoption import Adoption
+from watchdogd.supervisor.incidents import Incidents
 from watchdogd.supervisor.judging import Judging
 from watchdogd.supervisor.publication import Publication
 from watchdogd.supervisor.reload import Reload, listening
@@ -98,15 +99,18 @@ class Supervisor:
         )  # fmt: skip
         self.responses = self._responses(boot_id) if settings.asks_programs else None
         self.together = Together(self.watched, self._happenings)
-        escalator = None if self.responses is None else self.responses.escalator
+        self.incidents = Incidents(
+            runtime, self.watched, self.fleet, self.journal, boot_id, self._happenings,
+            keeps=settings.incidents.max_count > 0,
+        )  # fmt: skip
         self.publication = Publication(
-            self.board, self.watched, self.fleet, self.journal, escalator, settings, runtime,
+            self.board, self.watched, self.fleet, self.journal, self.responses, self.incidents, settings, runtime,
             started_ns=started_ns, scheduling=scheduling, scopes=scopes,
         )  # fmt: skip
         self._succession.begin(self.actor, self.loop, self._happenings, self.together, self.tell_problem)
         self.judging = Judging(
             settings.supervisor, self.watched, self.fleet, self.actor, self.together, self.responses, self._succession,
-            self._happenings, self._publish,
+            self.incidents, self._happenings, self._publish,
         )  # fmt: skip
         self._reload = Reload(
             None if self.is_foreground else settings.files[0], self.loop, self.publication, self._tell
@@ -135,8 +139,9 @@ class Supervisor:
             import watchdogd.instrument.front  # noqa: F401, PLC0415 - here once, rather than in the child of each start
 
         self.household = Household(
-            self.settings, self.runtime, self.loop, self.journal, self.fleet, self.watched, self._identities
-        )
+            self.settings, self.runtime, self.loop, self.journal, self.fleet, self.watched, self._identities,
+            self.incidents,
+        )  # fmt: skip
         self.publication.furnish(self.household, lock_memory())
 
     def run(self) -> None:

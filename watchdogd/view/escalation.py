@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from watchdogd.model import SECOND
-from watchdogd.view.span import span
+from watchdogd.span import span
 
 # By stage, what follows it: (a word for programs, words for people, with the time that is left).
 _NEXT = {

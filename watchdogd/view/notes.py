@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from watchdogd.model import SECOND, Phase
+from watchdogd.span import span
 from watchdogd.view import progress
-from watchdogd.view.span import span
 from watchdogd.view.status import AS_IT_SHOULD, StatusView, WorkerView, age
 
 UNCHECKED_AFTER_STEPS = 10

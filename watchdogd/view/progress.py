@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from watchdogd.model import Phase
-from watchdogd.view.span import span
+from watchdogd.span import span
 from watchdogd.view.status import WorkerView, age
 
 _WORKS = (Phase.RUNNING, Phase.OBSERVED)

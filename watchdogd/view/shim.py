@@ -10,7 +10,7 @@ from typing import Any
 
 from watchdogd.model import SECOND
 from watchdogd.observe.driver_region import Context, Driver, Misuse, Stream
-from watchdogd.view.span import span
+from watchdogd.span import span
 from watchdogd.view.status import Call, WorkerView, age
 
 MOST_SHOWN = 8  # contexts, and streams

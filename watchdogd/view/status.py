@@ -22,7 +22,7 @@ from watchdogd.observe.driver_region import Driver
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.publish import board
 from watchdogd.pulse import Pulse
-from watchdogd.view.span import span
+from watchdogd.span import span
 
 STUCK_AFTER_NS = 2 * SECOND  # past the moment at which the supervisor itself wanted to tick next
 MAY_TAKE_WORK = {Phase.RUNNING, Phase.OBSERVED}

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from watchdogd.model import SECOND, Phase
+from watchdogd.span import span
 from watchdogd.view import escalation, progress, shim
 from watchdogd.view.notes import in_d_state, notes, said, silence
-from watchdogd.view.span import span
 from watchdogd.view.status import MAY_TAKE_WORK, StatusView, Trouble, WorkerView, age
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _RED, _YELLOW, _PLAIN = "\033[1;31m", "\033[33m", ""
 _HEAD = ("WORKER", "PHASE", "PID", "INC", "UP", "RESTARTS", "CALL / DEADLINE", "SYNC p50 / p99", "STEPS")
 _FIRST_TO_YIELD = ("STEPS", "SYNC p50 / p99", "INC", "UP", "RESTARTS", "PID")  # to a line below the row
-_ALREADY_JUDGED = {Phase.TERMINATING, Phase.KILLING, Phase.UNKILLABLE}
+_ALREADY_JUDGED = {Phase.TERMINATING, Phase.COLLECTING, Phase.KILLING, Phase.UNKILLABLE}
 
 
 def table(view: StatusView, width: int, colour: bool, detail: Detail | None = None) -> str:
@@ -127,6 +127,8 @@ def _workers(view: StatusView, width: int, detail: Detail | None) -> Iterator[tu
             if dropped or back:
                 yield f"  steps in flight at its ends: {dropped} dropped, {back} given back to a successor", _PLAIN
             yield from ((f"  {text}", _PLAIN) for text in _detailed(detail, incident))
+            if incident is not None and view.published.body.get("incidents") is not None:
+                yield f"  what it was: `watchdogd incidents show {incident['id']}`", _PLAIN
 
 
 def _held(worker: WorkerView) -> Iterator[str]:

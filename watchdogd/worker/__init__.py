@@ -107,9 +107,14 @@ _attached: tuple[int, Worker] | None = None  # with its pid: a forked child is a
 def attach() -> Worker:
     """This process's worker, always the same one. The first call maps the heartbeat named by ``WATCHDOGD_HEARTBEAT``.
 
-    A heartbeat that cannot be used is one line on standard error, and the worker goes on unwatched.
+    A heartbeat that cannot be used is one line on standard error, and the worker goes on unwatched. A supervised
+    Python worker writes its stacks when signal 57 asks for them, unless the program uses that signal (``_stacks``).
     """
     global _attached  # noqa: PLW0603 - one heartbeat per process
     if _attached is None or _attached[0] != os.getpid():
         _attached = os.getpid(), Worker(_implementation.attach(os.environ.get(ENVIRONMENT) or None))
+        if _attached[1].supervised:
+            from watchdogd.worker import _stacks  # noqa: PLC0415 - for nobody else
+
+            _stacks.register()
     return _attached[1]

@@ -11,6 +11,7 @@
 #include "call_log.h"
 #include "clock.h"
 #include "context.h"
+#include "core_dump.h"
 #include "cuda_api.h"
 #include "fault.h"
 #include "load.h"
@@ -74,6 +75,9 @@ static CUresult start(void)
     call_log_open();
     if (!fault_read_environment()) {
         return CUDA_ERROR_INVALID_VALUE;
+    }
+    if (!core_dump_listen()) {
+        return CUDA_ERROR_OPERATING_SYSTEM;
     }
     if (pthread_atfork(NULL, NULL, after_fork_in_child) != 0) {
         return CUDA_ERROR_OPERATING_SYSTEM;

@@ -23,6 +23,7 @@ typedef struct {
     int device_count;
     char label[STATE_LABEL_BYTES];
     _Atomic int sticky_error; /* a CUresult that every call repeats from now on */
+    _Atomic bool dumped;      /* a core dump of it was taken: nothing of it stands still any more */
 } Process;
 
 extern Process process;

@@ -24,7 +24,7 @@ static void stand_still_while_frozen(const Stream *stream, const Operation *oper
     uint64_t begin_ns = clock_now_ns();
     do {
         clock_sleep_ns(clock_now_ns() < begin_ns + YOUNG_NS ? POLL_NS : SLOW_POLL_NS);
-    } while (fault_frozen(&place));
+    } while (fault_frozen(&place) && !atomic_load(&process.dumped));
     context_busy_end(stream->context, operation->accelerator);
 }
 

@@ -6,7 +6,10 @@ could turn a line around or hide in it.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from html import escape
+from importlib import resources
 
 
 class Html(str):
@@ -40,3 +43,13 @@ def _attribute(name: str, value: str | float | bool | None) -> str:
     if value is True:
         return f" {name}"
     return f' {name}="{text(value if isinstance(value, str) else f"{value:g}")}"'
+
+
+def asset(package: str, name: str) -> str:
+    """The text of a file that is shipped in a package."""
+    return resources.files(package).joinpath(name).read_text("utf-8")
+
+
+def policy_hash(source: str) -> str:
+    """A style or script as a page's content security policy names it, to allow that one and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

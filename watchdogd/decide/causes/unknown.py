@@ -1,0 +1,136 @@
+"""Where the evidence does not decide: what is known all the same, which causes remain, and what would decide.
+
+Invariant: pure, and always an answer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from watchdogd.decide.causes import others, pairs, waits
+from watchdogd.decide.causes.case import Case, Stuck
+from watchdogd.decide.causes.device import WAITS_FOR_GPU, kernel_facts, named
+from watchdogd.decide.causes.words import Cause, found, in_stage, listed
+from watchdogd.incident import Diagnosis
+from watchdogd.model import Verdict
+
+FULL = 'set `evidence = "full"`: threads, what they wait for and their stacks are kept then'
+DUMP = "set `gpu_core_dump = true` with it: whether a kernel runs, and which, decides"
+_DEADLINES = "compare the deadline with `watchdogd report --suggest-deadlines`"
+_OVERDUE = {Verdict.STEP.value: "A step", Verdict.FIRST_STEP.value: "The first step", Verdict.STALL.value: "The work"}
+
+
+class Remaining(NamedTuple):
+    text: str
+    steps: tuple[str, ...]
+
+
+def unknown(case: Case) -> Diagnosis:
+    worker, hung = case.incident.worker, case.hung
+    if not case.is_hang or (hung is None and case.verdict.entered_ns is None):
+        sentence = f"What happened to worker {worker} is not known: the evidence does not tell."
+        return found(Cause.UNKNOWN, sentence, detail(case))
+    said = [*detail(case), *others.facts(case), *states(case), *kernel_facts(case), *_messages(case)]
+    if hung is None:
+        what, remaining = _OVERDUE.get(case.verdict.verdict, "The call"), _outside(case)
+        sentence = (
+            f"{what} of worker {worker} does not end, begun {case.before(case.since_ns)}, and no CUDA call is known "
+            f"to be stuck: {remaining.text}."
+        )
+        return found(Cause.UNKNOWN, sentence, said, *remaining.steps)
+    source = case.source(hung.lane.tid)
+    at = f" at {source}" if source else ""
+    since, remaining = case.before(hung.call.entered_ns), _inside(case, hung)
+    sentence = f"Blocked in {case.where}{at} since {since}: {remaining.text}."
+    return found(Cause.UNKNOWN, sentence, said, *remaining.steps)
+
+
+def _inside(case: Case, hung: Stuck) -> Remaining:
+    """For a call that does not return."""
+    unsettled = others.unsettled(case)
+    if unsettled:
+        names = listed([stuck.worker.name for stuck in unsettled])
+        returned = "; it returned before it was killed" if case.incident.outcome == "returned" else ""
+        also = f", though kernel {named(case.kernels[0])} was on the GPU" if case.kernels else ""
+        return Remaining(
+            f"whether it or {names} was first cannot be told, as all stood still and none should certainly have "
+            f"returned before it began{also}{returned}",
+            (f"look at the incidents of {names}: whose end let the others go on was the first", DUMP),
+        )
+    alone = _alone(case, hung)
+    return alone._replace(text=f"{alone.text}{others.order(case)}")
+
+
+def _alone(case: Case, hung: Stuck) -> Remaining:
+    """As nobody else was before it."""
+    state, partner = waits.d_state(case), pairs.partner(case)
+    if state is not None:
+        place = f"at {state.places[0]} at one look" if state.places else "where in the kernel is not known"
+        return Remaining(
+            f"its thread is in D state, {place}, so that the driver, a page fault or a disk remain",
+            ("kernel stacks are for root alone: run the supervisor as root, or with CAP_SYS_PTRACE", FULL),
+        )
+    if partner is not None:
+        against = f"{in_stage(partner.call)}{case.thread_words(partner.lane.tid)}"
+        return Remaining(
+            f"it is dead-locked against {against}, or both wait for a kernel that does not end; without a GPU core "
+            "dump that cannot be told",
+            (FULL, DUMP),
+        )
+    if case.kernels:
+        times = case.age_ns(hung) // max(1, hung.usual_ns or 1)
+        return Remaining(
+            f"kernel {named(case.kernels[0])} was on the GPU, but at {times} times its usual time the call may only "
+            "have more work to wait for than its deadline allows",
+            (_DEADLINES, "look if the next incident shows the same kernel, in the same place"),
+        )
+    if case.dumped:
+        return Remaining(
+            "no kernel was on the GPU, so that a lost completion or a wait for another engine remain",
+            ("look at the kernel log for host1x, nvdla and Xid lines", "`watchdogd incidents export` for the vendor"),
+        )
+    if hung.call.operation in WAITS_FOR_GPU:
+        text = "whether a kernel never ends or the driver waits cannot be told without a GPU core dump"
+        return Remaining(text, (FULL, DUMP))
+    text = "whether the driver waits for a lock or for work on the GPU cannot be told without stacks"
+    return Remaining(text, (FULL, DUMP))
+
+
+def _outside(case: Case) -> Remaining:
+    """For what is overdue with no call that stands still."""
+    own = case.own
+    if own is None or own.unread is not None:
+        text = "its shared memory was not read, so that a hung call or the CPU remain"
+        return Remaining(text, ("look at why: the incident's `left_out` and `unread`",))
+    if not waits.is_stamped(own):
+        return Remaining(
+            "its CUDA calls are not stamped, so that a hung call or the CPU remain",
+            ('stamp its calls: `instrument = "driver"`, or the guards of watchdogd.worker', FULL),
+        )
+    if case.threads:
+        return Remaining(
+            "a loop, a lock or a wait for somebody outside remain, and its threads do not tell which",
+            ("install py-spy: Python stacks tell where", "look at what it reads from: a queue, a socket, a pipe"),
+        )
+    return Remaining("a loop on the CPU, a lock and a wait for input remain, and only its threads could tell", (FULL,))
+
+
+# --- facts ----------------------------------------------------------------------------------------------------------
+
+
+def detail(case: Case) -> list[str]:
+    return [f"the verdict said: {case.verdict.detail}"] if case.verdict.detail else []
+
+
+def states(case: Case) -> list[str]:
+    """Of the hung thread, else how many are in which state."""
+    thread = case.hung_thread
+    if thread is not None and thread.state is not None:
+        return [waits.told(thread)]
+    seen = [item.state for item in case.threads if item.state]
+    counts = ", ".join(f"{seen.count(state)} in {state}" for state in sorted(set(seen)))
+    return [f"threads by state: {counts}"] if seen else []
+
+
+def _messages(case: Case) -> list[str]:
+    return [f"the kernel said {case.before(line.at_ns)}: {line.text}" for line in case.messages[-4:]]

@@ -1,0 +1,170 @@
+"""The supervisor's end of the keeper of incidents (``incidents/keeper.py``): lines to it and from it.
+
+Invariant: nothing here waits for the keeper. One that is not there, or did not answer the last time, is asked for
+nothing that a kill would wait for; what it is told of an incident it is told again until it says that it is done.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MOST_QUEUED = 2_000  # lines; beyond that events of incidents are left to the record
+MOST_COLLECTING = 8  # workers at a time
+LONGEST_LINE = 1 << 16
+HARMLESS, DUMP = "harmless", "dump"  # stages of collecting
+
+
+class Keeping:
+    def __init__(
+        self, boot_id: str, collected: Callable[[str, list[dict[str, Any]]], None],
+        exported: Callable[[str, dict[str, Any]], None],
+    ) -> None:  # fmt: skip
+        """``collected``: told of each stage that a kill waits for, and what became of its collectors; ``exported``: of
+        each end of the export_hook.
+        """
+        self._boot = boot_id
+        self._collected = collected
+        self._exported = exported
+        self._queue: deque[bytes] = deque()
+        self._partial = b""
+        self._descriptor: int | None = None
+        self._rest = b""  # of a line that is not whole
+        self._has_spoken = False  # it is warm
+        self._is_deaf = False  # it has not answered in time
+        self._collecting: dict[str, str] = {}  # the stage that is waited for, by incident
+        self._open: dict[str, str | None] = {}  # incidents that it is not done with, and their outcomes
+        self.told: dict[str, Any] = {"kept": None, "bytes": None, "error": None, "last": None, "tools": None}
+        self.dirty = True
+
+    # --- its life ---
+
+    def attach(self, descriptor: int | None) -> None:
+        """A new keeper's standard input. It is told what there is, and reads the rest in the record."""
+        self._descriptor = descriptor
+        self._partial = b""
+        self._queue.clear()
+        self._rest = b""
+        self._has_spoken = self._is_deaf = False
+        self.tell({"op": "known", "ids": list(self._open), "before_ns": time.monotonic_ns(), "boot_id": self._boot})
+        for incident, outcome in self._open.items():
+            if outcome is not None:
+                self.tell({"op": "close", "id": incident, "outcome": outcome})
+
+    def lost(self) -> None:
+        """It has ended: nobody waits for its answers."""
+        self._descriptor = None
+        self._has_spoken = False
+        waited_for, self._collecting = list(self._collecting), {}
+        for incident in waited_for:
+            self._collected(incident, [])
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether evidence that a kill would wait for may be asked for."""
+        there = self._descriptor is not None and self._has_spoken and not self._is_deaf and not self._queue
+        return there and len(self._collecting) < MOST_COLLECTING
+
+    # --- to it ---
+
+    def adopt(self, incident: str) -> None:
+        """Opened by the supervisor before this one."""
+        self._open[incident] = None
+
+    def open(self, incident: str, target: Mapping[str, Any] | None) -> None:
+        """``target``: of whom collectors may take evidence."""
+        self._open[incident] = None
+        self.tell({"op": "open", "id": incident, "target": target})
+
+    def close(self, incident: str, outcome: str) -> None:
+        self.forget(incident)
+        if incident in self._open:
+            self._open[incident] = outcome
+            self.tell({"op": "close", "id": incident, "outcome": outcome})
+
+    def knows(self, incident: str) -> bool:
+        return incident in self._open
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._open)
+
+    def collect(self, incident: str, stage: str, until_ns: int) -> None:
+        self._collecting[incident] = stage
+        self.tell({"op": "collect" if stage == HARMLESS else "dump", "id": incident, "until_ns": until_ns})
+
+    def give_up(self, incident: str) -> None:
+        """What was asked for has not come in time."""
+        if self._collecting.pop(incident, None) is not None:
+            self._is_deaf = True
+
+    def forget(self, incident: str) -> None:
+        """Nobody waits for it any more, in time or not."""
+        self._collecting.pop(incident, None)
+
+    def event(self, incident: str, line: bytes) -> None:
+        """An event of the record."""
+        if incident in self._open and len(self._queue) < MOST_QUEUED:
+            self._put(b'{"op":"event","id":%b,"line":%b}\n' % (json.dumps(incident).encode(), line.rstrip()))
+
+    def tell(self, line: Mapping[str, Any]) -> None:
+        if len(self._queue) < 2 * MOST_QUEUED:
+            self._put(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+    def _put(self, line: bytes) -> None:
+        if self._descriptor is not None:  # else it is told when it is there
+            self._queue.append(line)
+            self.flush()
+
+    def flush(self) -> None:
+        """Write as much as the pipe takes now."""
+        while self._queue and self._descriptor is not None:
+            line = self._partial or self._queue[0]
+            try:
+                written = os.write(self._descriptor, line)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.EPIPE:
+                    raise
+                self._descriptor = None  # its end is told as well
+                return
+            self._partial = line[written:]
+            if not self._partial:
+                self._queue.popleft()
+
+    # --- from it ---
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            self._rest = b""
+        for line in lines:
+            try:
+                told = json.loads(line)
+            except ValueError:
+                continue  # the torn line of one that died
+            if isinstance(told, dict):
+                self._take(told)
+
+    def _take(self, told: dict[str, Any]) -> None:
+        self._has_spoken, self._is_deaf = True, False
+        incident = told.get("collected")
+        if isinstance(incident, str):
+            if self._collecting.get(incident) == told.get("stage"):
+                del self._collecting[incident]
+                self._collected(incident, list(told.get("outcomes") or ()))
+            return
+        if "finished" in told:
+            self._open.pop(str(told["finished"]), None)
+            self.dirty = True
+            return
+        if "exported" in told:
+            self._exported(str(told["exported"]), told)
+        self.told |= {key: told[key] for key in self.told.keys() & told.keys()}
+        self.dirty = True
