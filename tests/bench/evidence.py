@@ -125,8 +125,8 @@ def _meanwhile(program: Path, directory: Path, scale: Scale) -> list[Row]:
 
 def _lateness(program: Path, directory: Path, count: int, spinners: int) -> Meanwhile:
     collected = [
-        rig.worker_table(f"c{i}", [program, directory / "times", "20"], accelerator=f"gpu{i}", **FULL,
-                         evidence_budget="2s")
+        rig.worker_table(f"c{i}", [program, directory / "times", "1500"], accelerator=f"gpu{i}", **FULL,
+                         evidence_budget="10s")
         for i in range(COLLECTED)
     ]  # fmt: skip
     judged = [

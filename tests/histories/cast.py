@@ -24,6 +24,9 @@ from watchdogd.decide.orders import (
     Action,
     Clear,
     CloseIncident,
+    Collect,
+    Commit,
+    Dump,
     Leave,
     Occasion,
     OpenIncident,
@@ -159,6 +162,10 @@ class Cast:
         state = player.state
         if state.deadline_ns is not None and now_ns >= state.deadline_ns:
             self._happenings.append((player, Trigger.TIMEOUT, None, None))
+        if state.phase is Phase.COLLECTING and not state.committed and state.finding is not None:
+            if not player.still(state.finding, now_ns):
+                self._happenings.append((player, Trigger.RETURNED, None, None))
+            return
         if state.phase not in ALIVE or player.exit is not None:
             return
         player.read()
@@ -206,7 +213,11 @@ class Cast:
         observe_only = self._observe_only(player)
         stamp = player.ready_ns() if trigger is Trigger.READY else None
         occasion = Occasion(now_ns, player.settings, grace, finding, held is not None, observe_only, incident, stamp)
+        occasion = occasion._replace(collects=True)
+        before = player.state
         player.state, actions = policy.decide(player.state, trigger, occasion)
+        if trigger is Trigger.RETURNED and before.phase in (Phase.COLLECTING, Phase.KILLING):
+            self._fleet.spared()
         player.count_budget(now_ns)
         if player.state.finding is None:
             player.held = None
@@ -215,11 +226,12 @@ class Cast:
 
     def _perform(self, player: Player, action: Action, now_ns: int) -> None:
         name = player.settings.name
-        confirm = action.confirm if isinstance(action, Signal) else None
+        confirm = action.confirm if isinstance(action, (Signal, Commit)) else None
         if confirm is not None and not player.still(confirm, now_ns):
-            self._fleet.spared()
             self._happenings.append((player, Trigger.RETURNED, None, None))
             return
+        if isinstance(action, Commit):
+            self._happenings.append((player, Trigger.COMMITTED, None, None))
         if isinstance(action, OpenIncident):
             player.opened(action, f"at {now_ns}")
         elif isinstance(action, CloseIncident):
@@ -234,6 +246,9 @@ class Cast:
 _ORDERS: dict[type, Callable[..., str]] = {
     Spawn: lambda action: f"spawn {action.incarnation}",
     Signal: lambda action: action.kind,
+    Collect: lambda _: "collect",
+    Commit: lambda _: "commit",
+    Dump: lambda _: "dump",
     Clear: lambda _: "clear",
     OpenIncident: lambda action: f"{'would kill' if action.would_kill else 'open'} {action.finding.verdict.value}",
     CloseIncident: lambda action: f"close {action.outcome}",

@@ -26,6 +26,7 @@ from tests.histories.cast import (
 from watchdogd import abi
 from watchdogd.decide.orders import Trigger
 from watchdogd.model import (
+    MILLISECOND,
     SECOND,
     Deadlines,
     Exit,
@@ -79,6 +80,68 @@ DLA_DEADLOCK = Story(
         (1310, "gpu", returns(), P.RUNNING, "gpu close returned"),
         (1400, "dla", ready(1400), P.RUNNING, "dla close recovered"),
         (9000, "gpu", None, P.RUNNING, ""),
+    ),
+)
+
+FULL = worker("h", sync=200)._replace(evidence="full", evidence_budget_ns=400 * MILLISECOND)
+DUMPED = FULL._replace(gpu_core_dump=True)
+
+EVIDENCE_FIRST = Story(
+    "evidence of a hang is taken, for no longer than its budget, and then it is killed",
+    (FULL,),
+    (
+        *started("h"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1200, "h", None, P.COLLECTING, "h open call, h collect"),
+        (1599, "h", None, P.COLLECTING, ""),
+        (1600, "h", None, P.KILLING, "h KILL"),
+        *dies("h", 1700, orders="h spawn 2"),
+        (1800, "h", ready(1800), P.RUNNING, "h close recovered"),
+    ),
+)
+
+RETURNED_MEANWHILE = Story(
+    "a call returns while evidence is taken of it: no kill; what hangs later is a hang of its own",
+    (FULL,),
+    (
+        *started("h"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1200, "h", None, P.COLLECTING, "h open call, h collect"),
+        (1300, "h", returns(), P.RUNNING, "h close returned"),
+        (1310, "h", T.COLLECTED, P.RUNNING, ""),
+        (1600, "h", None, P.RUNNING, ""),
+        (2000, "h", calls("sync", 2000), P.RUNNING, ""),
+        (2200, "h", None, P.COLLECTING, "h open call, h collect"),
+        (2250, "h", T.COLLECTED, P.KILLING, "h KILL"),
+    ),
+)
+
+DUMPED_AND_MOVED = Story(
+    "a core dump makes the hung call return: its kill was committed before, and comes",
+    (DUMPED,),
+    (
+        *started("h"),
+        (1000, "h", calls("sync", 1000), P.RUNNING, ""),
+        (1200, "h", None, P.COLLECTING, "h open call, h collect"),
+        (1250, "h", T.COLLECTED, P.COLLECTING, "h commit, h dump"),
+        (1400, "h", returns(), P.COLLECTING, ""),
+        (1500, "h", T.COLLECTED, P.KILLING, "h KILL"),
+    ),
+)
+
+HELD_WHILE_COLLECTING = Story(
+    "the DLA worker froze the device and evidence is taken of it: its victim is not killed meanwhile, nor afterwards",
+    (worker("dla", "dla0", sync=200)._replace(evidence="full"), worker("gpu", sync=250)),
+    (
+        *started("dla", "gpu"),
+        (1000, "dla", calls("sync", 1000), P.RUNNING, ""),
+        (1002, "gpu", calls("sync", 1002), P.RUNNING, ""),
+        (1200, "dla", None, P.COLLECTING, "dla open call, dla collect"),
+        (1252, "gpu", None, P.RUNNING, "gpu open call"),
+        (1599, "gpu", None, P.RUNNING, ""),
+        (1600, "dla", None, P.KILLING, "dla KILL"),
+        *dies("dla", 1700, orders="dla spawn 2"),
+        (1710, "gpu", returns(), P.RUNNING, "gpu close returned"),
     ),
 )
 
