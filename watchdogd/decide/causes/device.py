@@ -65,9 +65,9 @@ def named(kernel: Kernel) -> str:
 def kernel_without_end(case: Case) -> Diagnosis | None:
     """A kernel was on the GPU long after the call that waits for it should have returned."""
     hung = case.hung
-    if hung is None or not case.kernels or hung.call.operation not in WAITS_FOR_GPU:
+    if hung is None or not case.kernels or not case.is_stuck(hung) or others.unsettled(case) or threads_going_on(case):
         return None
-    if not case.is_stuck(hung) or others.unsettled(case):
+    if not WAITS_FOR_GPU & {stuck.call.operation for stuck in (hung, *case.beside)}:
         return None
     names = list(dict.fromkeys(named(kernel) for kernel in case.kernels))
     what = f"Kernel {names[0]} does not end" if len(names) == 1 else f"One of the kernels {listed(names)} does not end"
@@ -81,6 +81,22 @@ def kernel_without_end(case: Case) -> Diagnosis | None:
         "no line is named: compile with -lineinfo"
         if not any(kernel.location for kernel in case.kernels)
         else "run the same input again with that kernel alone, under compute-sanitizer --tool synccheck",
+    )
+
+
+def threads_going_on(case: Case) -> list[int]:
+    """Other threads of the process that waited for work of theirs since the hung call began, and got it."""
+    hung, own = case.hung, case.own
+    if hung is None or own is None:
+        return []
+    return sorted(
+        {
+            lane.tid
+            for lane in own.lanes
+            if lane.pid == hung.lane.pid and lane.tid not in (0, hung.lane.tid)
+            for call in lane.ring
+            if call.operation in WAITS_FOR_GPU - {"other"} and hung.call.entered_ns <= call.entered_ns <= case.at_ns
+        }
     )
 
 

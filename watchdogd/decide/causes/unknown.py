@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from watchdogd.decide.causes import others, pairs, waits
 from watchdogd.decide.causes.case import Case, Stuck
-from watchdogd.decide.causes.device import WAITS_FOR_GPU, kernel_facts, named
+from watchdogd.decide.causes.device import WAITS_FOR_GPU, kernel_facts, named, threads_going_on
 from watchdogd.decide.causes.words import Cause, found, in_stage, listed
 from watchdogd.incident import Diagnosis
 from watchdogd.model import Verdict
@@ -76,6 +76,18 @@ def _alone(case: Case, hung: Stuck) -> Remaining:
             f"it is dead-locked against {against}, or both wait for a kernel that does not end; without a GPU core "
             "dump that cannot be told",
             (FULL, DUMP),
+        )
+    return _on_device(case, hung)
+
+
+def _on_device(case: Case, hung: Stuck) -> Remaining:
+    """As nothing of its own process tells more."""
+    going_on = len(threads_going_on(case))
+    if case.kernels and going_on:
+        return Remaining(
+            f"kernel {named(case.kernels[0])} was on the GPU, but {going_on} other threads of the process go on, and it "
+            "may be theirs, so that a kernel that never ends and the driver remain",
+            ("a process for each model tells whose kernel it is, and spares the others its restart",),
         )
     if case.kernels:
         times = case.age_ns(hung) // max(1, hung.usual_ns or 1)
