@@ -198,6 +198,12 @@ class Case:
             return f"worker {name}"
         return f"{in_stage(hung.call)} of worker {name}{self.thread_words(hung.lane.tid)}"
 
+    @cached_property
+    def what(self) -> str:
+        """What is overdue: the call, or ``a step of worker a``."""
+        kinds = {Verdict.STARTUP.value: "the start", Verdict.STALL.value: "the work", Verdict.CALL.value: "a call"}
+        return self.where if self.hung is not None else f"{kinds.get(self.verdict.verdict, 'a step')} of {self.where}"
+
     def thread_words(self, tid: int | None) -> str:
         if not tid:
             return ""

@@ -71,7 +71,10 @@ def kernel_without_end(case: Case) -> Diagnosis | None:
         return None
     names = list(dict.fromkeys(named(kernel) for kernel in case.kernels))
     what = f"Kernel {names[0]} does not end" if len(names) == 1 else f"One of the kernels {listed(names)} does not end"
-    sentence = f"{what}: {case.where} waits for it since {case.before(hung.call.entered_ns)}{others.order(case)}."
+    sentence = (
+        f"{what}: {case.where} waits for it since {case.before(hung.call.entered_ns)}"
+        f"{others.among_threads(case)}{others.order(case)}."
+    )
     return found(
         Cause.KERNEL_WITHOUT_END,
         sentence,

@@ -122,7 +122,7 @@ def _killed(case: Case, said: list[str], doing: str) -> Diagnosis:
     if counts and max(counts) > 0:
         sentence = (
             f"The kernel killed worker {worker} for want of memory: SIGKILL, and its cgroup counts "
-            f"{max(counts)} OOM kills{doing}."
+            f"{max(counts)} OOM kill{'s' * (max(counts) > 1)}{doing}."
         )
         return found(
             Cause.OUT_OF_MEMORY,

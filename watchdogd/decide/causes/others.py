@@ -62,10 +62,9 @@ def dla_waited_for(case: Case) -> Diagnosis | None:
     if not lines or case.hung is None:
         return None
     line, since = lines[0], case.before(case.hung.call.entered_ns)
-    own = case.own is not None and on_dla(case.own)
     sentence = (
-        f"{case.where} waits for {line.accelerator}, which did not finish its task: the DLA stood still first, "
-        f"{'its own' if own else 'and this'} call does not return since {since}{order(case)}."
+        f"The DLA was first: {line.accelerator} did not finish its task, and {case.where} waits for it since "
+        f"{since}{order(case)}."
     )
     return found(Cause.DLA_FIRST, sentence, [_message(case, line.text, line.at_ns), *facts(case)], *_OF_DLA)
 
@@ -89,9 +88,10 @@ def neighbour_first(case: Case) -> Diagnosis | None:
         step = f"look at the incidents of {listed(names)}: whose end let the others go on was the first"
         return found(Cause.NEIGHBOUR, sentence, facts(case), step)
     first = firsts[0]
-    other = f"{in_stage(first.call)} of worker {first.worker.name}, entered {case.before(first.call.entered_ns)},"
+    other = f"its {in_stage(first.call)}, entered {case.before(first.call.entered_ns)},"
     if on_dla(first.worker) and not on_dla(hung.worker):
-        sentence = f"The DLA ({first.worker.accelerator}) was first: {other} had not returned when it should; {mine}."
+        who = f"worker {first.worker.name} on {first.worker.accelerator}"
+        sentence = f"The DLA was first: {who}, {other} had not returned when it should; {mine}."
         return found(Cause.DLA_FIRST, sentence, facts(case), *_OF_DLA)
     sentence = f"Worker {first.worker.name} hung before this one: {other} had not returned when it should; {mine}."
     return found(
@@ -144,6 +144,16 @@ def order(case: Case) -> str:
     if not unsettled(case):
         return f"; it was the first, {names} followed"
     return f"; {names} stood still too, and who was first cannot be told"
+
+
+def among_threads(case: Case) -> str:
+    """For a sentence: how many threads of this worker stand still, and which entered first. An order, and no proof."""
+    if case.hung is None or not case.beside:
+        return ""
+    first, second = sorted((case.hung, *case.beside), key=lambda s: (s.call.entered_ns, s.lane.tid))[:2]
+    lag = span(second.call.entered_ns - first.call.entered_ns)
+    many = f"{len(case.beside)} more of its threads stand" if len(case.beside) > 1 else "another of its threads stands"
+    return f"; {many} still, and thread {first.lane.tid} entered first, {lag} before the next"
 
 
 def _freed_words(case: Case) -> str:

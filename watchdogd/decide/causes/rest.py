@@ -25,7 +25,7 @@ def stalled_machine(case: Case) -> Diagnosis | None:
     if stalled <= 0 or allowed <= 0 or age - stalled >= allowed:
         return None
     sentence = (
-        f"The machine stood still for {span(stalled)}: what {case.where} is in was {span(age)} old, of which it could "
+        f"The machine stood still for {span(stalled)}: {case.what} was {span(age)} old, of which it could "
         f"use {span(max(0, age - stalled))}, less than the {span(allowed)} that it may take."
     )
     return found(
@@ -50,7 +50,7 @@ def late(case: Case) -> Diagnosis | None:
     else:
         return None
     sentence = (
-        f"It was late and not hung: what {case.where} was in, begun {case.before(case.since_ns)}, returned by "
+        f"It was late and not hung: {case.what}, begun {case.before(case.since_ns)}, returned by "
         f"itself{when}{others.order(case)}."
     )
     said = [*kernel_facts(case), *others.facts(case)]
