@@ -68,7 +68,7 @@ def _of(kind: Any, name: str = "") -> st.SearchStrategy[Any]:  # noqa: PLR0911 -
     if name == "events":
         return st.lists(_EVENTS, max_size=2).map(tuple)
     if origin is tuple and arguments[-1] is Ellipsis:
-        return st.lists(_of(arguments[0], name), max_size=3).map(tuple)
+        return st.lists(_of(arguments[0], name), max_size=2).map(tuple)
     if origin is tuple:
         return st.tuples(*(_of(item, name) for item in arguments))
     if origin is dict:
