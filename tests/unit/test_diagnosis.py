@@ -87,6 +87,8 @@ def test_the_cause_is_the_one_that_the_evidence_shows(name: str) -> None:
     assert found.cause == case["cause"], found
     for part in case.get("says", ()):
         assert part in found.sentence
+    for part in case.get("tells", ()):
+        assert part in "\n".join(found.facts)
     for part in case.get("never_says", ()):
         assert part not in " ".join((found.sentence, *found.facts))
     assert found.sentence.endswith(".") and "None" not in found.sentence

@@ -20,19 +20,17 @@ WAITS_FOR_GPU = {"sync", "event", "copy", "free", "other"}  # operations that wa
 
 
 def fault(case: Case) -> Diagnosis | None:
-    of_device = [
-        line for line in case.messages if _about_device(line) and line.accelerator == case.incident.accelerator
-    ]
-    own = [line for line in case.messages if _about_work(line) and line.worker == case.incident.worker]
-    lines = [line for line in (*of_device, *own) if line.accelerator is not None or line in own]
+    accelerator, worker = case.incident.accelerator, case.incident.worker
+    of_device = [line for line in case.messages if _about_device(line) and line.accelerator == accelerator is not None]
+    lines = of_device + [line for line in case.messages if _about_work(line) and line.worker == worker]
     if not lines:
         return None
     line = lines[0]
-    whose = f"the device {line.accelerator}" if _about_device(line) else f"work of worker {case.incident.worker}"
+    whose = f"the device {accelerator}" if of_device else f"work of worker {worker}"
     since = f"; {case.where} does not return since {case.before(case.since_ns)}" if case.hung is not None else ""
     sentence = f"The driver told of a fault of {whose} {case.before(line.at_ns)}: {_short(line)}{since}."
     said = [f"the kernel said {case.before(item.at_ns)}: {item.text}" for item in lines]
-    if _about_device(line):
+    if of_device:
         steps = (
             "a restart of the worker may not help: reset the device, or reboot; `watchdogd status` tells "
             "if it recovers",

@@ -72,7 +72,7 @@ def dla_waited_for(case: Case) -> Diagnosis | None:
 def neighbour_first(case: Case) -> Diagnosis | None:
     """Another worker should have returned before this one's call began; it is named if no third may have been first."""
     hung = case.hung
-    if hung is None or freed(case):
+    if hung is None:
         return None
     stayed = [s for s in case.coupled if not any(_went_on(s, c) for c in (*case.signalled, *case.later))]
     if not any(certainly_before(stuck, hung) for stuck in stayed):

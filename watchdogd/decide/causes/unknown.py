@@ -100,6 +100,12 @@ def _on_device(case: Case, hung: Stuck) -> Remaining:
             "it may be theirs, so that a kernel that never ends and the driver remain",
             ("a process for each model tells whose kernel it is, and spares the others its restart",),
         )
+    if case.kernels and case.is_stuck(hung):
+        return Remaining(
+            f"kernel {named(case.kernels[0])} was on the GPU, but such a call need not wait for it, so that a lock in "
+            "the driver remains",
+            (FULL, "native stacks (py-spy --native) tell if it waits for a lock"),
+        )
     if case.kernels:
         times = case.age_ns(hung) // max(1, hung.usual_ns or 1)
         return Remaining(
