@@ -90,6 +90,15 @@ class Case:
         stuck = [s for s in inner if s is not None and self.is_stuck(s) and 2 * self.age_ns(s) >= self._overdue_ns]
         return min(stuck, key=lambda s: s.call.entered_ns, default=None)
 
+    @cached_property
+    def is_over(self) -> bool:
+        """Whether the verdict's call was no longer in flight when its lane was captured."""
+        verdict = self.verdict
+        if self.own is None or self.own.unread is not None or verdict.operation is None or not verdict.tid:
+            return False
+        lanes = [lane for lane in _lanes(self.own) if (lane.pid, lane.tid) == (verdict.pid, verdict.tid)]
+        return bool(lanes) and all(call.entered_ns != verdict.entered_ns for lane in lanes for call in lane.in_flight)
+
     def _by_the_verdict_alone(self) -> Stuck:
         verdict = self.verdict
         call = Call(str(verdict.operation), verdict.entered_ns or 0, None, verdict.stage)

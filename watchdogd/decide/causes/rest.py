@@ -22,7 +22,7 @@ def stalled_machine(case: Case) -> Diagnosis | None:
     if stalled is None or deadline is None or not case.is_hang:
         return None
     allowed, age = deadline - case.since_ns, case.verdict.detected_ns - case.since_ns
-    if stalled <= 0 or allowed <= 0 or age - stalled >= allowed:
+    if not 0 < stalled <= age or age - stalled >= allowed:  # longer than the call is old: not all of it was during it
         return None
     sentence = (
         f"The machine stood still for {span(stalled)}: {case.what} was {span(age)} old, of which it could "
@@ -47,6 +47,8 @@ def late(case: Case) -> Diagnosis | None:
         when = f" {case.before(moved)}"
     elif case.incident.outcome == "returned" and not case.dumped:
         when = " before it was killed"
+    elif case.is_over:
+        when = " before its evidence was taken"
     else:
         return None
     sentence = (
