@@ -155,6 +155,21 @@ def test_no_document_is_too_strange_for_a_diagnosis_and_a_signature(incident: In
     assert (diagnose(other), signature(other)) == (found, (digest, said))
 
 
+def test_what_a_collector_lacked_is_a_next_step_and_what_is_set_already_is_not() -> None:
+    incident = from_json(raw("h200-spinning-kernel-no-dump"))
+    assert any("evidence" in step for step in diagnose(incident).next_steps)
+    lacked = words.Outcome("gpu-core-dump", "missing tool", "install cuda-gdb")
+    steps = diagnose(dataclasses.replace(incident, level="full", collectors=(lacked,))).next_steps
+    assert "gpu-core-dump: install cuda-gdb" in steps
+    assert not any('evidence = "full"' in step for step in steps)
+
+
+@pytest.mark.parametrize(("code", "word"), [(810, "MPS"), (911, "DLA"), (700, "compute-sanitizer")])
+def test_errors_that_come_from_elsewhere_send_the_reader_there(code: int, word: str) -> None:
+    document = edited(raw("sticky-700"), [{"set": "verdict/detail", "to": f"CUDA error ({code})"}])
+    assert word in diagnose(from_json(document)).next_steps[0]
+
+
 def places(value: Any, way: str = "") -> list[str]:
     """Paths of all that a document holds."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
