@@ -182,9 +182,8 @@ def test_a_case_that_has_lost_or_changed_anything_still_gets_a_diagnosis(name: s
     document = raw(name)
     for _ in range(rng.randint(1, 4)):
         path = rng.choice(places(document))
-        edit = (
-            {"remove": path} if rng.random() < 0.5 else {"set": path, "to": rng.choice((0, -1, 10**400, "x", [], {}))}
-        )
+        value: Any = rng.choice((0, -1, 10**400, "x", [], {}))
+        edit = {"remove": path} if rng.random() < 0.5 else {"set": path, "to": value}
         document = edited(document, [edit])
     try:
         incident = from_json(document)

@@ -139,6 +139,14 @@ class Case:
     def has_coupled(self) -> bool:
         return self.own is not None and any(_coupled(self.own, other) for other in self.others)
 
+    @cached_property
+    def unseen(self) -> list[str]:
+        """Workers that may have stood still too, for all that is known."""
+        unread = [
+            w.name for w in self.others if w.unread is not None and self.own is not None and _coupled(self.own, w)
+        ]
+        return sorted({*unread, *(() if self.capture is None else self.capture.left_out)})
+
     def _stuck(self, worker: Worker, but: tuple[int, int] | None) -> list[Stuck]:
         inner = [_innermost(worker, lane) for lane in _lanes(worker) if (lane.pid, lane.tid) != but]
         stuck = [s for s in inner if s is not None and self.is_stuck(s)]

@@ -78,9 +78,8 @@ def _misuses(case: Case) -> list[str]:
     own = case.own
     if own is None or own.misuses <= 0:
         return []
-    return [
-        f"{own.misuses} call{'s' * (own.misuses > 1)} found another context current than before{f'; {own.misuse}' if own.misuse else ''}"
-    ]
+    last = f"; {own.misuse}" if own.misuse else ""
+    return [f"{own.misuses} call{'s' * (own.misuses > 1)} found another context current than before{last}"]
 
 
 def ended(case: Case) -> Diagnosis | None:

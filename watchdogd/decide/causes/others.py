@@ -136,6 +136,8 @@ def order(case: Case) -> str:
     hung, coupled = case.hung, case.coupled
     if hung is None or case.own is None:
         return ""
+    if case.unseen and not coupled:
+        return f"; whether {listed(case.unseen)} stood still too is not known"
     if not coupled:
         return "; no worker coupled with it stood still" if case.has_coupled else ""
     names = listed([stuck.worker.name for stuck in coupled])
@@ -171,8 +173,8 @@ def facts(case: Case) -> list[str]:
     suspect = next(iter(case.incident.suspects), None)
     if suspect is not None and suspect.confidence is not None and case.coupled:
         said.append(f"at the verdict {suspect.worker} was ranked first, confidence {suspect.confidence:.2f}")
-    if case.capture is not None and case.capture.left_out:
-        said.append(f"not looked at for want of time: {listed(sorted(case.capture.left_out))}")
+    if case.unseen:
+        said.append(f"not read: {listed(case.unseen)}")
     return said
 
 
