@@ -118,7 +118,7 @@ def test_many_times_are_counted_in_words_that_people_use() -> None:
     assert repeats(this(), [before(n / 1000) for n in range(21)]).sentence.startswith("22nd time in 29 minutes")
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(incidents(), st.lists(incidents(), max_size=2))
 def test_no_documents_are_too_strange(incident: Incident, earlier: list[Incident]) -> None:
     found = repeats(incident, earlier)
