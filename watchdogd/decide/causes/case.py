@@ -50,7 +50,10 @@ class Case:
         captures = [capture for capture in incident.captures if capture.when == "verdict"]
         self.capture: Capture | None = min(captures, key=lambda c: (c.at_ns, repr(c)), default=None)
         self.at_ns = self.verdict.detected_ns if self.capture is None else self.capture.at_ns
-        self.signalled = [capture for capture in incident.captures if capture.when == "signal"]
+        # As it was before anything was done to the worker: a core dump, after the commit, already ends what it hung in.
+        committed = incident.times.committed_ns
+        signalled = (capture for capture in incident.captures if capture.when == "signal")
+        self.signalled = [capture for capture in signalled if committed is None or capture.at_ns < committed]
         gone = (capture for capture in incident.captures if capture.when in ("gone", "ready"))
         self.later = sorted(gone, key=lambda capture: (capture.at_ns, repr(capture)))
         workers = _sorted(() if self.capture is None else self.capture.workers)
