@@ -79,10 +79,12 @@ def _kernel(name: str) -> str:
 
 
 def _stack(case: Case, calls: Sequence[Stuck]) -> list[str]:
-    """Of the first of ``calls``; where a step or a start does not tell the thread, of the first one of its process."""
+    """Of the first of ``calls``. A step or a start does not tell the thread: the one that runs, else the first one."""
     tid = calls[0].lane.tid if calls else case.verdict.tid
     if not tid:
-        tid = min((stack.pid for stack in case.incident.stacks), default=0)
+        running = {thread.tid for thread in case.threads if thread.state == "R"}
+        tids = {stack.tid for stack in case.incident.stacks if stack.tid}
+        tid = min(tids & running or tids, default=0)
     frames = case.frames(tid) or case.frames(tid, "native")
     return [text for text in map(_frame, frames) if text][:FRAMES]
 

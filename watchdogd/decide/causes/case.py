@@ -50,7 +50,10 @@ class Case:
         captures = [capture for capture in incident.captures if capture.when == "verdict"]
         self.capture: Capture | None = min(captures, key=lambda c: (c.at_ns, repr(c)), default=None)
         self.at_ns = self.verdict.detected_ns if self.capture is None else self.capture.at_ns
-        self.signalled = [capture for capture in incident.captures if capture.when == "signal"]
+        # As it was before anything was done to the worker: a core dump, after the commit, already ends what it hung in.
+        committed = incident.times.committed_ns
+        signalled = (capture for capture in incident.captures if capture.when == "signal")
+        self.signalled = [capture for capture in signalled if committed is None or capture.at_ns < committed]
         gone = (capture for capture in incident.captures if capture.when in ("gone", "ready"))
         self.later = sorted(gone, key=lambda capture: (capture.at_ns, repr(capture)))
         workers = _sorted(() if self.capture is None else self.capture.workers)
@@ -89,6 +92,15 @@ class Case:
         inner = [_innermost(self.own, lane) for lane in _lanes(self.own)] if self.own else []
         stuck = [s for s in inner if s is not None and self.is_stuck(s) and 2 * self.age_ns(s) >= self._overdue_ns]
         return min(stuck, key=lambda s: s.call.entered_ns, default=None)
+
+    @cached_property
+    def is_over(self) -> bool:
+        """Whether the verdict's call was no longer in flight when its lane was captured."""
+        verdict = self.verdict
+        if self.own is None or self.own.unread is not None or verdict.operation is None or not verdict.tid:
+            return False
+        lanes = [lane for lane in _lanes(self.own) if (lane.pid, lane.tid) == (verdict.pid, verdict.tid)]
+        return bool(lanes) and all(call.entered_ns != verdict.entered_ns for lane in lanes for call in lane.in_flight)
 
     def _by_the_verdict_alone(self) -> Stuck:
         verdict = self.verdict
@@ -129,6 +141,14 @@ class Case:
     @cached_property
     def has_coupled(self) -> bool:
         return self.own is not None and any(_coupled(self.own, other) for other in self.others)
+
+    @cached_property
+    def unseen(self) -> list[str]:
+        """Workers that may have stood still too, for all that is known."""
+        unread = [
+            w.name for w in self.others if w.unread is not None and self.own is not None and _coupled(self.own, w)
+        ]
+        return sorted({*unread, *(() if self.capture is None else self.capture.left_out)})
 
     def _stuck(self, worker: Worker, but: tuple[int, int] | None) -> list[Stuck]:
         inner = [_innermost(worker, lane) for lane in _lanes(worker) if (lane.pid, lane.tid) != but]
@@ -197,6 +217,12 @@ class Case:
         if hung is None:
             return f"worker {name}"
         return f"{in_stage(hung.call)} of worker {name}{self.thread_words(hung.lane.tid)}"
+
+    @cached_property
+    def what(self) -> str:
+        """What is overdue: the call, or ``a step of worker a``."""
+        kinds = {Verdict.STARTUP.value: "the start", Verdict.STALL.value: "the work", Verdict.CALL.value: "a call"}
+        return self.where if self.hung is not None else f"{kinds.get(self.verdict.verdict, 'a step')} of {self.where}"
 
     def thread_words(self, tid: int | None) -> str:
         if not tid:

@@ -20,19 +20,17 @@ WAITS_FOR_GPU = {"sync", "event", "copy", "free", "other"}  # operations that wa
 
 
 def fault(case: Case) -> Diagnosis | None:
-    of_device = [
-        line for line in case.messages if _about_device(line) and line.accelerator == case.incident.accelerator
-    ]
-    own = [line for line in case.messages if _about_work(line) and line.worker == case.incident.worker]
-    lines = [line for line in (*of_device, *own) if line.accelerator is not None or line in own]
+    accelerator, worker = case.incident.accelerator, case.incident.worker
+    of_device = [line for line in case.messages if _about_device(line) and line.accelerator == accelerator is not None]
+    lines = of_device + [line for line in case.messages if _about_work(line) and line.worker == worker]
     if not lines:
         return None
     line = lines[0]
-    whose = f"the device {line.accelerator}" if _about_device(line) else f"work of worker {case.incident.worker}"
+    whose = f"the device {accelerator}" if of_device else f"work of worker {worker}"
     since = f"; {case.where} does not return since {case.before(case.since_ns)}" if case.hung is not None else ""
     sentence = f"The driver told of a fault of {whose} {case.before(line.at_ns)}: {_short(line)}{since}."
     said = [f"the kernel said {case.before(item.at_ns)}: {item.text}" for item in lines]
-    if _about_device(line):
+    if of_device:
         steps = (
             "a restart of the worker may not help: reset the device, or reboot; `watchdogd status` tells "
             "if it recovers",
@@ -65,13 +63,16 @@ def named(kernel: Kernel) -> str:
 def kernel_without_end(case: Case) -> Diagnosis | None:
     """A kernel was on the GPU long after the call that waits for it should have returned."""
     hung = case.hung
-    if hung is None or not case.kernels or hung.call.operation not in WAITS_FOR_GPU:
+    if hung is None or not case.kernels or not case.is_stuck(hung) or others.unsettled(case) or threads_going_on(case):
         return None
-    if not case.is_stuck(hung) or others.unsettled(case):
+    if not WAITS_FOR_GPU & {stuck.call.operation for stuck in (hung, *case.beside)}:
         return None
     names = list(dict.fromkeys(named(kernel) for kernel in case.kernels))
     what = f"Kernel {names[0]} does not end" if len(names) == 1 else f"One of the kernels {listed(names)} does not end"
-    sentence = f"{what}: {case.where} waits for it since {case.before(hung.call.entered_ns)}{others.order(case)}."
+    sentence = (
+        f"{what}: {case.where} waits for it since {case.before(hung.call.entered_ns)}"
+        f"{others.among_threads(case)}{others.order(case)}."
+    )
     return found(
         Cause.KERNEL_WITHOUT_END,
         sentence,
@@ -81,6 +82,22 @@ def kernel_without_end(case: Case) -> Diagnosis | None:
         "no line is named: compile with -lineinfo"
         if not any(kernel.location for kernel in case.kernels)
         else "run the same input again with that kernel alone, under compute-sanitizer --tool synccheck",
+    )
+
+
+def threads_going_on(case: Case) -> list[int]:
+    """Other threads of the process that waited for work of theirs since the hung call began, and got it."""
+    hung, own = case.hung, case.own
+    if hung is None or own is None:
+        return []
+    return sorted(
+        {
+            lane.tid
+            for lane in own.lanes
+            if lane.pid == hung.lane.pid and lane.tid not in (0, hung.lane.tid)
+            for call in lane.ring
+            if call.operation in WAITS_FOR_GPU - {"other"} and hung.call.entered_ns <= call.entered_ns <= case.at_ns
+        }
     )
 
 

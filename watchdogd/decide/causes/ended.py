@@ -27,7 +27,7 @@ def sticky_error(case: Case) -> Diagnosis | None:
     kind, own = case.verdict.verdict, case.own
     told = re.search(r"\((\d{3})\)", case.verdict.detail) if kind == Verdict.STICKY_ERROR.value else None
     code = int(told[1]) if told else own.last_error if own is not None else None
-    if code not in _FAULTS or (kind != Verdict.STICKY_ERROR.value and kind not in _ENDED | HANGS):
+    if code not in _FAULTS or kind not in _ENDED | HANGS | {Verdict.STICKY_ERROR.value}:
         return None
     line = next((kernel.location for kernel in case.kernels if kernel.location), None)
     source = case.source(case.verdict.tid) or (None if case.hung is None else case.source(case.hung.lane.tid))
@@ -78,7 +78,8 @@ def _misuses(case: Case) -> list[str]:
     own = case.own
     if own is None or own.misuses <= 0:
         return []
-    return [f"{own.misuses} calls found another context current than before{f'; {own.misuse}' if own.misuse else ''}"]
+    last = f"; {own.misuse}" if own.misuse else ""
+    return [f"{own.misuses} call{'s' * (own.misuses > 1)} found another context current than before{last}"]
 
 
 def ended(case: Case) -> Diagnosis | None:
@@ -122,7 +123,7 @@ def _killed(case: Case, said: list[str], doing: str) -> Diagnosis:
     if counts and max(counts) > 0:
         sentence = (
             f"The kernel killed worker {worker} for want of memory: SIGKILL, and its cgroup counts "
-            f"{max(counts)} OOM kills{doing}."
+            f"{max(counts)} OOM kill{'s' * (max(counts) > 1)}{doing}."
         )
         return found(
             Cause.OUT_OF_MEMORY,

@@ -62,10 +62,9 @@ def dla_waited_for(case: Case) -> Diagnosis | None:
     if not lines or case.hung is None:
         return None
     line, since = lines[0], case.before(case.hung.call.entered_ns)
-    own = case.own is not None and on_dla(case.own)
     sentence = (
-        f"{case.where} waits for {line.accelerator}, which did not finish its task: the DLA stood still first, "
-        f"{'its own' if own else 'and this'} call does not return since {since}{order(case)}."
+        f"The DLA was first: {line.accelerator} did not finish its task, and {case.where} waits for it since "
+        f"{since}{order(case)}."
     )
     return found(Cause.DLA_FIRST, sentence, [_message(case, line.text, line.at_ns), *facts(case)], *_OF_DLA)
 
@@ -73,7 +72,7 @@ def dla_waited_for(case: Case) -> Diagnosis | None:
 def neighbour_first(case: Case) -> Diagnosis | None:
     """Another worker should have returned before this one's call began; it is named if no third may have been first."""
     hung = case.hung
-    if hung is None or freed(case):
+    if hung is None:
         return None
     stayed = [s for s in case.coupled if not any(_went_on(s, c) for c in (*case.signalled, *case.later))]
     if not any(certainly_before(stuck, hung) for stuck in stayed):
@@ -89,9 +88,10 @@ def neighbour_first(case: Case) -> Diagnosis | None:
         step = f"look at the incidents of {listed(names)}: whose end let the others go on was the first"
         return found(Cause.NEIGHBOUR, sentence, facts(case), step)
     first = firsts[0]
-    other = f"{in_stage(first.call)} of worker {first.worker.name}, entered {case.before(first.call.entered_ns)},"
+    other = f"its {in_stage(first.call)}, entered {case.before(first.call.entered_ns)},"
     if on_dla(first.worker) and not on_dla(hung.worker):
-        sentence = f"The DLA ({first.worker.accelerator}) was first: {other} had not returned when it should; {mine}."
+        who = f"worker {first.worker.name} on {first.worker.accelerator}"
+        sentence = f"The DLA was first: {who}, {other} had not returned when it should; {mine}."
         return found(Cause.DLA_FIRST, sentence, facts(case), *_OF_DLA)
     sentence = f"Worker {first.worker.name} hung before this one: {other} had not returned when it should; {mine}."
     return found(
@@ -136,6 +136,8 @@ def order(case: Case) -> str:
     hung, coupled = case.hung, case.coupled
     if hung is None or case.own is None:
         return ""
+    if case.unseen and not coupled:
+        return f"; whether {listed(case.unseen)} stood still too is not known"
     if not coupled:
         return "; no worker coupled with it stood still" if case.has_coupled else ""
     names = listed([stuck.worker.name for stuck in coupled])
@@ -144,6 +146,16 @@ def order(case: Case) -> str:
     if not unsettled(case):
         return f"; it was the first, {names} followed"
     return f"; {names} stood still too, and who was first cannot be told"
+
+
+def among_threads(case: Case) -> str:
+    """For a sentence: how many threads of this worker stand still, and which entered first. An order, and no proof."""
+    if case.hung is None or not case.beside:
+        return ""
+    first, second = sorted((case.hung, *case.beside), key=lambda s: (s.call.entered_ns, s.lane.tid))[:2]
+    lag = span(second.call.entered_ns - first.call.entered_ns)
+    many = f"{len(case.beside)} more of its threads stand" if len(case.beside) > 1 else "another of its threads stands"
+    return f"; {many} still, and thread {first.lane.tid} entered first, {lag} before the next"
 
 
 def _freed_words(case: Case) -> str:
@@ -161,8 +173,8 @@ def facts(case: Case) -> list[str]:
     suspect = next(iter(case.incident.suspects), None)
     if suspect is not None and suspect.confidence is not None and case.coupled:
         said.append(f"at the verdict {suspect.worker} was ranked first, confidence {suspect.confidence:.2f}")
-    if case.capture is not None and case.capture.left_out:
-        said.append(f"not looked at for want of time: {listed(sorted(case.capture.left_out))}")
+    if case.unseen:
+        said.append(f"not read: {listed(case.unseen)}")
     return said
 
 

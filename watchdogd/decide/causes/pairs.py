@@ -54,7 +54,7 @@ def allocator(case: Case) -> Diagnosis | None:
     return found(
         Cause.ALLOCATOR_DEADLOCK,
         sentence,
-        [*others.facts(case), *_locks(case, hung, other), *kernel_facts(case)],
+        [*others.facts(case), *_locks(case, hung, other), *kernel_facts(case), *_unseen(case)],
         "free on the thread that owns the memory (DeferredFree), or allocate and free on one thread (CudaThread)",
         "take buffers from a pool that is filled at the start (Pool), or use cudaMallocAsync and cudaFreeAsync",
         *([known] if {hung.call.operation, other.call.operation} == {"alloc", "free"} else []),
@@ -81,6 +81,11 @@ def _lock_frame(case: Case, stuck: Stuck) -> str | None:
 def _locks(case: Case, *both: Stuck) -> list[str]:
     frames = ((stuck.lane.tid, _lock_frame(case, stuck)) for stuck in both)
     return [f"thread {tid} stands in {frame}" for tid, frame in frames if frame is not None]
+
+
+def _unseen(case: Case) -> list[str]:
+    seen = case.dumped or case.load is not None
+    return [] if seen else ["whether a kernel ran meanwhile is not known: no GPU core dump, and no load of this time"]
 
 
 def _of(case: Case, stuck: Stuck) -> str:

@@ -22,10 +22,10 @@ def stalled_machine(case: Case) -> Diagnosis | None:
     if stalled is None or deadline is None or not case.is_hang:
         return None
     allowed, age = deadline - case.since_ns, case.verdict.detected_ns - case.since_ns
-    if stalled <= 0 or allowed <= 0 or age - stalled >= allowed:
+    if not 0 < stalled <= age or age - stalled >= allowed:  # longer than the call is old: not all of it was during it
         return None
     sentence = (
-        f"The machine stood still for {span(stalled)}: what {case.where} is in was {span(age)} old, of which it could "
+        f"The machine stood still for {span(stalled)}: {case.what} was {span(age)} old, of which it could "
         f"use {span(max(0, age - stalled))}, less than the {span(allowed)} that it may take."
     )
     return found(
@@ -47,10 +47,12 @@ def late(case: Case) -> Diagnosis | None:
         when = f" {case.before(moved)}"
     elif case.incident.outcome == "returned" and not case.dumped:
         when = " before it was killed"
+    elif case.is_over:
+        when = " before its evidence was taken"
     else:
         return None
     sentence = (
-        f"It was late and not hung: what {case.where} was in, begun {case.before(case.since_ns)}, returned by "
+        f"It was late and not hung: {case.what}, begun {case.before(case.since_ns)}, returned by "
         f"itself{when}{others.order(case)}."
     )
     said = [*kernel_facts(case), *others.facts(case)]

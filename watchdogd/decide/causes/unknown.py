@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from watchdogd.decide.causes import others, pairs, waits
 from watchdogd.decide.causes.case import Case, Stuck
-from watchdogd.decide.causes.device import WAITS_FOR_GPU, kernel_facts, named
+from watchdogd.decide.causes.device import WAITS_FOR_GPU, kernel_facts, named, threads_going_on
 from watchdogd.decide.causes.words import Cause, found, in_stage, listed
 from watchdogd.incident import Diagnosis
 from watchdogd.model import Verdict
@@ -18,6 +18,9 @@ FULL = 'set `evidence = "full"`: threads, what they wait for and their stacks ar
 DUMP = "set `gpu_core_dump = true` with it: whether a kernel runs, and which, decides"
 _DEADLINES = "compare the deadline with `watchdogd report --suggest-deadlines`"
 _OVERDUE = {Verdict.STEP.value: "A step", Verdict.FIRST_STEP.value: "The first step", Verdict.STALL.value: "The work"}
+
+
+_LACKS = ("missing tool", "no permission")
 
 
 class Remaining(NamedTuple):
@@ -37,12 +40,21 @@ def unknown(case: Case) -> Diagnosis:
             f"{what} of worker {worker} does not end, begun {case.before(case.since_ns)}, and no CUDA call is known "
             f"to be stuck: {remaining.text}."
         )
-        return found(Cause.UNKNOWN, sentence, said, *remaining.steps)
+        return found(Cause.UNKNOWN, sentence, said, *_still_to_do(case, remaining.steps))
     source = case.source(hung.lane.tid)
     at = f" at {source}" if source else ""
     since, remaining = case.before(hung.call.entered_ns), _inside(case, hung)
     sentence = f"Blocked in {case.where}{at} since {since}: {remaining.text}."
-    return found(Cause.UNKNOWN, sentence, said, *remaining.steps)
+    return found(Cause.UNKNOWN, sentence, said, *_still_to_do(case, remaining.steps))
+
+
+def _still_to_do(case: Case, steps: tuple[str, ...]) -> list[str]:
+    """Without what is set already; with what collectors lacked."""
+    done = ({FULL} if case.incident.level == "full" else set()) | ({DUMP} if case.dumped else set())
+    lacked = sorted(
+        {f"{o.collector}: {o.detail}" for o in case.incident.collectors if o.outcome in _LACKS and o.detail}
+    )
+    return [step for step in steps if step not in done] + lacked
 
 
 def _inside(case: Case, hung: Stuck) -> Remaining:
@@ -53,12 +65,11 @@ def _inside(case: Case, hung: Stuck) -> Remaining:
         returned = "; it returned before it was killed" if case.incident.outcome == "returned" else ""
         also = f", though kernel {named(case.kernels[0])} was on the GPU" if case.kernels else ""
         return Remaining(
-            f"whether it or {names} was first cannot be told, as all stood still and none should certainly have "
-            f"returned before it began{also}{returned}",
+            f"whether it or {names} was first cannot be told by their entries and usual times{also}{returned}",
             (f"look at the incidents of {names}: whose end let the others go on was the first", DUMP),
         )
     alone = _alone(case, hung)
-    return alone._replace(text=f"{alone.text}{others.order(case)}")
+    return alone._replace(text=f"{alone.text}{others.among_threads(case)}{others.order(case)}")
 
 
 def _alone(case: Case, hung: Stuck) -> Remaining:
@@ -76,6 +87,24 @@ def _alone(case: Case, hung: Stuck) -> Remaining:
             f"it is dead-locked against {against}, or both wait for a kernel that does not end; without a GPU core "
             "dump that cannot be told",
             (FULL, DUMP),
+        )
+    return _on_device(case, hung)
+
+
+def _on_device(case: Case, hung: Stuck) -> Remaining:
+    """As nothing of its own process tells more."""
+    going_on = len(threads_going_on(case))
+    if case.kernels and going_on:
+        return Remaining(
+            f"kernel {named(case.kernels[0])} was on the GPU, but {going_on} other threads of the process go on, and "
+            "it may be theirs, so that a kernel that never ends and the driver remain",
+            ("a process for each model tells whose kernel it is, and spares the others its restart",),
+        )
+    if case.kernels and case.is_stuck(hung):
+        return Remaining(
+            f"kernel {named(case.kernels[0])} was on the GPU, but such a call need not wait for it, so that a lock in "
+            "the driver remains",
+            (FULL, "native stacks (py-spy --native) tell if it waits for a lock"),
         )
     if case.kernels:
         times = case.age_ns(hung) // max(1, hung.usual_ns or 1)

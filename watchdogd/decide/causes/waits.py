@@ -12,7 +12,7 @@ from watchdogd.decide.causes import others
 from watchdogd.decide.causes.case import HANGS, Case
 from watchdogd.decide.causes.words import Cause, found, listed, span
 from watchdogd.incident import Diagnosis, Thread, Worker
-from watchdogd.model import KernelKind, Verdict
+from watchdogd.model import KernelKind
 
 _DRIVER = re.compile(
     r"nvidia|nvgpu|nvhost|nvmap|nvdla|\b_?nv\d|\bos_acquire|\brm_|uvm_|host1x|syncpt|gk20a|g[av]1\db|dma_fence|drm_"
@@ -60,7 +60,7 @@ def _blocked(case: Case, tid: int) -> str | None:
 def d_state(case: Case) -> DState | None:
     """Of the hung thread; where it is not known which that is, of the first that is in it."""
     tid = case.hung.lane.tid if case.hung is not None else case.verdict.tid
-    tids = [tid] if tid else [thread.tid for thread in case.threads if thread.state == "D"]
+    tids = [tid] if tid else [thread.tid for thread in case.threads]
     states = [state for state in (DState(case, tid) for tid in tids) if state.looks]
     return min(states, key=lambda state: (state.in_driver is None, state.in_storage is None), default=None)
 
@@ -115,7 +115,7 @@ def is_stamped(worker: Worker) -> bool:
 def _outside_of_cuda(case: Case) -> bool:
     """Whether it is known that no CUDA call of this worker is in flight."""
     own = case.own
-    if own is None or own.unread is not None or case.verdict.verdict == Verdict.CALL.value:
+    if own is None or own.unread is not None or case.hung is not None:
         return False
     return is_stamped(own) and case.verdict.verdict in HANGS and case.calls_in_flight == 0
 
@@ -202,7 +202,7 @@ def lock_wait(case: Case) -> Diagnosis | None:
 
 def still_working(case: Case) -> Diagnosis | None:
     """Calls went on returning until shortly before the verdict, all of the one thread that makes any."""
-    if case.own is None or case.hung is not None or case.verdict.verdict == Verdict.CALL.value:
+    if case.own is None or case.hung is not None:
         return None
     calling = [lane for lane in case.own.lanes if lane.ring and not lane.orphaned]
     if len(calling) != 1 or not case.is_hang:
