@@ -767,8 +767,9 @@ STALL = Story(
         *started("p"),
         (100, "p", shim(loaded_ns=5, completed_ns=90), P.RUNNING, ""),
         (1000, "p", shim(queued_ns=1000), P.RUNNING, ""),
-        *asks(1100, 1900),
-        (2000, "p", shim(unready_ns=2000), P.KILLING, "p open stall, p KILL"),
+        *asks(1100, 2000),
+        # When it was queued is known to two ticks of 10 ms: nothing counts from before.
+        (2020, "p", shim(unready_ns=2020), P.KILLING, "p open stall, p KILL"),
         *dies("p", 2100, orders="p spawn 2"),
         (3000, "p", ready(3000), P.RUNNING, "p close recovered"),
         (9000, "p", None, P.RUNNING, ""),

@@ -80,7 +80,7 @@ def expected_constants() -> dict[str, int]:
         KEY_SIGNED KEY_UNSIGNED KEY_FLOAT KEY_BFLOAT REQUESTS_OFFSET REQUEST_TABLE_OFFSET REQUESTS REQUEST_WORDS"""
     values |= {name: getattr(abi, name) for name in plain.split()}
     driver = """OFFSET SIZE LANES_OFFSET LANE_STRIDE CONTEXTS_OFFSET CONTEXTS CONTEXT_STRIDE STREAMS_OFFSET STREAMS
-        STREAM_STRIDE HOST_FUNCTIONS_OFFSET HOST_FUNCTIONS HOST_FUNCTION_STRIDE"""
+        STREAM_STRIDE HOST_FUNCTIONS_OFFSET HOST_FUNCTIONS HOST_FUNCTION_STRIDE LONGEST_TICK_NS"""
     values |= {f"DRIVER_{name}": getattr(abi_driver, name) for name in driver.split()}
     values |= {f"DRIVER_OPTION_{name.upper()}": bit for name, bit in abi_driver.OPTION.items()}
     for table in ("HEADER", "LANE", "CONTEXT", "STREAM", "HOST_FUNCTION"):
