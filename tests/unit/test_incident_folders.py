@@ -8,6 +8,8 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,22 +74,32 @@ def test_nobody_but_the_group_of_the_directory_may_read(tmp_path: Path) -> None:
     assert {path.stat().st_gid for path in (folder.parent, folder, *folder.iterdir())} == {group}
 
 
+@pytest.fixture
+def anothers() -> Iterator[Path]:
+    """A directory that user 54321 may change, and reach: those of pytest are closed to others."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        if os.geteuid() == 0:
+            os.chown(directory, 54321, 0)
+        yield Path(directory)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
-def test_a_group_that_may_not_be_given_keeps_nothing_from_being_written(tmp_path: Path) -> None:
-    os.chown(tmp_path, 54321, 0)
-    for above in tmp_path.parents[:2]:
-        above.chmod(0o755)
+def test_a_group_that_may_not_be_given_keeps_nothing_from_being_written(anothers: Path) -> None:
     child = os.fork()
     if child == 0:
-        os.setgroups([])
-        os.setgid(54321)
-        os.setuid(54321)
+        status = 1
         try:
-            keep(tmp_path / "incidents", incident(), {"core": b"x"})
+            os.setgroups([])
+            os.setgid(54321)
+            os.setuid(54321)
+            keep(anothers / "incidents", incident(), {"core": b"x"})
+            status = 0
         finally:
-            os._exit(not (tmp_path / "incidents" / incident().id / folders.DOCUMENT).exists())
+            os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    (folder,) = (tmp_path / "incidents").iterdir()
+    (folder,) = (anothers / "incidents").iterdir()
+    assert (folder / folders.DOCUMENT).exists()
     assert {(path.stat().st_uid, path.stat().st_gid) for path in (folder, *folder.iterdir())} == {(54321, 54321)}
 
 
@@ -207,14 +219,12 @@ def test_no_directory_is_no_incident_and_one_that_may_not_be_read_is_told(tmp_pa
         folders.listing(str(tmp_path / "file"))
 
 
-def test_a_folder_that_may_not_be_read_is_skipped_with_the_reason(tmp_path: Path) -> None:
-    keep(tmp_path / "incidents", incident())
-    for above in (tmp_path, *tmp_path.parents[:2]):
-        above.chmod(0o755)
-    (tmp_path / "incidents").chmod(0o755)
-    next((tmp_path / "incidents").iterdir()).chmod(0o700 if os.geteuid() == 0 else 0)
+def test_a_folder_that_may_not_be_read_is_skipped_with_the_reason(anothers: Path) -> None:
+    keep(anothers / "incidents", incident())
+    (anothers / "incidents").chmod(0o755)
+    next((anothers / "incidents").iterdir()).chmod(0o700 if os.geteuid() == 0 else 0)
     drop = "os.setgroups([]); os.setgid(54321); os.setuid(54321)" if os.geteuid() == 0 else "pass"
-    listed = f"print(*folders.listing({str(tmp_path / 'incidents')!r}))"
+    listed = f"print(*folders.listing({str(anothers / 'incidents')!r}))"
     code = f"import os\nfrom watchdogd.incidents import folders\n{drop}\n{listed}"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert "Permission denied" in told.stdout, told.stderr
