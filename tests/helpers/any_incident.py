@@ -32,7 +32,7 @@ _LIKELY: dict[str, st.SearchStrategy[Any]] = {
         ["killed by signal 9", "exited with status 1", "thread state D", "(700)", "cannot start: x", ""]
     ),
     "exit": st.sampled_from(["killed by signal 9", "exited with status 0"]),
-    "collector": st.sampled_from(["gpu-core-dump", "proc"]),
+    "collector": st.sampled_from(["gpu core dump", "gpu kernels", "proc"]),
     "outcome": st.sampled_from(["ok", "failed", "returned", "recovered"]),
     "kind": st.sampled_from(["python", "native"]),
     "last_error": st.sampled_from([2, 201, 700, 709, 710, 719]),

@@ -52,6 +52,12 @@ def _dumps_and_hangs(target: Target) -> Evidence:
     return _hangs(target)
 
 
+def _reads_for_long(target: Target) -> Evidence:
+    """As a debugger does that takes a core dump apart: the next incarnation is ready before."""
+    time.sleep(1.5)
+    return _works(target)
+
+
 def _there() -> str | None:
     return None
 
@@ -67,5 +73,6 @@ COLLECTORS = {
         Collector("dumps", True, 1.0, _there, _dumps),
         Collector("dumps-and-hangs", True, 60.0, _there, _dumps_and_hangs),
         Collector("afterwards", False, 1.0, _there, _works, afterwards=True),
+        Collector("reads-for-long", False, 5.0, _there, _reads_for_long, afterwards=True),
     )
 }

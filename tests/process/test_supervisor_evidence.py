@@ -94,6 +94,17 @@ def test_with_all_that_can_be_had_the_kill_waits_for_no_more() -> None:
         assert {each["collector"] for each in collected["collectors"]} == {"works", "fails", "missing"}
 
 
+def test_what_reads_the_evidence_of_the_dead_has_its_time_though_the_next_one_is_ready_long_before() -> None:
+    with supervised("reads-for-long", **FULL) as running:
+        hung(running)
+        running.wait_phase("a", "running", 2)
+        told = document(running)
+        assert outcomes(told) == {"reads-for-long": "ok"}
+        assert told["threads"][0]["name"] == "seen"
+        began_ns = told["collectors"][0]["began_ns"]
+        assert told["times"]["ready_ns"] < began_ns + told["collectors"][0]["took_ns"]
+
+
 @pytest.mark.parametrize("collectors", ["hangs works", "floods hangs"])
 def test_a_collector_that_hangs_or_floods_costs_the_budget_and_no_more(collectors: str) -> None:
     with supervised(collectors, **FULL) as running:

@@ -163,10 +163,23 @@ def test_no_document_is_too_strange_for_a_diagnosis_and_a_signature(incident: In
 def test_what_a_collector_lacked_is_a_next_step_and_what_is_set_already_is_not() -> None:
     incident = from_json(raw("h200-spinning-kernel-no-dump"))
     assert any("evidence" in step for step in diagnose(incident).next_steps)
-    lacked = words.Outcome("gpu-core-dump", "missing tool", "install cuda-gdb")
+    lacked = words.Outcome("gpu core dump", "missing tool", "install cuda-gdb")
     steps = diagnose(dataclasses.replace(incident, level="full", collectors=(lacked,))).next_steps
-    assert "gpu-core-dump: install cuda-gdb" in steps
+    assert "gpu core dump: install cuda-gdb" in steps
     assert not any('evidence = "full"' in step for step in steps)
+
+
+def test_a_core_dump_that_nobody_has_read_yet_says_nothing_of_what_was_on_the_gpu() -> None:
+    incident = dataclasses.replace(kept("h200-spinning-kernel"), kernels=(), moved_ns=None)
+
+    def told(how: str) -> str:
+        outcomes = (words.Outcome("gpu core dump", "ok"), words.Outcome("gpu kernels", how))
+        found = diagnose(dataclasses.replace(incident, collectors=outcomes))
+        return " ".join((found.cause, found.sentence, *found.facts))
+
+    assert "no kernel was on the GPU" in told("ok")
+    assert "no kernel" not in told("not reached")
+    assert told("not reached").startswith("unknown")
 
 
 @pytest.mark.parametrize(("code", "word"), [(810, "MPS"), (911, "DLA"), (700, "compute-sanitizer")])

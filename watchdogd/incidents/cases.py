@@ -16,6 +16,7 @@ from watchdogd.incidents.writing import Known
 from watchdogd.model import SECOND
 
 SOON_NS = SECOND  # more of it will come by then
+AFTERWARDS = "afterwards"  # the stage of collecting that needs no worker any more
 LINGER_NS = SECOND  # from its close on: what is recorded of it a moment later belongs to it
 
 
@@ -50,13 +51,13 @@ class Case:
 
     def close(self, outcome: str, now_ns: int) -> None:
         if self._closed_ns is None:
-            self.drop_gathering()
+            self.drop_untimely()
             self._outcome, self._closed_ns, self.is_gone = outcome, now_ns, True
             self._write_at(now_ns)
 
     def end(self, now_ns: int, *, cuts_short: bool) -> None:
         """Nothing more will be told of it."""
-        self.drop_gathering()
+        self.drop_untimely()
         self._cut_short = cuts_short and self._closed_ns is None
         self._closed_ns = None if self._closed_ns is None else min(self._closed_ns, now_ns - LINGER_NS)
         self._write_at(now_ns)
@@ -66,6 +67,11 @@ class Case:
             self.due_ns = max(then_ns, self._closed_ns + LINGER_NS)
         else:
             self.due_ns = then_ns if self.due_ns is None else min(self.due_ns, then_ns)
+
+    def drop_untimely(self) -> None:
+        """What looks at a living worker. What reads what it has left takes the time that it was given."""
+        if AFTERWARDS not in self.stages:
+            self.drop_gathering()
 
     def drop_gathering(self) -> None:
         if self.gathering is not None:

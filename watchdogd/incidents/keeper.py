@@ -36,7 +36,7 @@ from contextlib import suppress
 from typing import Any
 
 from watchdogd.incidents import collecting, collectors, hooks, quota, writing
-from watchdogd.incidents.cases import Case
+from watchdogd.incidents.cases import AFTERWARDS, Case
 from watchdogd.incidents.collectors import DumpTarget, Target
 from watchdogd.incidents.jobs import Ended, Jobs
 from watchdogd.incidents.recording import Recording
@@ -155,7 +155,7 @@ class Keeper:
         elif op == "close":
             case.close(str(told["outcome"]), now_ns)
         if case.is_gone and case.target is not None:
-            self._gather(case, "afterwards", now_ns + FINISH_NS)
+            self._gather(case, AFTERWARDS, now_ns + FINISH_NS)
 
     # --- collecting ---
 
@@ -183,7 +183,7 @@ class Keeper:
 
     def _gathered(self, case: Case, stage: str) -> None:
         outcomes = case.take_gathered(time.monotonic_ns())
-        if stage != "afterwards":
+        if stage != AFTERWARDS:
             self._say({"collected": case.id, "stage": stage, "outcomes": collecting.for_record(outcomes)})
 
     def _looked(self, ended: Ended) -> None:
@@ -247,7 +247,7 @@ class Keeper:
 
 
 def _stage_of(collector: collectors.Collector) -> str:
-    return "afterwards" if collector.afterwards else "dump" if collector.destructive else "harmless"
+    return AFTERWARDS if collector.afterwards else "dump" if collector.destructive else "harmless"
 
 
 def run(keeper: Keeper) -> None:

@@ -189,8 +189,16 @@ class Case:
 
     @cached_property
     def dumped(self) -> bool:
-        """Whether a GPU core dump was taken and read."""
-        return bool(self.kernels) or any(o.outcome == "ok" and "dump" in o.collector for o in self.incident.collectors)
+        """Whether a GPU core dump was taken, which makes a hung call return."""
+        return bool(self.kernels) or self._is_ok("gpu core dump")
+
+    @cached_property
+    def is_dump_read(self) -> bool:
+        """Whether it is known what was on the GPU: a dump that nobody has read says nothing of that."""
+        return bool(self.kernels) or self._is_ok("gpu kernels")
+
+    def _is_ok(self, collector: str) -> bool:
+        return any(o.outcome == "ok" and o.collector == collector for o in self.incident.collectors)
 
     @cached_property
     def messages(self) -> list[KernelLine]:

@@ -107,7 +107,7 @@ def kernel_facts(case: Case) -> list[str]:
         + " ".join(filter(None, (kernel.grid and f"grid {kernel.grid}", kernel.block and f"block {kernel.block}")))
         for kernel in case.kernels
     ]
-    if case.dumped and not case.kernels:
+    if case.is_dump_read and not case.kernels:
         said.append("the core dump shows no kernel on the GPU")
     if case.load is not None:
         least, most = case.load

@@ -63,7 +63,7 @@ def allocator(case: Case) -> Diagnosis | None:
 
 def _nothing_runs(case: Case, *both: Stuck) -> bool:
     idle = case.load is not None and case.load[1] <= IDLE
-    return case.dumped or idle or all(_lock_frame(case, stuck) for stuck in both)
+    return case.is_dump_read or idle or all(_lock_frame(case, stuck) for stuck in both)
 
 
 def _something_runs(case: Case) -> bool:
@@ -84,7 +84,7 @@ def _locks(case: Case, *both: Stuck) -> list[str]:
 
 
 def _unseen(case: Case) -> list[str]:
-    seen = case.dumped or case.load is not None
+    seen = case.is_dump_read or case.load is not None
     return [] if seen else ["whether a kernel ran meanwhile is not known: no GPU core dump, and no load of this time"]
 
 

@@ -42,7 +42,7 @@ def late(case: Case) -> Diagnosis | None:
     if not case.is_hang or others.unsettled(case):
         return None
     moved = case.incident.moved_ns
-    dumps = [o.began_ns for o in case.incident.collectors if "dump" in o.collector and o.began_ns is not None]
+    dumps = [o.began_ns for o in case.incident.collectors if o.collector == "gpu core dump" and o.began_ns is not None]
     if moved is not None and (moved < min(dumps) if dumps else not case.dumped):  # a dump makes it return
         when = f" {case.before(moved)}"
     elif case.incident.outcome == "returned" and not case.dumped:

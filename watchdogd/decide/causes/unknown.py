@@ -50,7 +50,7 @@ def unknown(case: Case) -> Diagnosis:
 
 def _still_to_do(case: Case, steps: tuple[str, ...]) -> list[str]:
     """Without what is set already; with what collectors lacked."""
-    done = ({FULL} if case.incident.level == "full" else set()) | ({DUMP} if case.dumped else set())
+    done = ({FULL} if case.incident.level == "full" else set()) | ({DUMP} if case.is_dump_read else set())
     lacked = sorted(
         {f"{o.collector}: {o.detail}" for o in case.incident.collectors if o.outcome in _LACKS and o.detail}
     )
@@ -113,7 +113,7 @@ def _on_device(case: Case, hung: Stuck) -> Remaining:
             "have more work to wait for than its deadline allows",
             (_DEADLINES, "look if the next incident shows the same kernel, in the same place"),
         )
-    if case.dumped:
+    if case.is_dump_read:
         return Remaining(
             "no kernel was on the GPU, so that a lost completion or a wait for another engine remain",
             ("look at the kernel log for host1x, nvdla and Xid lines", "`watchdogd incidents export` for the vendor"),
