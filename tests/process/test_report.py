@@ -163,6 +163,14 @@ def test_text_has_all_of_it_and_is_not_fooled_by_what_it_shows(machine: Machine)
         assert words in text
 
 
+def test_where_nothing_is_proposed_nothing_is_said_of_its_effect(machine: Machine) -> None:
+    machine.calls("detector", 1, HOUR, sync=(9, 12))
+    for words in ((), ("--suggest-deadlines",)):
+        told = machine.report(*words).stdout
+        assert "sync" in told and "With these deadlines" not in told
+    assert "too few calls: 12 of 10,000" in machine.report("--suggest-deadlines").stdout
+
+
 def test_an_empty_record_is_no_error_and_says_what_is_missing(machine: Machine) -> None:
     ran = machine.report()
     assert ran.returncode == 0
@@ -176,7 +184,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_told(machine: Machine) -> 
     with (machine.state / events.FILE_NAME).open("ab") as file:
         file.write(b"nonsense\n")
     text = machine.report().stdout
-    assert "foreign: no incident.json in it" in text and "1 lines are no events" in text and "1 of 1" in text
+    assert "foreign: no incident.json in it" in text and "1 line is no event" in text and "1 of 1" in text
 
 
 def test_a_worker_is_asked_for_by_its_name_and_a_slip_of_the_finger_is_told(machine: Machine) -> None:

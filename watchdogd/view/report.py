@@ -81,7 +81,8 @@ def text(report: Report) -> str:
     if sum(report.near):
         lines += ["", *_near(report)]
     lines += ["", *_calls(report)]
-    lines += ["", *_what_if(report)] if report.calls else []
+    what_if = list(_what_if(report))
+    lines += ["", *what_if] if what_if else []
     lines += [f"! {problem}" for problem in report.problems]
     return "".join(f"{printable(line)}\n" for line in lines)
 
@@ -157,6 +158,8 @@ def _percent(count: int, total: int) -> str:
 
 
 def _what_if(report: Report) -> Iterator[str]:
+    if all(proposal.deadline_ns is None for proposal in report.proposals):
+        return
     found = report.what_if
     covered_ns = min(WHAT_IF_NS, report.now_ns - (report.calls_since_ns or report.now_ns))
     told = "the last 30 days" if covered_ns == WHAT_IF_NS else f"the last 30 days ({span(covered_ns)} on record)"
