@@ -141,7 +141,8 @@ def test_deadlines_stand_against_the_calls_and_a_proposal_can_be_copied(machine:
     assert told["what_if"] == {"more": 0, "fewer": 0, "earlier_ns": 150 * MS}
 
     suggested = machine.report("--suggest-deadlines").stdout
-    assert tomllib.loads(suggested) == {"workers": {"detector": {"deadlines": {"copy": "1500ms", "sync": "50ms"}}}}
+    deadlines = {"copy": "1500ms", "sync": "50ms", "step": "1500ms"}  # a step may not be shorter than a copy
+    assert tomllib.loads(suggested) == {"workers": {"detector": {"deadlines": deadlines}}}
     assert "# alloc: too few calls: 12 of 10,000; none now" in suggested
     assert "4 x p99.9 or 2 x the longest that returned" in suggested
     assert "now 200ms; p99.9 10.5 ms, longest 10.5 ms of 70,000" in suggested
@@ -221,7 +222,7 @@ def test_what_was_done_since_the_last_line_is_told_too(machine: Machine) -> None
 
 def test_calls_are_on_record_since_the_oldest_life_began(machine: Machine) -> None:
     assert machine.told()["calls_since_ns"] is None
-    machine.runtime.incarnation("detector", 1).record(0, "sync", 9 * MS)  # spawned 5 s ago
+    machine.runtime.incarnation("detector", 1).record(0, "sync", 9 * MS, times=10_000)  # spawned 5 s ago
     machine.runtime.publish()
     assert 4 * SECOND < time.time_ns() - machine.told()["calls_since_ns"] < 25 * SECOND
     assert " s on record) would have killed" in machine.report().stdout

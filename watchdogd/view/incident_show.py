@@ -164,7 +164,7 @@ def _evidence(incident: Incident) -> Iterator[tuple[str, str]]:
         yield "", ", ".join(went)
     yield from (("", told) for told in _failed(incident.collectors))
     if incident.export is not None:
-        yield "", f"export_hook: {incident.export.outcome} {incident.export.detail}".rstrip()
+        yield "", ": ".join(filter(None, ("export_hook", incident.export.outcome, incident.export.detail)))
     yield from (("", f"! {problem}") for problem in incident.problems)
 
 

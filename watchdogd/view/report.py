@@ -53,7 +53,7 @@ def make(
     near = [one for one in near if one.unix_ns >= since_ns and of(one.worker)]
     lately = [one for one in ended if one.unix_ns >= since_ns]
     calls = reporting.calls(snapshots, since_ns)
-    proposals = [reporting.suggest(row) for row in calls]
+    proposals = reporting.suggest_all(calls)
     proposed = {
         (row.worker, row.operation): proposal.deadline_ns
         for row, proposal in zip(calls, proposals, strict=True)
