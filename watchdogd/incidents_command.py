@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", metavar="DIR", help=_DIRECTORY)
     _add_filters(parser)
     parser.set_defaults(deed=_list)
-    deeds = parser.add_subparsers(metavar="list|show|export|prune", title="what to do with them")
+    deeds = parser.add_subparsers(metavar="[list|show|export|prune]", title="what to do with them")
 
     def deed(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         added = deeds.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")

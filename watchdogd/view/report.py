@@ -118,7 +118,10 @@ def _signatures(report: Report) -> list[str]:
 
 def _near(report: Report) -> list[str]:
     head = (*(f"<= {share:.0%}" for share in reporting.NEAR), "more", "unknown")
-    return ["Near misses, by how much of their deadline they took:", *columns(head, [tuple(map(str, report.near))])]
+    return [
+        "Near misses, by how much of their deadline had passed when they were seen to have returned:",
+        *columns(head, [tuple(map(str, report.near))]),
+    ]
 
 
 def _calls(report: Report) -> list[str]:
