@@ -132,7 +132,9 @@ def _parser(only: str | None) -> argparse.ArgumentParser:
     events.add_argument("--worker", action="append", metavar="NAME", help="of this worker alone (may be repeated)")
     events.add_argument("--kind", action="append", type=_kind, help="of this kind alone (may be repeated)")
     events.add_argument("--incident", metavar="ID", help="of this incident alone")
-    events.add_argument("--since", type=_duration, metavar="DURATION", help='no older than that, e.g. "10m"')
+    events.add_argument(
+        "--since", type=report_command.days, metavar="DURATION", help='no older than that, e.g. "10m" or "7d"'
+    )
     incidents_command.add_options(command("incidents", incidents_command.run, "show what is kept of hangs and crashes"))
     report_command.add_options(command("report", report_command.run, "sum up hangs, what they cost, and deadlines"))
     for name, text in _CHANGES.items():
@@ -154,15 +156,6 @@ def _kind(text: str) -> str:
     if text not in kinds:
         raise argparse.ArgumentTypeError(f"no event is of kind {text!r}; there are: {', '.join(kinds)}")
     return text
-
-
-def _duration(text: str) -> int:
-    from watchdogd import duration
-
-    try:
-        return duration.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'{error}; write it as "90s", "10m" or "2h"') from None
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------

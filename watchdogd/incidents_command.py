@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -34,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", metavar="DIR", help=_DIRECTORY)
     _add_filters(parser)
     parser.set_defaults(deed=_list)
-    deeds = parser.add_subparsers(metavar="list|show|export|prune", title="what to do with them")
+    deeds = parser.add_subparsers(metavar="[list|show|export|prune]", title="what to do with them")
 
     def deed(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         added = deeds.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -97,7 +98,8 @@ def _root(options: argparse.Namespace) -> str:
     from watchdogd.incidents import folders
 
     if options.directory is not None:
-        return os.path.abspath(str(options.directory))
+        root, below = os.path.abspath(options.directory), os.path.join(options.directory, folders.DIRECTORY)
+        return os.path.abspath(below) if os.path.isdir(below) else root  # a state_dir was named
     return f"{places.state_dir(options.config)}/{folders.DIRECTORY}"
 
 
@@ -198,8 +200,17 @@ def _show(options: argparse.Namespace) -> int:
 
         print(json.dumps(codec.to_json(incident), indent=1))
     else:
-        print(incident_show.text(incident, kept.path, _columns()), end="")
+        where = _where(options)  # the events of `exec` are gone with it
+        told = incident_show.text(incident, kept.path, _columns(), where=where, has_events=options.directory is None)
+        print(told, end="")
     return exits.FINE
+
+
+def _where(options: argparse.Namespace) -> str:
+    """What another command needs to find what this one did."""
+    if options.directory is not None:
+        return f" --directory {shlex.quote(options.directory)}"
+    return f" -c {shlex.quote(options.config)}" if options.config else ""
 
 
 def _columns() -> int:

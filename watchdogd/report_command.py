@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         os.listdir(state_dir)
     except FileNotFoundError:
-        raise Failed(f"{state_dir} does not exist: nothing was recorded yet", exits.REFUSED) from None
+        hint = "" if options.config else ", or it is elsewhere; name the configuration with -c"
+        raise Failed(f"{state_dir} does not exist: nothing was recorded yet{hint}", exits.REFUSED) from None
     except OSError as error:
         raise Failed(f"{state_dir}: {error.strerror}; {places.how_to_read(state_dir)}", exits.REFUSED) from None
     record = report_source.read(state_dir, places.runtime_dir(options.config))

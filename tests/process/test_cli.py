@@ -399,13 +399,14 @@ def test_events_are_picked_by_worker_kind_incident_and_age(record: Path) -> None
     assert seqs("--incident", "i-1") == [4]
     assert seqs("--since", "10m") == [3]
     assert seqs("--since", "10s") == []
+    assert seqs("--since", "7d") == seqs("--since", "168h") != []
 
 
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
         (("--kind", "verdicts"), "there are: phase, verdict, "),
-        (("--since", "10"), 'write it as "90s", "10m" or "2h"'),
+        (("--since", "10"), 'write it as "7d", "12h" or "90m"'),
         (("--since", "-1m"), "a duration cannot be negative"),
         (("--worker", "model_x"), "there are: model_a, model_b"),
         (("--incident", "i-2"), "`watchdogd events --kind verdict`"),

@@ -108,8 +108,10 @@ def test_a_worker_that_needs_a_shim_and_has_no_driver_is_told(tmp_path: Path, no
     told = doctor("-c", config(tmp_path, SHIMMED), "--json", env=env)
     check = checks(told)["driver_shim"]
     assert (told.returncode, check["state"]) == (exits.NOT_AS_IT_SHOULD, "missing")
-    assert "is no ELF file" in check["found"]
+    assert check["found"].startswith("for a: ") and "is no ELF file" in check["found"]
     assert "WATCHDOGD_CUDA_DRIVER" in check["remedy"]
+    nobody_s = checks(doctor("--json", env=env))["driver_shim"]
+    assert nobody_s["found"].startswith("no libcuda.so.1 ")
 
 
 def test_the_same_lack_is_0_where_nobody_needs_it(tmp_path: Path, no_driver: dict[str, str]) -> None:

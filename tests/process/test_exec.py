@@ -250,6 +250,7 @@ def test_a_hang_is_kept_where_asked_for(tmp_path: Path) -> None:
     (path,) = kept.glob("*/incident.json")
     told = json.loads(path.read_text())
     assert (told["state"], told["verdict"]["operation"], told["exit"]) == ("closed", "sync", "killed by signal 9")
+    assert told["times"]["closed_ns"] >= told["times"]["opened_ns"]
 
 
 def test_a_hang_is_kept_nowhere_unless_asked_for() -> None:

@@ -97,6 +97,17 @@ def test_nothing_kept_yet_is_no_mystery(tmp_path: Path) -> None:
     assert told.returncode == 0 and "no incident is kept in" in told.stdout
 
 
+def test_a_directory_may_be_the_state_dir_or_the_one_in_it_and_what_is_shown_names_it(
+    state: Path, tmp_path: Path
+) -> None:
+    for directory in (tmp_path / "state", tmp_path / "state" / folders.DIRECTORY):
+        assert ids(run("incidents", "--directory", directory)) == list(NAMES)
+        told = run("incidents", "show", "last", "--directory", directory).stdout
+        assert f"`watchdogd incidents --directory {directory} --signature" in told and "watchdogd events" not in told
+    told = run("incidents", "show", "last", "-c", state).stdout
+    assert f"`watchdogd events -c {state} --incident {NAMES[2]}`" in told
+
+
 @pytest.mark.parametrize("name", ["last", "7.3", NAMES[2], "20261121"])
 def test_one_is_shown_by_whatever_of_its_id_is_enough(state: Path, name: str) -> None:
     told = run("incidents", "show", name, "-c", state)

@@ -141,7 +141,8 @@ def test_deadlines_stand_against_the_calls_and_a_proposal_can_be_copied(machine:
     assert told["what_if"] == {"more": 0, "fewer": 0, "earlier_ns": 150 * MS}
 
     suggested = machine.report("--suggest-deadlines").stdout
-    assert tomllib.loads(suggested) == {"workers": {"detector": {"deadlines": {"copy": "1500ms", "sync": "50ms"}}}}
+    deadlines = {"copy": "1500ms", "sync": "50ms", "step": "1500ms"}  # a step may not be shorter than a copy
+    assert tomllib.loads(suggested) == {"workers": {"detector": {"deadlines": deadlines}}}
     assert "# alloc: too few calls: 12 of 10,000; none now" in suggested
     assert "4 x p99.9 or 2 x the longest that returned" in suggested
     assert "now 200ms; p99.9 10.5 ms, longest 10.5 ms of 70,000" in suggested
@@ -163,6 +164,14 @@ def test_text_has_all_of_it_and_is_not_fooled_by_what_it_shows(machine: Machine)
         assert words in text
 
 
+def test_where_nothing_is_proposed_nothing_is_said_of_its_effect(machine: Machine) -> None:
+    machine.calls("detector", 1, HOUR, sync=(9, 12))
+    for words in ((), ("--suggest-deadlines",)):
+        told = machine.report(*words).stdout
+        assert "sync" in told and "With these deadlines" not in told
+    assert "too few calls: 12 of 10,000" in machine.report("--suggest-deadlines").stdout
+
+
 def test_an_empty_record_is_no_error_and_says_what_is_missing(machine: Machine) -> None:
     ran = machine.report()
     assert ran.returncode == 0
@@ -176,7 +185,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_told(machine: Machine) -> 
     with (machine.state / events.FILE_NAME).open("ab") as file:
         file.write(b"nonsense\n")
     text = machine.report().stdout
-    assert "foreign: no incident.json in it" in text and "1 lines are no events" in text and "1 of 1" in text
+    assert "foreign: no incident.json in it" in text and "1 line is no event" in text and "1 of 1" in text
 
 
 def test_a_worker_is_asked_for_by_its_name_and_a_slip_of_the_finger_is_told(machine: Machine) -> None:
@@ -213,7 +222,7 @@ def test_what_was_done_since_the_last_line_is_told_too(machine: Machine) -> None
 
 def test_calls_are_on_record_since_the_oldest_life_began(machine: Machine) -> None:
     assert machine.told()["calls_since_ns"] is None
-    machine.runtime.incarnation("detector", 1).record(0, "sync", 9 * MS)  # spawned 5 s ago
+    machine.runtime.incarnation("detector", 1).record(0, "sync", 9 * MS, times=10_000)  # spawned 5 s ago
     machine.runtime.publish()
     assert 4 * SECOND < time.time_ns() - machine.told()["calls_since_ns"] < 25 * SECOND
     assert " s on record) would have killed" in machine.report().stdout

@@ -70,6 +70,8 @@ def test_nothing_is_written_over_and_what_fails_leaves_nothing(
     with pytest.raises(export.CannotExport, match="exists already"):
         export.write(str(folder), str(target), LINES)
     assert target.read_text() == "keep me"
+    with pytest.raises(export.CannotExport, match=r"No such file or directory; name a file elsewhere with -o"):
+        export.write(str(folder), str(tmp_path / "no/such.tar.gz"), LINES)
     program = tmp_path / "zstd"
     program.write_text("#!/bin/sh\ncat >/dev/null\nexit 3\n")
     program.chmod(0o755)

@@ -71,6 +71,21 @@ def test_one_incident_is_one_screen(width: int) -> None:
         assert max(len(line) for line in told.splitlines()) <= 100 and len(told.splitlines()) <= 60
 
 
+def test_what_two_collectors_got_of_one_thread_is_shown_once_and_each_other_thread() -> None:
+    rest = (Stack(4711, 4713, "python", ("Net.forward (net.py:33)",)), Stack(4711, 4713, "native", ("poll",)))
+    told = incident_show.text(replace(rich(), stacks=(*rich().stacks, *rest)), FOLDER, 1 << 30)
+    assert [line.split(",")[0] for line in told.splitlines() if line.startswith("stack")] == [
+        "stack     python", "stack     native",
+    ]  # fmt: skip
+
+
+def test_the_commands_it_names_find_what_it_was_read_from() -> None:
+    told = incident_show.text(rich(), FOLDER, 1 << 30, where=" -c 'my vehicle.toml'")
+    assert "`watchdogd incidents -c 'my vehicle.toml' --signature" in told
+    assert "`watchdogd events -c 'my vehicle.toml' --incident" in told
+    assert "watchdogd events" not in incident_show.text(rich(), FOLDER, 1 << 30, has_events=False)
+
+
 def test_the_list_has_a_line_for_each() -> None:
     plain = begun()
     told = incident_list.table([replace(plain, id="20261120T000000Z-model_h-1.1"), rich()])

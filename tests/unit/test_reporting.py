@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,6 +145,23 @@ def test_calls_are_on_record_since_the_first_life_began_and_not_since_its_first_
 )
 def test_the_proposal_follows_from_p999_and_the_longest(counts: dict[str, int], proposed_ms: int) -> None:
     assert reporting.suggest(row(histogram(**counts))).deadline_ns == proposed_ms * MS
+
+
+def test_a_step_is_never_proposed_shorter_than_a_call_of_its_worker() -> None:
+    sync = row(histogram(ms41=20_000, ms600=3))  # 1500 ms are proposed
+    step, few = (row(histogram(ms41=count), 500, operation="step") for count in (20_000, 5))
+    for one in (step, few):
+        assert [each.deadline_ns for each in reporting.suggest_all([one, sync])] == [1500 * MS, 1500 * MS]
+    assert reporting.suggest_all([few])[0].deadline_ns is None
+
+
+def test_a_step_is_left_alone_where_no_call_of_its_own_worker_is_longer_or_it_has_no_deadline() -> None:
+    other = replace(row(histogram(ms41=20_000, ms600=3)), worker="other")
+    own = row(histogram(ms2=20_000))
+    step = row(histogram(ms41=20_000), 500, operation="step")
+    assert [one.deadline_ns for one in reporting.suggest_all([step, own, other])] == [200 * MS, 50 * MS, 1500 * MS]
+    unset = row(histogram(ms41=5), None, operation="step")
+    assert reporting.suggest_all([unset, own])[0].deadline_ns is None
 
 
 def test_too_few_calls_are_no_proposal_and_enough_are_one() -> None:

@@ -136,6 +136,7 @@ def test_the_json_has_exactly_the_documented_shape(runtime: FakeRuntime) -> None
             "next": None,
             "next_in_seconds": None,
         },
+        "incidents": None,
         "workers": [
             {
                 "name": None,
@@ -652,6 +653,17 @@ def test_one_worker_is_told_where_to_read_what_its_incident_was_if_they_are_kept
     ended.publish()
     told = f"  what it was: `watchdogd incidents show {INCIDENT['id']}`"
     assert (told in detailed(ended).splitlines()) is keeps
+
+
+@pytest.mark.parametrize("error", [None, "more than the quota is kept (3, 7 bytes)"])
+def test_what_is_wrong_with_keeping_incidents_is_told_and_nothing_where_nothing_is(
+    runtime: FakeRuntime, error: str | None
+) -> None:
+    runtime.incidents = {"kept": 3, "bytes": 7, "error": error, "last": None, "tools": {}, "unfinished": 0, "lost": 0}
+    runtime.publish()
+    assert to_json(view(runtime))["incidents"] == runtime.incidents
+    lines = [line for line in table(view(runtime), 200, colour=False).splitlines() if "incidents" in line]
+    assert lines == ([f"  incidents: {error}"] if error else [])
 
 
 def test_what_one_worker_does_not_have_is_not_told(ended: FakeRuntime) -> None:

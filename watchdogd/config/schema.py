@@ -65,7 +65,7 @@ _SUPERVISOR = _table(
     model.SupervisorSettings(),
     [
         ("runtime_dir", values.DIRECTORY, "heartbeats, snapshot and control socket; emptied by a reboot"),
-        ("state_dir", values.DIRECTORY, "events and the workers' output; survives a reboot"),
+        ("state_dir", values.DIRECTORY, "events, incidents, counts of calls, the workers' output; survives a reboot"),
         ("stop_timeout", _DURATION_OR_ZERO, "SIGTERM to SIGKILL in an orderly stop"),
         ("kill_grace", _DURATION, "SIGKILL to the verdict that it did not take (`unkillable`)"),
         ("max_kills", integer_kind(1), "kills of all workers together in `max_kills_window`; more are only reported"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median_low
 
 from watchdogd import abi
@@ -21,7 +21,8 @@ TIMES_P999, TIMES_LONGEST = 4, 2
 LEAST_DEADLINE_NS = 50 * MILLISECOND  # a busy machine holds up a healthy worker for so long
 RULE = (
     f"{TIMES_P999} x p99.9 or {TIMES_LONGEST} x the longest that returned, whichever is more, rounded up; "
-    f"never below {LEAST_DEADLINE_NS // MILLISECOND} ms; from {LEAST_CALLS:,} calls on"
+    f"never below {LEAST_DEADLINE_NS // MILLISECOND} ms, and a step's "
+    f"never below a call's; from {LEAST_CALLS:,} calls on"
 )
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of a deadline
 OPERATIONS = ("step", *abi.OPERATIONS[1:])
@@ -201,6 +202,18 @@ def suggest(row: Calls) -> Proposal:
         return Proposal(None, "some took longer than can be measured", p999_ns, longest_ns)
     least = max(TIMES_P999 * p999_ns, TIMES_LONGEST * longest_ns, LEAST_DEADLINE_NS)
     return Proposal(rounded_up(least), "", p999_ns, longest_ns)
+
+
+def suggest_all(rows: Sequence[Calls]) -> list[Proposal]:
+    """Of each row. A step's deadline below one of its worker's calls is none that a configuration may have."""
+    made = [suggest(row) for row in rows]
+    in_force = [proposal.deadline_ns or row.deadline_ns for row, proposal in zip(rows, made, strict=True)]
+    for place, (row, own_ns) in enumerate(zip(rows, in_force, strict=True)):
+        if row.operation == "step" and own_ns is not None:
+            longest_ns = max(ns or 0 for other, ns in zip(rows, in_force, strict=True) if other.worker == row.worker)
+            if longest_ns > own_ns:
+                made[place] = replace(made[place], deadline_ns=longest_ns, reason="")
+    return made
 
 
 def _without_longest(histogram: Histogram, most: int) -> Histogram:

@@ -31,7 +31,8 @@ def shim(machine: Machine) -> Outcome:
             found.append(driver.find(environment(worker, "", machine.environ), directory, library.machine).path)
         except driver.NoDriver as error:
             said, _, remedy = str(error).rpartition("; ")
-            return missing(f"for {worker.name}: {said}", lost=LOST, remedy=remedy)
+            whose = "" if worker is _ANY else f"for {worker.name}: "
+            return missing(f"{whose}{said}", lost=LOST, remedy=remedy)
     settings = machine.settings.supervisor if machine.settings else SupervisorSettings()
     problems = []
     for directory in map(nearest, (settings.state_dir, settings.runtime_dir)):

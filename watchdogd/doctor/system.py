@@ -23,12 +23,8 @@ BUS = "run/dbus/system_bus_socket"
 BUS_SECONDS = 0.8
 # What jumps, wraps or takes microseconds to read; Orin has arch_sys_counter, a PC tsc.
 POOR_CLOCKS = frozenset({"acpi_pm", "hpet", "jiffies", "refined-jiffies", "pit"})
-TOOLS = {
-    "py-spy": "Python stacks of a hung worker",
-    "gdb": "its native stacks",
-    "cuda-gdb": "what runs on the GPU",
-    "perf": "what keeps a CPU busy",
-}
+# For people; what collects evidence by itself is looked at in ``evidence``.
+TOOLS = {"gdb": "a look by hand into a hung worker", "perf": "what keeps a CPU busy"}
 _OURS = (b"watchdogd.cli", b"-m watchdogd")
 
 
@@ -140,7 +136,7 @@ def evidence(machine: Machine) -> Outcome:
     there = ", ".join(name for name, path in found.items() if path) or "none"
     if absent:
         lost = "; ".join(TOOLS[name] for name in absent)
-        remedy = f"install {', '.join(absent)} (pip install py-spy; apt install gdb linux-perf; cuda-gdb is CUDA's)"
+        remedy = f"install {', '.join(absent)} (apt install gdb linux-perf)"
         look = missing if len(absent) == len(TOOLS) else degraded
         return look(f"{there}; no {', '.join(absent)}", lost=lost, remedy=remedy)
     if (machine.text("proc/sys/kernel/yama/ptrace_scope") or "0") not in ("0", "1", "2"):

@@ -89,6 +89,6 @@ CHECKS = (
     Check("clock", _SYSTEM, "clock", system.clock),
     Check("python", _SYSTEM, "Python", system.python, seconds=1.5),
     Check("other_program", _SYSTEM, "command", system.other_program),
-    Check("evidence", _SYSTEM, "evidence tools", system.evidence),
+    Check("evidence", _SYSTEM, "debug tools", system.evidence),
     Check("incidents", _SYSTEM, "incidents", evidence.evidence),
 )  # fmt: skip

@@ -36,6 +36,7 @@ class Case:
         self._payloads: list[bytes] = []
         self._outcome: str | None = None
         self._closed_ns: int | None = None
+        self._has_ended = False  # nothing more will be told of it
         self._cut_short = False
 
     def add_event(self, event: dict[str, Any], now_ns: int) -> None:
@@ -59,11 +60,11 @@ class Case:
         """Nothing more will be told of it."""
         self.drop_untimely()
         self._cut_short = cuts_short and self._closed_ns is None
-        self._closed_ns = None if self._closed_ns is None else min(self._closed_ns, now_ns - LINGER_NS)
+        self._has_ended = True
         self._write_at(now_ns)
 
     def _write_at(self, then_ns: int) -> None:
-        if self._closed_ns is not None:  # once more, whole
+        if self._closed_ns is not None and not self._has_ended:  # once more, whole
             self.due_ns = max(then_ns, self._closed_ns + LINGER_NS)
         else:
             self.due_ns = then_ns if self.due_ns is None else min(self.due_ns, then_ns)
@@ -92,7 +93,8 @@ class Case:
     def known(self, now_ns: int) -> Known:
         """For the job that writes it; what is collected still, it is written again with."""
         self.due_ns = None
-        is_over = self._closed_ns is not None and self.gathering is None and now_ns >= self._closed_ns + LINGER_NS
+        is_closed = self._closed_ns is not None and (self._has_ended or now_ns >= self._closed_ns + LINGER_NS)
+        is_over = is_closed and self.gathering is None
         state = "closed" if is_over else "cut short" if self._cut_short else "collecting" if self.gathering else "open"
         return Known(
             self.id, state, self._outcome, self._closed_ns, tuple(self._events), tuple(self._outcomes),

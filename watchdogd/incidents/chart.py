@@ -105,7 +105,7 @@ def _block(block: Block, window: Window, zero_ns: int) -> Html:
     width = max(end - x, 0.001)
     height = _BLOCK - 4 * block.depth
     took = span(block.end_ns - block.start_ns)
-    how = f"{took}, did not return" if block.open else took
+    how = f"{took}, not returned when last seen" if block.open else took
     named = clipped(block.text) if width >= _NAMED_FROM else None
     return element(
         "svg",

@@ -69,7 +69,10 @@ def write(folder: str, target: str, first_lines: tuple[str, ...]) -> str:
     if os.path.lexists(target):
         raise CannotExport(f"{target} exists already; name another file with -o")
     part = f"{target}.part"
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    except OSError as error:
+        raise CannotExport(f"cannot make {part}: {error.strerror}; name a file elsewhere with -o") from None
     try:
         with open(descriptor, "wb") as file:
             with _compressed(file, target) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 
-from watchdogd.incident import Incident, Lane, Other, Outcome, Worker
+from watchdogd.incident import Incident, Lane, Other, Outcome, Stack, Worker
 from watchdogd.publish.event_text import printable
 from watchdogd.span import span
 
@@ -27,11 +27,11 @@ _STEPS = (
 )  # fmt: skip
 
 
-def text(incident: Incident, path: str, width: int) -> str:
-    """The whole, newline at the end. ``path``: of its folder."""
+def text(incident: Incident, path: str, width: int, *, where: str = "", has_events: bool = True) -> str:
+    """The whole, newline at the end. ``path``: of its folder; ``where``: options that the commands it names need."""
     lines = [
         *_head(incident), ("", ""), *_done(incident), *_evidence(incident), *_others(incident), *_rests(incident),
-        *_next(incident), *_kept(incident, path),
+        *_next(incident), *_kept(incident, path, where, has_events),
     ]  # fmt: skip
     return "".join(f"{line}\n" for label, told in lines for line in _wrapped(label, printable(told), width))
 
@@ -164,7 +164,7 @@ def _evidence(incident: Incident) -> Iterator[tuple[str, str]]:
         yield "", ", ".join(went)
     yield from (("", told) for told in _failed(incident.collectors))
     if incident.export is not None:
-        yield "", f"export_hook: {incident.export.outcome} {incident.export.detail}".rstrip()
+        yield "", ": ".join(filter(None, ("export_hook", incident.export.outcome, incident.export.detail)))
     yield from (("", f"! {problem}") for problem in incident.problems)
 
 
@@ -217,7 +217,10 @@ def _rests(incident: Incident) -> Iterator[tuple[str, str]]:
             " ".join(filter(None, (kernel.name, kernel.grid, f"at {kernel.location}" * bool(kernel.location)))),
         )
     wanted = [stack for stack in incident.stacks if stack.tid == incident.verdict.tid] or list(incident.stacks)
-    for stack in wanted[:MOST_STACKS]:
+    once: dict[tuple[int, int | None, str], Stack] = {}  # two collectors may have got it
+    for stack in wanted:
+        once.setdefault((stack.pid, stack.tid, stack.kind), stack)
+    for stack in list(once.values())[:MOST_STACKS]:
         yield "stack", f"{stack.kind}, thread {stack.tid}: {' < '.join(stack.frames[:MOST_FRAMES])}"
 
 
@@ -233,10 +236,11 @@ def _list(label: str, items: tuple[str, ...], most: int) -> Iterator[tuple[str, 
         yield "", f"- and {len(items) - most} more, in its incident.json"
 
 
-def _kept(incident: Incident, path: str) -> Iterator[tuple[str, str]]:
+def _kept(incident: Incident, path: str, where: str, has_events: bool) -> Iterator[tuple[str, str]]:
     if incident.signature:
-        yield "alike", f"`watchdogd incidents --signature {incident.signature}` ({incident.signature_words})"
-    yield "story", f"`watchdogd events --incident {incident.id}`"
+        yield "alike", f"`watchdogd incidents{where} --signature {incident.signature}` ({incident.signature_words})"
+    if has_events:
+        yield "story", f"`watchdogd events{where} --incident {incident.id}`"
     yield "kept in", path
     if incident.files:
         yield "", ", ".join(incident.files)

@@ -53,7 +53,7 @@ def make(
     near = [one for one in near if one.unix_ns >= since_ns and of(one.worker)]
     lately = [one for one in ended if one.unix_ns >= since_ns]
     calls = reporting.calls(snapshots, since_ns)
-    proposals = [reporting.suggest(row) for row in calls]
+    proposals = reporting.suggest_all(calls)
     proposed = {
         (row.worker, row.operation): proposal.deadline_ns
         for row, proposal in zip(calls, proposals, strict=True)
@@ -81,7 +81,8 @@ def text(report: Report) -> str:
     if sum(report.near):
         lines += ["", *_near(report)]
     lines += ["", *_calls(report)]
-    lines += ["", *_what_if(report)] if report.calls else []
+    what_if = list(_what_if(report))
+    lines += ["", *what_if] if what_if else []
     lines += [f"! {problem}" for problem in report.problems]
     return "".join(f"{printable(line)}\n" for line in lines)
 
@@ -117,7 +118,10 @@ def _signatures(report: Report) -> list[str]:
 
 def _near(report: Report) -> list[str]:
     head = (*(f"<= {share:.0%}" for share in reporting.NEAR), "more", "unknown")
-    return ["Near misses, by how much of their deadline they took:", *columns(head, [tuple(map(str, report.near))])]
+    return [
+        "Near misses, by how much of their deadline had passed when they were seen to have returned:",
+        *columns(head, [tuple(map(str, report.near))]),
+    ]
 
 
 def _calls(report: Report) -> list[str]:
@@ -157,6 +161,8 @@ def _percent(count: int, total: int) -> str:
 
 
 def _what_if(report: Report) -> Iterator[str]:
+    if all(proposal.deadline_ns is None for proposal in report.proposals):
+        return
     found = report.what_if
     covered_ns = min(WHAT_IF_NS, report.now_ns - (report.calls_since_ns or report.now_ns))
     told = "the last 30 days" if covered_ns == WHAT_IF_NS else f"the last 30 days ({span(covered_ns)} on record)"

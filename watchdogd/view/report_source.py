@@ -99,7 +99,8 @@ def _events(state_dir: str, ended: dict[str, Ended], record: Record) -> None:
         if kind in (EventKind.READY, EventKind.NEAR_MISS) and isinstance(incident, str) and incident in ended:
             ended[incident] = _went_on(ended[incident], event)
     if bad:
-        record.problems.append(f"{path}: {len(bad)} lines are no events")
+        told = "1 line is no event" if len(bad) == 1 else f"{len(bad)} lines are no events"
+        record.problems.append(f"{path}: {told}")
 
 
 def _unix_ns(event: Mapping[str, Any]) -> int | None:

@@ -41,6 +41,7 @@ def to_json(view: StatusView) -> dict[str, Any]:
             },
         },
         "escalation": escalation.to_json(view.supervisor.get("escalation"), view.as_of_ns),
+        "incidents": view.published.body.get("incidents"),  # None: none are kept
         "workers": [_worker_json(worker, view) for worker in view.workers],
         "accelerators": [
             {

@@ -72,6 +72,9 @@ def _supervisor(view: StatusView) -> Iterator[tuple[str, str]]:
     error = view.published.body.get("events", {}).get("error")
     if error:
         yield f"  events cannot be recorded ({error}), {view.published.body['events']['dropped']} lost", _RED
+    incidents = view.published.body.get("incidents")
+    if incidents is not None and incidents["error"]:
+        yield f"  incidents: {incidents['error']}", _YELLOW
 
 
 def _advice(view: StatusView) -> Iterator[str]:

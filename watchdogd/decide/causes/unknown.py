@@ -14,8 +14,8 @@ from watchdogd.decide.causes.words import Cause, found, in_stage, listed
 from watchdogd.incident import Diagnosis
 from watchdogd.model import Verdict
 
-FULL = 'set `evidence = "full"`: threads, what they wait for and their stacks are kept then'
-DUMP = "set `gpu_core_dump = true` with it: whether a kernel runs, and which, decides"
+FULL = 'set `evidence = "full"` in the configuration: threads, what they wait for and their stacks are kept then'
+DUMP = "set `gpu_core_dump = true` as well: whether a kernel runs, and which, decides"
 _DEADLINES = "compare the deadline with `watchdogd report --suggest-deadlines`"
 _OVERDUE = {Verdict.STEP.value: "A step", Verdict.FIRST_STEP.value: "The first step", Verdict.STALL.value: "The work"}
 
