@@ -28,7 +28,7 @@ Orphans = Collection[tuple[int, int]]  # (offset, word) of calls whose thread is
 def worker(told: Mapping[str, Any], blobs: Mapping[str, bytes], at_ns: int) -> Worker:
     """``told``: what a spool's head says of it; ``blobs``: of all workers."""
     known: dict[str, Any] = {
-        key: told.get(key) for key in ("accelerator", "pid", "spawned_ns", "ready_ns", "unread")
+        key: told.get(key) for key in ("accelerator", "pid", "spawned_ns", "ready_ns", "killed_ns", "unread")
     }  # as the supervisor knows it
     name = str(told["name"])
     result = Worker(

@@ -12,7 +12,9 @@ from __future__ import annotations
 from watchdogd.decide.causes.case import Case, Stuck
 from watchdogd.decide.causes.words import Cause, found, in_stage, listed, span
 from watchdogd.incident import Capture, Diagnosis, Worker
-from watchdogd.model import KernelKind
+from watchdogd.model import SECOND, KernelKind
+
+LETS_GO_NS = 2 * SECOND  # a kill that lets others' calls return does so within this
 
 
 def on_dla(worker: Worker) -> bool:
@@ -67,6 +69,48 @@ def dla_waited_for(case: Case) -> Diagnosis | None:
         f"{since}{order(case)}."
     )
     return found(Cause.DLA_FIRST, sentence, [_message(case, line.text, line.at_ns), *facts(case)], *_OF_DLA)
+
+
+def killed_first(case: Case) -> Diagnosis | None:
+    """One of those that stood still with this worker was killed, and that let this call and all of theirs return."""
+    hung, after = case.hung, case.closing
+    if hung is None or after is None or case.unseen:
+        return None
+    back_ns = _returned_ns(hung, after)
+    killed_ns = {worker.name: worker.killed_ns for worker in after.workers}
+    stayed = [s for s in case.coupled if (killed_ns.get(s.worker.name) or 0) > s.call.entered_ns]
+    if back_ns is None or len(stayed) != 1:
+        return None
+    first, at_ns = stayed[0], killed_ns[stayed[0].worker.name] or 0
+    freed_ns = [back_ns, *(_returned_ns(stuck, after) or 0 for stuck in case.coupled if stuck is not first)]
+    if not all(at_ns <= each <= at_ns + LETS_GO_NS for each in freed_ns):
+        return None
+    rest = listed([stuck.worker.name for stuck in case.coupled if stuck is not first])
+    with_it = f", as did those of {rest}" if len(freed_ns) > 1 else ""
+    on_a_dla = on_dla(first.worker) and not on_dla(hung.worker)
+    who = f"worker {first.worker.name}{f' on {first.worker.accelerator}' if first.worker.accelerator else ''}"
+    sentence = (
+        f"{'The DLA' if on_a_dla else 'Another worker'} was first: {who}, its {in_stage(first.call)} entered "
+        f"{case.before(first.call.entered_ns)}, was killed, and {span(back_ns - at_ns)} later {case.where} "
+        f"returned{with_it}."
+    )
+    said = [*facts(case), f"{first.worker.name} was killed {case.before(at_ns)}, in that call"]
+    if on_a_dla:
+        return found(Cause.DLA_FIRST, sentence, said, *_OF_DLA)
+    return found(Cause.NEIGHBOUR, sentence, said, f"look at the incident of {first.worker.name}: this is its victim")
+
+
+def _returned_ns(stuck: Stuck, capture: Capture) -> int | None:
+    """When this call did, in the same incarnation; None: it has not, or nobody can tell."""
+    ends = [
+        call.entered_ns + call.duration_ns
+        for worker in capture.workers
+        if (worker.name, worker.incarnation) == (stuck.worker.name, stuck.worker.incarnation)
+        for lane in worker.lanes
+        for call in lane.ring
+        if lane.tid == stuck.lane.tid and call.duration_ns is not None and call.entered_ns == stuck.call.entered_ns
+    ]
+    return min(ends, default=None)
 
 
 def neighbour_first(case: Case) -> Diagnosis | None:
