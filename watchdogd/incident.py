@@ -62,6 +62,8 @@ class Worker:
     last_step_ns: int | None = None
     typical_ns: tuple[tuple[str, int], ...] = ()  # median per operation, of its whole life
     unread: str | None = None  # why nothing could be read of it
+    misuse_ns: int | None = None  # when the last one was
+    misuse_found: int | None = None  # the context that it found; 0: none
     killed_ns: int | None = None  # when its last kill for a verdict began, of this incarnation or one before
 
 
