@@ -1,7 +1,8 @@
 """The story ``lost-context``: a context that is current in one thread is used from others, unguarded and guarded.
 
 Two real processes on the simulated driver serve the same requests by the same threads: ``lost_context_plain`` with
-cuda-python alone, ``lost_context_guarded`` with the guards of ``watchdogd.worker``. Two that nothing guards then run under a supervisor.
+cuda-python alone, ``lost_context_guarded`` with the guards of ``watchdogd.worker``.
+Then two that nothing guards run under a supervisor.
 
 Invariant: every figure was measured in this run, and what had to happen and did not raises NotObserved.
 """

@@ -8,17 +8,18 @@ from __future__ import annotations
 import re
 
 from watchdogd.cuda_results import CONTEXT_ERRORS, STICKY_ERRORS
-from watchdogd.decide.causes.case import BEFORE_NS, HANGS, Case
+from watchdogd.decide.causes.case import HANGS, Case
 from watchdogd.decide.causes.device import fault, named
 from watchdogd.decide.causes.words import Cause, found, in_stage, listed, span
 from watchdogd.incident import Diagnosis
-from watchdogd.model import Verdict
+from watchdogd.model import SECOND, Verdict
 
 ASSERT = 710  # its context is lost, but a device-side assert is a fault of code as the sticky ones are
 _LOST = {number: name for number, name in CONTEXT_ERRORS.items() if number != ASSERT}
 _FAULTS = {**STICKY_ERRORS, ASSERT: CONTEXT_ERRORS[ASSERT]}
 _SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 _ENDED = {Verdict.CRASHED.value, Verdict.EXITED.value}
+ENDS_NS = 5 * SECOND  # what a program takes to end by an error that nothing catches
 _OOM = "memory.events.oom_kill"
 
 
@@ -61,7 +62,7 @@ def lost_context(case: Case) -> Diagnosis | None:
     if own is None or case.verdict.verdict not in _ENDED:
         return None
     code = own.last_error
-    had_none = own.misuse_found == 0 and own.misuse_ns is not None and 0 <= case.at_ns - own.misuse_ns <= BEFORE_NS
+    had_none = own.misuse_found == 0 and own.misuse_ns is not None and 0 <= case.at_ns - own.misuse_ns <= ENDS_NS
     if code in _LOST:
         met = f"that was not its own or was gone: its last CUDA error was {_LOST[code]} ({code})"
         said = [f"the last CUDA error of the worker is {_LOST[code]} ({code})", *_misuses(case)]
