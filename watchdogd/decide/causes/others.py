@@ -72,21 +72,25 @@ def dla_waited_for(case: Case) -> Diagnosis | None:
 
 
 def killed_first(case: Case) -> Diagnosis | None:
-    """One of those that stood still with this worker was killed, and that let this call and all of theirs return."""
+    """One of those that stood still with this worker was killed, and that let this call return.
+
+    Whose call was still in flight by then, that was not what this one waited for. Whose had returned before the kill,
+    that may have been it.
+    """
     hung, after = case.hung, case.closing
     if hung is None or after is None or case.unseen:
         return None
+    killed = {worker.name: worker.killed_ns or 0 for worker in after.workers}
+    stayed = [stuck for stuck in case.coupled if killed.get(stuck.worker.name, 0) > stuck.call.entered_ns]
+    if len(stayed) != 1:
+        return None
+    first, at_ns = stayed[0], killed[stayed[0].worker.name]
+    rest = [stuck for stuck in case.coupled if stuck is not first and _went_on(stuck, after) is not False]
     back_ns = _returned_ns(hung, after)
-    killed_ns = {worker.name: worker.killed_ns for worker in after.workers}
-    stayed = [s for s in case.coupled if (killed_ns.get(s.worker.name) or 0) > s.call.entered_ns]
-    if back_ns is None or len(stayed) != 1:
+    ends = [back_ns, *(_returned_ns(stuck, after) for stuck in rest)]
+    if back_ns is None or not all(end is not None and at_ns <= end <= at_ns + LETS_GO_NS for end in ends):
         return None
-    first, at_ns = stayed[0], killed_ns[stayed[0].worker.name] or 0
-    freed_ns = [back_ns, *(_returned_ns(stuck, after) or 0 for stuck in case.coupled if stuck is not first)]
-    if not all(at_ns <= each <= at_ns + LETS_GO_NS for each in freed_ns):
-        return None
-    rest = listed([stuck.worker.name for stuck in case.coupled if stuck is not first])
-    with_it = f", as did those of {rest}" if len(freed_ns) > 1 else ""
+    with_it = f", as did those of {listed([stuck.worker.name for stuck in rest])}" if rest else ""
     on_a_dla = on_dla(first.worker) and not on_dla(hung.worker)
     who = f"worker {first.worker.name}{f' on {first.worker.accelerator}' if first.worker.accelerator else ''}"
     sentence = (
