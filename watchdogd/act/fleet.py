@@ -142,7 +142,7 @@ class Fleet:
 
     def suspects(self, victim: Watched, now_ns: int) -> list[dict[str, Any]]:
         """The ranking, for the record. One that is being killed stands still with the others until it is gone."""
-        dying = [w.stuck(now_ns) for w in self._coupled(victim) if w.state.phase in DYING and w.process is not None]
+        dying = [w.stuck(now_ns) for w in self._coupled(victim) if w.state.phase in DYING]
         ranking = suspicion.rank([*self._stuck(victim, now_ns), *(item for item in dying if item is not None)])
         if ranking is None:
             return []
