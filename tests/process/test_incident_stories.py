@@ -39,7 +39,8 @@ def with_all_evidence(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
 
 def first_lines(directory: Path, incident: str = "last") -> tuple[str, str, str]:
     """What hung, the cause, who was first; what each line begins with is left out."""
-    shown = run("incidents", "show", incident, "-c", directory / "watchdogd.toml").stdout.splitlines()
+    whole = {"COLUMNS": "0"}  # no line is wrapped
+    shown = run("incidents", "show", incident, "-c", directory / "watchdogd.toml", env=whole).stdout.splitlines()
     assert [line[:10].strip() for line in shown[:3]] == ["what", "cause", "first"]
     what, cause, first = (line[10:] for line in shown[:3])
     return what, cause, first
