@@ -62,13 +62,16 @@ class Worker:
     last_step_ns: int | None = None
     typical_ns: tuple[tuple[str, int], ...] = ()  # median per operation, of its whole life
     unread: str | None = None  # why nothing could be read of it
+    misuse_ns: int | None = None  # when the last one was
+    misuse_found: int | None = None  # the context that it found; 0: none
+    killed_ns: int | None = None  # when its last kill for a verdict began, of this incarnation or one before
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
     """Shared memory of every worker, as near to one instant as reading it allows."""
 
-    when: str  # "verdict" "signal" "gone" "ready"
+    when: str  # "verdict" "signal" "gone" "ready"; "closed": it returned, and meanwhile another worker was killed
     at_ns: int
     took_ns: int
     workers: tuple[Worker, ...]

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.demo import frames
+from tests.demo import frames, story
 from tests.demo.story import MILLISECOND, ROOT, NotObserved
 from tests.simulator.control import SimulatedDevice
 from watchdogd.publish import events
@@ -168,7 +168,8 @@ def run(demo: Demo) -> list[str]:
     for name in others:
         if worker_pid(demo, name) != pids[name] or after[name][0] <= before[name][0]:
             raise NotObserved(f"{name} did not go on undisturbed")
-    return report(verdict, killed, gone, ready, others, before, after)
+    shown = story.shown(demo.config, verdict["incident"])
+    return [*report(verdict, killed, gone, ready, others, before, after), story.HEADING, *shown]
 
 
 def worker_pid(demo: Demo, name: str) -> int:
@@ -231,9 +232,9 @@ def main() -> int:
             if options.story is None:
                 lines = demonstrate(Path(directory), options.gpu)
             else:
-                story = importlib.import_module(STORIES[options.story])
+                told = importlib.import_module(STORIES[options.story])
                 say("What was reported, and what this shows of it: docs/STORIES.md\n")
-                lines = [*story.play(Path(directory), say), "All of this was observed."]
+                lines = [*told.play(Path(directory), say), "All of this was observed."]
         except (NotObserved, AssertionError) as missing:  # the latter: what tests.helpers.running waited for in vain
             print(f"FAILED: {missing}", file=sys.stderr)
             return 1

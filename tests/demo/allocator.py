@@ -27,7 +27,7 @@ from tests.demo.allocator_cases import (
     unguarded,
 )
 from tests.demo.counters import Counters
-from tests.demo.story import ROOT, Say, milliseconds, observe, table, until
+from tests.demo.story import HEADING, ROOT, Say, milliseconds, observe, shown, table, until
 from tests.helpers.running import Supervised
 from tests.simulator.control import SimulatedDevice
 
@@ -47,6 +47,7 @@ class Found(NamedTuple):
     after_ms: float  # of the call that hung
     gone_ms: float
     ready_ms: float
+    incident: str
 
 
 def play(directory: Path, say: Say, cured: Cured = guarded) -> list[str]:
@@ -141,7 +142,12 @@ def are_found(directory: Path, device: SimulatedDevice, say: Say) -> dict[str, F
             work(name, counters[name])
         for name in CASES:
             they_meet(name, device, directory)
-        return {name: is_found(name, supervisor, counters[name], say) for name in CASES}
+        found = {name: is_found(name, supervisor, counters[name], say) for name in CASES}
+        say(f"  {HEADING}")
+        for one in found.values():
+            for line in shown(supervisor.config, one.incident):
+                say(line)
+        return found
 
 
 def is_found(name: str, supervisor: Supervised, counters: Counters, say: Say) -> Found:
@@ -163,6 +169,7 @@ def is_found(name: str, supervisor: Supervised, counters: Counters, say: Say) ->
         milliseconds(entered, verdict["detected_ns"]),
         milliseconds(entered, gone["monotonic_ns"]),
         milliseconds(entered, ready["ready_ns"]),
+        str(verdict["incident"]),
     )
     say(f"  {CASES[name].words}: {' against '.join(sides)}, incident {verdict['incident']}")
     say(

@@ -38,6 +38,7 @@ def apart(here: Path, device: SimulatedDevice, say: Say) -> Told:
         say(f"   no freeze in {beside}; now one that needs no trigger, in H's context")
         threads = {thread: name for name, (_, thread) in json.loads(here.joinpath("threads.json").read_text()).items()}
         freeze = Episode(here, device, supervised, "vehicle", "context")
+        shown = story.shown(supervised.config, freeze.verdict["incident"])
     hung = threads.get(freeze.verdict["tid"])
     observe(hung == DLA_MODEL, f"the verdict is on the thread of {hung}")
     until_ns = freeze.signal["monotonic_ns"]
@@ -50,6 +51,8 @@ def apart(here: Path, device: SimulatedDevice, say: Say) -> Told:
         *freeze.times(),
         "  A to E went on until the kill, but a process is killed whole: all six were replaced",
         freeze.losses(),
+        f"  {story.HEADING}",
+        *shown,
     ]
     lost_by = lost(before, after)
     losses = [gpu_models(lost_by), str(lost_by.get(DLA_MODEL, 0))]
@@ -72,16 +75,21 @@ def processes(here: Path, device: SimulatedDevice, say: Say) -> Told:
         observe(whole.killed == [DLA_MODEL], f"killed: {whole.killed}")
         observe(whole.suspect == DLA_MODEL, f"the suspect was {whole.suspect}")
         observe(_pids(supervised) == pids, "A to E were replaced")
+        shown = [story.shown(supervised.config, one.verdict["incident"]) for one in (inside, whole)]
     lines = [
         "3. Guarded: a process for each model, a freeze of H's process",
         *inside.times(),
         "  killed: H alone, the suspect; A to E are the same processes",
         inside.losses(),
+        f"  {story.HEADING}",
+        *shown[0],
         "",
         "4. Guarded: a process for each model, a freeze of the whole device",
         *whole.times(),
         "  killed: H alone, the suspect; with it the freeze was over, and A to E went on, the same processes",
         whole.losses(),
+        f"  {story.HEADING}",
+        *shown[1],
     ]
     spread_ms = milliseconds(whole.frozen_ns, whole.spread_ns)
     rows = [

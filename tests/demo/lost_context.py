@@ -1,7 +1,8 @@
 """The story ``lost-context``: a context that is current in one thread is used from others, unguarded and guarded.
 
 Two real processes on the simulated driver serve the same requests by the same threads: ``lost_context_plain`` with
-cuda-python alone, ``lost_context_guarded`` with the guards of ``watchdogd.worker``. Neither has a supervisor.
+cuda-python alone, ``lost_context_guarded`` with the guards of ``watchdogd.worker``.
+Then two that nothing guards run under a supervisor.
 
 Invariant: every figure was measured in this run, and what had to happen and did not raises NotObserved.
 """
@@ -26,11 +27,14 @@ from tests.demo.lost_context_requests import (
     RIGHT,
     Tally,
 )
-from tests.demo.story import Say, answer, command, observe, table
+from tests.demo.story import HEADING, ROOT, Say, answer, command, milliseconds, observe, shown, table
+from tests.helpers.running import Supervised
 from tests.simulator.control import SimulatedDevice
 
 PLAIN = "tests.demo.lost_context_plain"
 GUARDED = "tests.demo.lost_context_guarded"
+WORKER = "tests.demo.lost_context_worker"
+ENDED = {"no-context": "none", "destroyed": "destroyed"}  # workers, and what befalls each
 TIMEOUT_SECONDS = 60.0
 PAUSE_MS = 50.0  # after which a request is queued again
 NO_CONTEXT, DESTROYED = "CUDA_ERROR_INVALID_CONTEXT", "CUDA_ERROR_CONTEXT_IS_DESTROYED"
@@ -53,7 +57,9 @@ def play(directory: Path, say: Say, plain: str = PLAIN, guarded: str = GUARDED) 
         after = served(device, guarded)
         for line in caught(after):
             say(f"  {line}")
-    return report(before, after)
+        say("\n3. Unguarded, with a supervisor: nothing catches the error")
+        supervised = are_told(directory, device, say)
+    return [*report(before, after), "", *supervised]
 
 
 def served(device: SimulatedDevice, module: str) -> Facts:
@@ -61,6 +67,36 @@ def served(device: SimulatedDevice, module: str) -> Facts:
     environment = {**os.environ, **device.environment(module.rpartition(".")[2])}
     facts = answer(command(module), environment, TIMEOUT_SECONDS)
     return {name: Tally(**fact) if "came" in fact else fact for name, fact in facts.items()}
+
+
+def are_told(directory: Path, device: SimulatedDevice, say: Say) -> list[str]:
+    """Two that nothing guards, each of which ends by its error: the lines of their incidents."""
+    workers = {
+        name: {
+            "command": command(WORKER, case, directory / name), "working_directory": str(ROOT), "accelerator": "gpu0",
+            "environment": device.environment(name), "instrument": "driver", "check_context": True,
+        }
+        for name, case in ENDED.items()
+    }  # fmt: skip
+    here = directory / "supervisor"
+    here.mkdir()
+    with Supervised(workers, directory=here) as supervisor:
+        for name in workers:
+            supervisor.wait_phase(name, "running", 1)
+            (directory / name).touch()
+        lines = []
+        for name in workers:
+            verdict = supervisor.wait_event("verdict", name)
+            ready = supervisor.wait_event("ready", name, incarnation=2)
+            observe(verdict["verdict"] == "crashed", f"{name}: the verdict was {verdict['verdict']}")
+            took = milliseconds(verdict["detected_ns"], ready["ready_ns"])
+            say(f"  {name}: {verdict['detail']}, replaced after {took:.0f} ms")
+            lines += shown(supervisor.config, verdict["incident"])
+    return [
+        "Such an error ends a worker that is not guarded, under a supervisor, with `instrument` and `check_context`.",
+        HEADING,
+        *lines,
+    ]
 
 
 def happened(plain: Facts) -> list[str]:

@@ -7,6 +7,7 @@ Invariant: a line is said or returned only once what it tells was seen; what is 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from tests.simulator.control import SimulatedDevice
 
 ROOT = Path(__file__).resolve().parents[2]
 MILLISECOND = 1e6
+SHOWN = 3
+HEADING = "What `watchdogd incidents show` says of it in its first three lines:"
 Say = Callable[[str], None]
 _Found = TypeVar("_Found")
 
@@ -66,6 +69,20 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 def command(module: str, *arguments: str | Path) -> list[str]:
     """Of a worker, or of any program of ours."""
     return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def shown(config: Path, incident: str) -> list[str]:
+    """The first lines of ``watchdogd incidents show``, once that one is closed: what hung, the cause, who was first."""
+    line = command("watchdogd", "incidents", "show", incident, "-c", config)
+    environment = {**os.environ, "COLUMNS": "0"}  # each line whole
+
+    def closed() -> list[str]:
+        ran = subprocess.run(
+            line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+        )  # not yet: 2
+        return ran.stdout.splitlines()[:SHOWN] if "  closed: " in ran.stdout else []
+
+    return [f"  {told}" for told in until(f"incident {incident}, closed", 20, closed)]
 
 
 def tegrastats(device: SimulatedDevice) -> list[str]:

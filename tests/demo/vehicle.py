@@ -83,6 +83,7 @@ def main(directory: str, contexts: str, *names: str) -> None:
             after = {DLA_MODEL: exchange.give, GPU_MODELS[0]: lambda: exchange.take(engines[DLA_MODEL], taker)}
 
         def serve(name: str) -> None:
+            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
             try:
                 for _ in frames.paced(here / f"{name}.frames", PERIOD_NS, QUEUE):
                     with worker.step():

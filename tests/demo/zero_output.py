@@ -94,6 +94,7 @@ def _judged(directory: Path, plan: Path, device: SimulatedDevice) -> tuple[list[
         ready = supervised.wait_event("ready", WORKER, incarnation=2)
         again = until("50 outputs of the successor", 10, lambda: _of(log, ready["pid"], 50))
         observe(len(supervised.events("verdict")) == 1, "there was another verdict")
+        shown = story.shown(supervised.config, verdict["incident"])
     sick = _of(log, pid, before)[before:]
     observe(verdict["verdict"] == "silent_output", f"the verdict was {verdict['verdict']}")
     observe(all(one.found == "good" for one in again), "a bad output of the successor")
@@ -112,6 +113,8 @@ def _judged(directory: Path, plan: Path, device: SimulatedDevice) -> tuple[list[
         at("gone", began, gone["monotonic_ns"], gone["exit"]),
         at("successor ready", began, ready["ready_ns"], f"pid {ready['pid']}"),
         at("first good output", began, good_ns, f"and {len(again)} of {len(again)} good"),
+        f"  {story.HEADING}",
+        *shown,
     ]
     times = [f"{milliseconds(began, instant):.0f} ms" for instant in (found_ns, good_ns)]
     return lines, ["outputs judged", str(len(sick)), str(len(zero)), "silent_output", *times]

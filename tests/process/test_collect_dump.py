@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ with cuda.Context(wait="blocking") as ctx:
     except cuda.CudaError as error:
         print(error.code, flush=True)
 """
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 NAMED = Kernel("spin_deep", "(3,1,1)", "(32,1,1)", "/tmp/example/spin.cu:7", 0)
 
 
@@ -167,6 +169,15 @@ def test_the_debuggers_tables_are_read() -> None:
         Kernel("spin", "(1,1,1)", "(1,1,1)", "spin.cu:5", 0),
         Kernel("void ns::gemm<float, (int)4>", "(240,1,1)", "(128,1,1)", "", 1),
     ]
+
+
+def test_what_the_debugger_said_of_a_kernel_that_spun_on_a_gpu_is_read() -> None:
+    said = (FIXTURES / "cuda-gdb/spin-h200-580.159.04.txt").read_text(encoding="utf-8")
+    named = Kernel("spin_deep", "(3,1,1)", "(32,1,1)", "/tmp/example/tests/gpu/spin.cu:8", 0)
+    assert gpu_kernels.parse(said) == [named]
+    # Its last frame is the inlined call's caller, at another line; the table of threads is what tells.
+    no_threads = "\n".join(line for line in said.splitlines() if "0x00007f16737a00d0" not in line)
+    assert gpu_kernels.parse(no_threads) == [replace(named, location="")]
 
 
 @pytest.mark.parametrize("said", ["", "No CUDA kernels.\n", "Kernel 0\n", "*  0 - 0 2 Active\n", "(cuda-gdb) \0\n"])

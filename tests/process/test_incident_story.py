@@ -45,4 +45,4 @@ def test_the_next_morning_the_first_three_lines_say_what_hung_where_since_when_a
 
 
 def _show(running: Supervised) -> subprocess.CompletedProcess[str]:
-    return run("incidents", "show", "last", "-c", running.config)
+    return run("incidents", "show", "last", "-c", running.config, env={"COLUMNS": "0"})

@@ -195,6 +195,19 @@ def test_the_record_names_the_suspect_first_and_how_sure_it_is(stage: Stage) -> 
     assert "confidence" not in suspects[1]
 
 
+@pytest.mark.parametrize("phase", [Phase.COLLECTING, Phase.KILLING, Phase.UNKILLABLE])
+def test_one_that_is_being_killed_is_a_suspect_until_it_is_gone(stage: Stage, phase: Phase) -> None:
+    put(stage.players["dla"], phase=phase)
+    suspects = stage.fleet.suspects(stage.players["gpu"], ms(1050))
+    assert [suspect["worker"] for suspect in suspects] == ["dla", "gpu"]
+
+
+def test_one_that_is_gone_is_no_suspect(stage: Stage) -> None:
+    put(stage.players["dla"], phase=Phase.BACKOFF)
+    suspects = stage.fleet.suspects(stage.players["gpu"], ms(1050))
+    assert [suspect["worker"] for suspect in suspects] == ["gpu"]
+
+
 # --- redundancy groups ----------------------------------------------------------------------------------------------
 
 

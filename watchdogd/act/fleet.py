@@ -14,6 +14,7 @@ from watchdogd.decide.orders import HANGS, NO_FAILURE
 from watchdogd.model import MILLISECOND, SECOND, Finding, Phase, SupervisorSettings, Verdict
 
 LEAVES_NS = 2 * SECOND  # from a sticky error on: nobody waits for it meanwhile, since each call of it fails at once
+DYING = (Phase.COLLECTING, Phase.KILLING, Phase.UNKILLABLE)
 CULPRIT_MARGIN_NS = 100 * MILLISECOND  # a suspect's own verdict may come this much after its deadline
 
 
@@ -140,8 +141,9 @@ class Fleet:
         return not there and any(w.state.incarnation for w in its_own)
 
     def suspects(self, victim: Watched, now_ns: int) -> list[dict[str, Any]]:
-        """The ranking, for the record."""
-        ranking = suspicion.rank(self._stuck(victim, now_ns))
+        """The ranking, for the record. One that is being killed stands still with the others until it is gone."""
+        dying = [w.stuck(now_ns) for w in self._coupled(victim) if w.state.phase in DYING]
+        ranking = suspicion.rank([*self._stuck(victim, now_ns), *(item for item in dying if item is not None)])
         if ranking is None:
             return []
         return [

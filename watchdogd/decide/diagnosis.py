@@ -29,6 +29,7 @@ _RULES: tuple[Callable[[Case], Diagnosis | None], ...] = (
     rest.stalled_machine,
     device.fault,
     others.dla_waited_for,
+    others.killed_first,
     others.neighbour_first,
     rest.late,
     pairs.host_function,

@@ -28,7 +28,7 @@ Orphans = Collection[tuple[int, int]]  # (offset, word) of calls whose thread is
 def worker(told: Mapping[str, Any], blobs: Mapping[str, bytes], at_ns: int) -> Worker:
     """``told``: what a spool's head says of it; ``blobs``: of all workers."""
     known: dict[str, Any] = {
-        key: told.get(key) for key in ("accelerator", "pid", "spawned_ns", "ready_ns", "unread")
+        key: told.get(key) for key in ("accelerator", "pid", "spawned_ns", "ready_ns", "killed_ns", "unread")
     }  # as the supervisor knows it
     name = str(told["name"])
     result = Worker(
@@ -55,6 +55,8 @@ def worker(told: Mapping[str, Any], blobs: Mapping[str, bytes], at_ns: int) -> W
         last_error=error or None,
         misuses=driver.misuses if driver else 0,
         misuse=_misuse(driver.misuse) if driver and driver.misuse else None,
+        misuse_ns=driver.misuse.at_ns if driver and driver.misuse else None,
+        misuse_found=driver.misuse.found if driver and driver.misuse else None,
         bad_outputs=run.length if run else 0,
         bad_kind=run.kind if run else None,
         last_step_ns=pulse.header("last_step_ns") or None,

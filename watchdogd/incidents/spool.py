@@ -8,12 +8,12 @@ of the next one does.
 head, of the first        fields of ``incident.Incident`` as ``codec.to_json`` has them: ``id`` ``worker``
                           ``incarnation`` ``opened`` ``opened_unix_ns`` ``boot_id`` ``version`` ``accelerator``
                           ``level`` ``budget_ns`` ``verdict`` ``loads`` ``sources`` ``kernel`` ``suspects``
-                          ``stalled_ns`` ``command`` ``environment``; besides them ``heartbeat`` (path of the
-                          worker's) and ``pids``
+                          ``stalled_ns`` ``command`` ``environment`` ``threads``; besides them ``heartbeat`` (path of
+                          the worker's) and ``pids``
 head, of each             ``id``; ``capture``: ``when`` ``at_ns`` ``took_ns`` ``left_out`` of ``incident.Capture``;
                           ``workers``: for each one read or tried, ``name`` ``phase`` ``incarnation`` ``accelerator``
-                          ``pid`` ``coupled_with`` ``spawned_ns`` ``ready_ns`` ``unread`` of ``incident.Worker``, and
-                          ``orphaned``: [offset, word] of each call whose thread is gone
+                          ``pid`` ``coupled_with`` ``spawned_ns`` ``ready_ns`` ``killed_ns`` ``unread`` of
+                          ``incident.Worker``, and ``orphaned``: [offset, word] of each call whose thread is gone
 blob ``WORKER/pulse``     header and hot lines, as ``pulse.Pulse.raw``
 blob ``WORKER/ring.N``    the ring of lane N, read after the pulse
 blob ``WORKER/stages``    the stage names, or as much of their beginning as is in use

@@ -21,7 +21,7 @@ from watchdogd.incidents.redact import Redaction
 from watchdogd.incidents.spool import BadSpool, Spool
 from watchdogd.publish import events
 
-CAPTURES = ("signal", "gone", "ready")
+CAPTURES = ("signal", "gone", "ready", "closed")
 FILES = ".files"  # after an incident's id: the directory in which its collectors leave theirs
 CUT_SHORT = "the supervisor ended before the incident did"
 

@@ -83,10 +83,11 @@ def thread(pid: int, tid: int) -> ThreadSample | None:
     return ThreadSample(fields[0].decode(), int(times[0]), int(times[1]))
 
 
-def name(pid: int) -> str:
-    """What a process calls itself; empty if it is gone, or that is hidden from us."""
+def name(pid: int, tid: int | None = None) -> str:
+    """What a process calls itself, or one of its threads; empty if it is gone, or that is hidden from us."""
     try:
-        return (_read(f"/proc/{pid}/comm") or b"").decode("utf-8", "replace").strip()
+        path = f"/proc/{pid}/comm" if tid is None else f"/proc/{pid}/task/{tid}/comm"
+        return (_read(path) or b"").decode("utf-8", "replace").strip()
     except OSError:
         return ""
 

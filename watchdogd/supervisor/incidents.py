@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from watchdogd import __version__
@@ -22,7 +22,7 @@ from watchdogd.decide.orders import OpenIncident, Trigger
 from watchdogd.decide.suspicion import coupled
 from watchdogd.incidents import spool
 from watchdogd.instrument import core_dump
-from watchdogd.model import MILLISECOND, SECOND, Phase
+from watchdogd.model import MILLISECOND, SECOND, Finding, Phase
 from watchdogd.observe import capture, procfs
 from watchdogd.publish import events
 from watchdogd.publish.events import EventKind
@@ -32,6 +32,7 @@ from watchdogd.supervisor.keeping import DUMP, HARMLESS, Keeping
 CAPTURE_NS = 3 * MILLISECOND  # of the 5 ms that are the kill's longest delay
 LATER_NS = MILLISECOND  # for one that nobody needs before a kill
 AT_ONCE_NS = 20 * MILLISECOND  # a signal that follows so soon would show the same again
+LETS_GO_NS = 2 * SECOND  # a kill that lets another worker's call return does so within this
 MOST_UNFINISHED = 64  # incidents that nobody has written yet: a disk that hangs must not fill the memory
 # Verdicts that end nobody may come ten times a second: so many of a worker are kept, then one each so often.
 BURST, EVERY_NS = 10, 10 * SECOND
@@ -50,6 +51,7 @@ class Incidents:
         self._happenings = happenings
         self._keeps = keeps
         self._since: dict[str, int] = {}  # when the incident of a worker was opened, by its id
+        self._killed: dict[str, int] = {}  # when a worker's last kill for a verdict began, by its name
         self._left: dict[str, dict[str, Any]] = {}  # to be told once its verdict is
         self._credit: dict[str, tuple[float, int]] = {}
         self._lost = 0
@@ -93,7 +95,7 @@ class Incidents:
     def _head(self, watched: Watched, opening: OpenIncident) -> dict[str, Any]:
         """As ``incidents.spool`` describes it."""
         finding, settings, state = opening.finding, watched.settings, watched.state
-        wall_ns = time.time_ns()
+        wall_ns, pids = time.time_ns(), self._pids(watched)
         return {
             "id": opening.incident,
             "worker": settings.name,
@@ -117,7 +119,8 @@ class Incidents:
             "command": settings.command,
             "environment": settings.environment,
             "heartbeat": None if watched.reader is None else watched.reader.path,
-            "pids": self._pids(watched),
+            "pids": pids,
+            "threads": _thread_named(finding, pids),
             **self.around(),
         }  # fmt: skip
 
@@ -144,7 +147,7 @@ class Incidents:
         ordered = sorted(self._watched, key=lambda each: _distance(each, victims))
         taken = capture.take([(each.settings.name, each.reader) for each in ordered], until_ns)
         told = {"when": when, "at_ns": taken.at_ns, "took_ns": taken.took_ns, "left_out": taken.left_out}
-        workers = [_worker(each, taken.unread.get(each.settings.name)) for each in ordered]
+        workers = [_worker(each, taken.unread, self._killed) for each in ordered]
         return {"capture": told, "workers": workers}, taken.blobs
 
     # --- from then on ---
@@ -157,6 +160,8 @@ class Incidents:
                 self._tell(watched, order.incident, "memory", **self._left.pop(order.incident))
         elif isinstance(order, orders.CloseIncident):
             self._since.pop(order.incident, None)
+            if order.outcome == "returned" and max(self._killed.values(), default=0) > time.monotonic_ns() - LETS_GO_NS:
+                self._look_again(watched, order.incident, "closed")  # whose kill let it return
             self.keeping.close(order.incident, order.outcome)
         elif incident is None:
             if isinstance(order, PhaseChanged) and order.trigger is Trigger.READY:
@@ -211,6 +216,7 @@ class Incidents:
 
     def _signalled(self, watched: Watched, incident: str) -> None:
         now_ns = time.monotonic_ns()
+        self._killed[watched.settings.name] = now_ns
         self.keeping.give_up(incident)
         finding = watched.state.finding
         if watched.state.committed and finding is not None and not watched.still(finding, now_ns):
@@ -267,14 +273,22 @@ def _distance(watched: Watched, victims: Sequence[Watched]) -> int:
     return 2 if any(coupled(watched.settings, victim.settings) for victim in victims) else 3
 
 
-def _worker(watched: Watched, unread: str | None) -> dict[str, Any]:
-    settings, state = watched.settings, watched.state
+def _worker(watched: Watched, unread: Mapping[str, str], killed: Mapping[str, int]) -> dict[str, Any]:
+    settings, state, name = watched.settings, watched.state, watched.settings.name
     return {
-        "name": settings.name, "phase": state.phase.value, "incarnation": state.incarnation,
+        "name": name, "phase": state.phase.value, "incarnation": state.incarnation,
         "accelerator": settings.accelerator, "pid": watched.process.pid if watched.process else None,
         "coupled_with": settings.coupled_with, "spawned_ns": state.spawned_ns, "ready_ns": state.ready_ns,
-        "unread": unread, "orphaned": sorted(watched.examination.orphaned),
+        "killed_ns": killed.get(name), "unread": unread.get(name), "orphaned": sorted(watched.examination.orphaned),
     }  # fmt: skip
+
+
+def _thread_named(finding: Finding, pids: Sequence[int]) -> list[dict[str, Any]]:
+    """What the thread in the overdue call calls itself, where its ids are ids here as well: it may tell whose call."""
+    if finding.operation is None or not finding.tid or finding.pid is None or finding.pid not in pids:
+        return []
+    name = procfs.name(finding.pid, finding.tid)
+    return [{"pid": finding.pid, "tid": finding.tid, "name": name}] if name else []
 
 
 def _kernel_line(told: Told) -> dict[str, Any]:

@@ -106,7 +106,9 @@ def _first(incident: Incident) -> str:
     for worker, at_ns, operation in _calls(incident):
         calls[worker] = min(calls.get(worker, (at_ns, operation)), (at_ns, operation))
     if not calls:
-        return "not known; nobody is known to have been in a call"
+        read = incident.captures[0].workers if incident.captures and not incident.captures[0].left_out else ()
+        all_read = bool(read) and all(worker.unread is None for worker in read)
+        return "nobody stood still in a call" if all_read else "not known; nobody is known to have been in a call"
     oldest = sorted((at_ns, operation, worker) for worker, (at_ns, operation) in calls.items())[:MOST_OTHERS]
     shown = (f"{worker} ({operation} {span(verdict.detected_ns - at_ns)})" for at_ns, operation, worker in oldest)
     return f"not known; in a call at the verdict: {', '.join(shown)}"

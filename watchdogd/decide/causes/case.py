@@ -56,6 +56,7 @@ class Case:
         self.signalled = [capture for capture in signalled if committed is None or capture.at_ns < committed]
         gone = (capture for capture in incident.captures if capture.when in ("gone", "ready"))
         self.later = sorted(gone, key=lambda capture: (capture.at_ns, repr(capture)))
+        self.closing = next((c for c in _sorted(incident.captures) if c.when == "closed"), None)
         workers = _sorted(() if self.capture is None else self.capture.workers)
         self.own = next((worker for worker in workers if worker.name == incident.worker), None)
         self.others = [worker for worker in workers if worker.name != incident.worker]

@@ -12,13 +12,14 @@ from watchdogd.decide.causes.case import HANGS, Case
 from watchdogd.decide.causes.device import fault, named
 from watchdogd.decide.causes.words import Cause, found, in_stage, listed, span
 from watchdogd.incident import Diagnosis
-from watchdogd.model import Verdict
+from watchdogd.model import SECOND, Verdict
 
 ASSERT = 710  # its context is lost, but a device-side assert is a fault of code as the sticky ones are
 _LOST = {number: name for number, name in CONTEXT_ERRORS.items() if number != ASSERT}
 _FAULTS = {**STICKY_ERRORS, ASSERT: CONTEXT_ERRORS[ASSERT]}
 _SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 _ENDED = {Verdict.CRASHED.value, Verdict.EXITED.value}
+ENDS_NS = 5 * SECOND  # what a program takes to end by an error that nothing catches
 _OOM = "memory.events.oom_kill"
 
 
@@ -56,15 +57,21 @@ def sticky_error(case: Case) -> Diagnosis | None:
 
 
 def lost_context(case: Case) -> Diagnosis | None:
-    """It ended, and its last CUDA error is that of a context that was not there."""
-    own, code = case.own, None if case.own is None else case.own.last_error
-    if own is None or code not in _LOST or case.verdict.verdict not in _ENDED:
+    """It ended, and its last CUDA error is that of a context that was not there, or a call had none just before."""
+    own = case.own
+    if own is None or case.verdict.verdict not in _ENDED:
         return None
-    sentence = (
-        f"Worker {case.incident.worker} met a CUDA context that was not its own or was gone: its last CUDA error was "
-        f"{_LOST[code]} ({code}), then it {_exit(case)}."
-    )
-    said = [f"the last CUDA error of the worker is {_LOST[code]} ({code})", *_misuses(case)]
+    code = own.last_error
+    had_none = own.misuse_found == 0 and own.misuse_ns is not None and 0 <= case.at_ns - own.misuse_ns <= ENDS_NS
+    if code in _LOST:
+        met = f"that was not its own or was gone: its last CUDA error was {_LOST[code]} ({code})"
+        said = [f"the last CUDA error of the worker is {_LOST[code]} ({code})", *_misuses(case)]
+    elif had_none and own.misuse_ns is not None:
+        whose = f" ({own.misuse.removeprefix('the last one ')})" if own.misuse else ""
+        met, said = f"that was not there: {case.before(own.misuse_ns)} a call found none{whose}", _misuses(case)
+    else:
+        return None
+    sentence = f"Worker {case.incident.worker} met a CUDA context {met}, then it {_exit(case)}."
     return found(
         Cause.LOST_CONTEXT,
         sentence,

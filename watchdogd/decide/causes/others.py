@@ -12,7 +12,9 @@ from __future__ import annotations
 from watchdogd.decide.causes.case import Case, Stuck
 from watchdogd.decide.causes.words import Cause, found, in_stage, listed, span
 from watchdogd.incident import Capture, Diagnosis, Worker
-from watchdogd.model import KernelKind
+from watchdogd.model import SECOND, KernelKind
+
+LETS_GO_NS = 2 * SECOND  # a kill that lets others' calls return does so within this
 
 
 def on_dla(worker: Worker) -> bool:
@@ -67,6 +69,52 @@ def dla_waited_for(case: Case) -> Diagnosis | None:
         f"{since}{order(case)}."
     )
     return found(Cause.DLA_FIRST, sentence, [_message(case, line.text, line.at_ns), *facts(case)], *_OF_DLA)
+
+
+def killed_first(case: Case) -> Diagnosis | None:
+    """One of those that stood still with this worker was killed, and that let this call return.
+
+    Whose call was still in flight by then, that was not what this one waited for. Whose had returned before the kill,
+    that may have been it.
+    """
+    hung, after = case.hung, case.closing
+    if hung is None or after is None or case.unseen:
+        return None
+    killed = {worker.name: worker.killed_ns or 0 for worker in after.workers}
+    stayed = [stuck for stuck in case.coupled if killed.get(stuck.worker.name, 0) > stuck.call.entered_ns]
+    if len(stayed) != 1:
+        return None
+    first, at_ns = stayed[0], killed[stayed[0].worker.name]
+    rest = [stuck for stuck in case.coupled if stuck is not first and _went_on(stuck, after) is not False]
+    back_ns = _returned_ns(hung, after)
+    ends = [back_ns, *(_returned_ns(stuck, after) for stuck in rest)]
+    if back_ns is None or not all(end is not None and at_ns <= end <= at_ns + LETS_GO_NS for end in ends):
+        return None
+    with_it = f", as did those of {listed([stuck.worker.name for stuck in rest])}" if rest else ""
+    on_a_dla = on_dla(first.worker) and not on_dla(hung.worker)
+    who = f"worker {first.worker.name}{f' on {first.worker.accelerator}' if first.worker.accelerator else ''}"
+    sentence = (
+        f"{'The DLA' if on_a_dla else 'Another worker'} was first: {who}, its {in_stage(first.call)} entered "
+        f"{case.before(first.call.entered_ns)}, was killed, and {span(back_ns - at_ns)} later {case.where} "
+        f"returned{with_it}."
+    )
+    said = [*facts(case), f"{first.worker.name} was killed {case.before(at_ns)}, in that call"]
+    if on_a_dla:
+        return found(Cause.DLA_FIRST, sentence, said, *_OF_DLA)
+    return found(Cause.NEIGHBOUR, sentence, said, f"look at the incident of {first.worker.name}: this is its victim")
+
+
+def _returned_ns(stuck: Stuck, capture: Capture) -> int | None:
+    """When this call did, in the same incarnation; None: it has not, or nobody can tell."""
+    ends = [
+        call.entered_ns + call.duration_ns
+        for worker in capture.workers
+        if (worker.name, worker.incarnation) == (stuck.worker.name, stuck.worker.incarnation)
+        for lane in worker.lanes
+        for call in lane.ring
+        if lane.tid == stuck.lane.tid and call.duration_ns is not None and call.entered_ns == stuck.call.entered_ns
+    ]
+    return min(ends, default=None)
 
 
 def neighbour_first(case: Case) -> Diagnosis | None:

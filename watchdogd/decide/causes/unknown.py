@@ -69,7 +69,15 @@ def _inside(case: Case, hung: Stuck) -> Remaining:
             (f"look at the incidents of {names}: whose end let the others go on was the first", DUMP),
         )
     alone = _alone(case, hung)
-    return alone._replace(text=f"{alone.text}{others.among_threads(case)}{others.order(case)}")
+    return alone._replace(text=f"{alone.text}{others.among_threads(case)}{_beside(case)}{others.order(case)}")
+
+
+def _beside(case: Case) -> str:
+    """For a sentence: that it is this thread's alone."""
+    going_on = len(threads_going_on(case))
+    if not going_on or case.kernels:
+        return ""
+    return f"; {going_on} other threads of the process go on" if going_on > 1 else "; another thread of it goes on"
 
 
 def _alone(case: Case, hung: Stuck) -> Remaining:
@@ -118,6 +126,15 @@ def _on_device(case: Case, hung: Stuck) -> Remaining:
             "no kernel was on the GPU, so that a lost completion or a wait for another engine remain",
             ("look at the kernel log for host1x, nvdla and Xid lines", "`watchdogd incidents export` for the vendor"),
         )
+    return _with_no_dump(hung)
+
+
+def _with_no_dump(hung: Stuck) -> Remaining:
+    """As what is on the GPU is not known."""
+    if others.on_dla(hung.worker):
+        what = f"its task on {hung.worker.accelerator} or a kernel of its own on the GPU does not end, and which"
+        steps: tuple[str, ...] = (FULL, DUMP, "look at the kernel log for host1x and nvdla lines")
+        return Remaining(f"{what} cannot be told without a GPU core dump", steps)
     if hung.call.operation in WAITS_FOR_GPU:
         text = "whether a kernel never ends or the driver waits cannot be told without a GPU core dump"
         return Remaining(text, (FULL, DUMP))
