@@ -61,8 +61,20 @@ def target(pid: int, seconds: float = 10.0) -> Target:
 
 
 def asleep(*pids: int) -> None:
-    """Until all their threads wait for what the program has them wait for."""
-    wait_until(lambda: all(thread.state == "S" for thread in proc.collect(target(*pids)).threads))
+    """Until all their threads wait for what the program has them wait for.
+
+    They are read one after the other, and who waits for the GIL sleeps too: they slept at one instant if two looks find
+    all asleep, and nobody went to sleep anew in between.
+    """
+    before: list[tuple[int, int | None]] = []
+
+    def all_slept() -> bool:
+        nonlocal before
+        threads = proc.collect(target(*pids)).threads
+        last, before = before, [(thread.tid, thread.voluntary_switches) for thread in threads]
+        return last == before and {thread.state for thread in threads} == {"S"}
+
+    wait_until(all_slept)
 
 
 def functions(stack: Stack) -> list[str]:

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +23,15 @@ NAMES = ("20261119T000000Z-model_h-1.1", "20261120T000000Z-model_h-1.2", "202611
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Path:
-    """Three incidents, two of them alike, and a folder that is torn."""
-    root = tmp_path / "state" / folders.DIRECTORY
+def state() -> Iterator[Path]:
+    """Three incidents, two of them alike, and a folder that is torn; any user may look: pytest's own is closed."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        yield fill(Path(place))
+
+
+def fill(place: Path) -> Path:
+    root = place / "state" / folders.DIRECTORY
     root.parent.mkdir()
     day_ns = 86_400 * 1_000_000_000
     for number, name in enumerate(NAMES):
@@ -31,8 +39,8 @@ def state(tmp_path: Path) -> Path:
         keep(root, replace(one, signature="beef00" if number < 2 else "cafe00", files={}), {"core": b"x" * 1000})
     (root / "torn").mkdir()
     (root / "torn" / folders.DOCUMENT).write_text('{"schema": 1')
-    config = tmp_path / "vehicle.toml"
-    config.write_text(f'[supervisor]\nstate_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\n')
+    config = place / "vehicle.toml"
+    config.write_text(f'[supervisor]\nstate_dir = "{place}/state"\nruntime_dir = "{place}/run"\n')
     return config
 
 
@@ -134,8 +142,8 @@ def test_an_export_lands_here_under_its_id_or_where_it_is_told(state: Path, tmp_
     assert again.returncode == 1 and "exists already" in again.stderr
 
 
-def test_a_dry_run_removes_nothing_and_a_prune_what_it_said(state: Path, tmp_path: Path) -> None:
-    root = tmp_path / "state" / folders.DIRECTORY
+def test_a_dry_run_removes_nothing_and_a_prune_what_it_said(state: Path) -> None:
+    root = state.parent / "state" / folders.DIRECTORY
     before = sorted(root.iterdir())
     told = run("incidents", "prune", "--keep", "1", "--dry-run", "-c", state)
     assert told.returncode == 0 and f"would be removed: {NAMES[0]}" in told.stdout and sorted(root.iterdir()) == before
@@ -145,12 +153,10 @@ def test_a_dry_run_removes_nothing_and_a_prune_what_it_said(state: Path, tmp_pat
     assert sorted(path.name for path in root.iterdir()) == sorted((*NAMES[1:], "torn"))
 
 
-def test_who_may_not_read_is_told_how_he_may(state: Path, tmp_path: Path) -> None:
+def test_who_may_not_read_is_told_how_he_may(state: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("another user is needed")
-    for above in (tmp_path, *tmp_path.parents[:2]):
-        above.chmod(0o755)
-    root = tmp_path / "state" / folders.DIRECTORY
+    root = state.parent / "state" / folders.DIRECTORY
     root.chmod(0o750)
     os.chown(root, 0, 4)  # adm
     told = as_stranger("incidents", "-c", str(state))

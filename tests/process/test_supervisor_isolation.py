@@ -63,7 +63,8 @@ def test_a_worker_gets_its_own_session_closed_descriptors_and_what_it_was_config
         assert blocked == 0
         assert ignored & (1 << 14) == 0  # SIGTERM
         log = str(supervised.state / "log" / "a.log")
-        assert told["descriptors"] == {"0": "/dev/null", "1": log, "2": log}
+        stacks = "/memfd:watchdogd-stacks (deleted)"  # its own: attach opened it
+        assert told["descriptors"] == {"0": "/dev/null", "1": log, "2": log, "3": stacks}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a worker as somebody else")

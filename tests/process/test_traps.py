@@ -87,11 +87,13 @@ def test_every_trap_has_the_tests_that_the_table_names(trap: str) -> None:
         assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-# Where wall time is for people: records, incident ids, the exporter's timestamps.
+# Where wall time is for people: records, incidents and their ids, the history of calls, the exporter's timestamps.
 FOR_PEOPLE = {
     "cli.py", "supervisor/judging.py", "view/status_table.py", "exporter/families.py", "exporter/sections.py",
     "exporter/collector.py",
     "act/acting.py", "act/escalating.py", "publish/events.py", "publish/journal.py",
+    "supervisor/incidents.py", "incidents/recording.py", "incidents_command.py", "report_command.py",
+    "view/report_source.py",
 }  # fmt: skip
 WALL_CLOCKS = {"time", "time_ns", "gmtime", "localtime", "strftime", "CLOCK_REALTIME", "now", "utcnow", "today"}
 
