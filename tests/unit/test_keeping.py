@@ -145,3 +145,15 @@ def test_what_it_prints_torn_is_no_answer(ends: Ends) -> None:
     assert keeping.told == {**keeping.told, "kept": None, "bytes": None}
     ends.say(kept=3, bytes=7)
     assert keeping.told == {**keeping.told, "kept": 3, "bytes": 7}
+
+
+@pytest.mark.parametrize(
+    "said", ["[" * 30_000, '{"collected": "one", "stage": "harmless", "outcomes": 7}', '{"tools": 7}']
+)
+def test_whatever_it_prints_the_supervisor_goes_on(ends: Ends, said: str) -> None:
+    ends.attach()
+    ends.say(tools={})
+    ends.keeping.collect("one", HARMLESS, 5)
+    ends.keeping.feed(said.encode() + b"\n")
+    assert all(outcomes == [] for _, outcomes in ends.collected)
+    assert ends.keeping.is_ready

@@ -147,7 +147,7 @@ class Keeping:
         for line in lines:
             try:
                 told = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # the torn line of one that died
             if isinstance(told, dict):
                 self._take(told)
@@ -158,7 +158,8 @@ class Keeping:
         if isinstance(incident, str):
             if self._collecting.get(incident) == told.get("stage"):
                 del self._collecting[incident]
-                self._collected(incident, list(told.get("outcomes") or ()))
+                outcomes = told.get("outcomes")
+                self._collected(incident, outcomes if isinstance(outcomes, list) else [])
             return
         if "finished" in told:
             self._open.pop(str(told["finished"]), None)
