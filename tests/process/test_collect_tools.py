@@ -40,6 +40,11 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> partial[str]:
     return partial(script, tmp_path / "py-spy")
 
 
+def has_ended(jobs: Jobs) -> bool:
+    jobs.look()
+    return not jobs.descriptors()
+
+
 def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
 
@@ -91,7 +96,7 @@ def test_it_goes_on_too_where_the_collector_is_killed_with_it(pretend: partial[s
         jobs.drop(job)
         wait_until(lambda: not is_stopped(process.pid))
         assert process.ask("it lives") == "it lives"
-        wait_until(lambda: jobs.look() is None and not jobs.descriptors())
+        wait_until(lambda: has_ended(jobs))
 
 
 def test_a_tool_that_let_go_by_itself_leaves_a_process_as_it_is(pretend: partial[str]) -> None:
