@@ -17,6 +17,7 @@ from typing import Any
 MOST_QUEUED = 2_000  # lines; beyond that events of incidents are left to the record
 MOST_COLLECTING = 8  # workers at a time
 LONGEST_LINE = 1 << 16
+MOST_LINES = 2_000  # at a time: of more, each is shorter than any that a keeper says, and they would cost the tick
 HARMLESS, DUMP = "harmless", "dump"  # stages of collecting
 
 
@@ -141,6 +142,9 @@ class Keeping:
     # --- from it ---
 
     def feed(self, data: bytes) -> None:
+        if data.count(b"\n") > MOST_LINES:
+            self._rest = b""
+            return
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > LONGEST_LINE:
             self._rest = b""
