@@ -208,6 +208,8 @@ class Incidents:
     def collects(self, watched: Watched) -> bool:
         """Whether evidence of it can be taken that its kill waits for."""
         is_there = watched.process is not None and watched.exit is None
+        if watched.state.phase is Phase.COLLECTING and not self.keeping.knows(watched.state.incident or ""):
+            return False  # nothing is kept of it
         return watched.settings.evidence == "full" and is_there and self.keeping.is_ready
 
     def _target(self, watched: Watched) -> dict[str, Any] | None:
@@ -223,6 +225,9 @@ class Incidents:
         }  # fmt: skip
 
     def _collect(self, watched: Watched, order: orders.Collect) -> None:
+        if not self.keeping.knows(order.incident):  # the keeper would not answer
+            self._happenings.append(Happening(watched, Trigger.COLLECTED))
+            return
         self._tell(watched, order.incident, "begin", evidence_ns=time.monotonic_ns(), until_ns=order.until_ns)
         self.keeping.collect(order.incident, HARMLESS, order.until_ns)
 
