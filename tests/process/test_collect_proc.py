@@ -58,6 +58,22 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def test_a_process_that_only_a_lane_names_is_no_business_of_collectors() -> None:
+    """Its number may be another's by now; and a worker may write that of the supervisor there, or of another worker."""
+    with tree() as (root, child), tree() as (other, _):
+        assert proc.family((root, other, os.getpid(), 1)) == [root, child]
+        found = proc.collect(target(root, other, os.getpid()))
+        assert {thread.pid for thread in found.threads} == {root, child}
+
+
+def test_of_a_worker_whose_first_process_is_gone_nobody_is_taken_for_it() -> None:
+    with tree() as (other, _):
+        gone = subprocess.Popen(["/bin/true"])
+        gone.wait()
+        assert proc.family((gone.pid, other)) == []
+        assert proc.family(()) == []
+
+
 def test_every_thread_of_a_worker_and_of_its_children_is_told() -> None:
     with tree() as (parent, child):
         found = proc.collect(target(parent))

@@ -14,6 +14,7 @@ import pytest
 from tests.helpers.worker_process import LineProcess, wait_until
 from watchdogd.incident import Stack
 from watchdogd.incidents.collectors import Collector, Target, py_spy, tool
+from watchdogd.incidents.jobs import Jobs
 
 SLEEPER = "import threading, time\ndef sleeps():\n    time.sleep(600)\nprint(flush=True)\nsleeps()\n"
 
@@ -37,6 +38,11 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> partial[str]:
     """Puts a py-spy of the test's own first on PATH."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return partial(script, tmp_path / "py-spy")
+
+
+def has_ended(jobs: Jobs) -> bool:
+    jobs.look()
+    return not jobs.descriptors()
 
 
 def is_stopped(pid: int) -> bool:
@@ -75,6 +81,38 @@ def test_a_process_left_stopped_by_a_tool_that_was_killed_goes_on(pretend: parti
         assert found.outcome == "failed" and "did not end in time" in found.detail
         wait_until(lambda: not is_stopped(process.pid))
         assert process.ask("it lives") == "it lives"
+
+
+def test_it_goes_on_too_where_the_collector_is_killed_with_it(pretend: partial[str], tmp_path: Path) -> None:
+    """As it is where the hung call returns while its stacks are read: nobody wants them any more."""
+    pretend(f'for pid; do :; done; kill -STOP "$pid"; touch {tmp_path}/stopped; exec sleep 600')
+    jobs = Jobs()
+    with LineProcess(["/bin/cat"], {}) as process:
+        asked = target(process.pid, 60)
+        job = jobs.start(lambda: ({}, py_spy.NATIVE.collect(asked)), soon(60), lambda _: None)
+        assert job is not None
+        wait_until((tmp_path / "stopped").exists)
+        assert is_stopped(process.pid)
+        jobs.drop(job)
+        wait_until(lambda: not is_stopped(process.pid))
+        assert process.ask("it lives") == "it lives"
+        wait_until(lambda: has_ended(jobs))
+
+
+def test_a_tool_that_let_go_by_itself_leaves_a_process_as_it_is(pretend: partial[str]) -> None:
+    """Stopped by somebody else meanwhile."""
+    pretend('for pid; do :; done; kill -STOP "$pid"; exit 1')
+    with LineProcess(["/bin/cat"], {}) as process:
+        assert py_spy.NATIVE.collect(target(process.pid, 5)).outcome == "failed"
+        wait_until(lambda: not _children(os.getpid()) - {process.pid})
+        assert is_stopped(process.pid)
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def _children(pid: int) -> set[int]:
+    """Without those that have ended."""
+    told = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return {each for each in told if Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[0] != "Z"}
 
 
 def test_a_process_that_somebody_had_stopped_stays_so(pretend: partial[str], tmp_path: Path) -> None:

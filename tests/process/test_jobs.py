@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.helpers.running import gone, wait_until
 from watchdogd.incidents.jobs import Ended, Jobs
@@ -80,3 +83,15 @@ def test_one_that_nobody_wants_any_more_is_ended_and_not_told_of() -> None:
     wait_until(lambda: is_left_alone(jobs))
     assert (found, jobs.are_running) == ([], False)
     assert gone(job.pid)
+
+
+def test_a_job_that_cannot_be_watched_is_not_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last descriptor was taken by its result: it would have no deadline, and nobody would reap it."""
+
+    def refuse(_pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    ended = told(Jobs(), lambda: time.sleep(600))
+    assert (ended.outcome, ended.detail) == ("failed", "cannot start: Too many open files")
+    assert Path(f"/proc/self/task/{os.getpid()}/children").read_text().split() == []

@@ -269,6 +269,20 @@ def test_a_spool_that_cannot_be_written_is_told_and_the_kill_comes() -> None:
         wait_until(lambda: running.snapshot()["incidents"]["lost"] == 1)
 
 
+@pytest.mark.parametrize("dumps", [False, True])
+def test_of_an_incident_that_is_not_kept_no_evidence_is_waited_for(dumps: bool) -> None:
+    keys = {**FULL, "evidence_budget": "2s", "gpu_core_dump": dumps}
+    with supervised("works dumps", **keys) as running:
+        running.wait_phase("a", "running", 1)
+        keeper_is_ready(running)
+        directory = running.runtime.joinpath("incidents")
+        directory.rename(directory.with_name("elsewhere"))
+        running.touch("go")
+        running.wait_phase("a", "running", 2)
+        assert spent(running) < 0.2
+        assert not running.directory.joinpath("dumped").exists()
+
+
 def test_where_none_are_kept_there_is_no_keeper() -> None:
     with Supervised({"a": worker(HANG, deadlines=DEADLINES)}, incidents={"max_count": 0}) as running:
         running.wait_phase("a", "running", 1)

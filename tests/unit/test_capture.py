@@ -64,12 +64,21 @@ def test_one_without_a_heartbeat_or_with_a_spoilt_one_says_so_and_hides_no_other
     assert "b/pulse" in taken.blobs
 
 
-def test_when_the_time_is_over_the_rest_is_left_out_and_named(
+def test_when_the_time_is_over_the_first_is_read_and_the_rest_is_left_out_and_named(
     readers: Readers,
 ) -> None:
     taken = capture.take([*readers, ("gone", None)], time.monotonic_ns() - 1)
-    assert (taken.left_out, taken.blobs) == (("a", "b"), {})
+    assert taken.left_out == ("b",)
+    assert {name.split("/")[0] for name in taken.blobs} == {"a"} and "a/ring.1" in taken.blobs
     assert taken.unread == {"gone": "no process"}
+
+
+def test_many_others_leave_time_for_what_the_nearest_did_before(readers: Readers) -> None:
+    (_, first), (_, other) = readers
+    many = [("a", first), *((f"other{number}", other) for number in range(20_000))]
+    taken = capture.take(many, time.monotonic_ns() + SECOND // 10)
+    assert "other0/ring.1" in taken.blobs
+    assert "other19999" in taken.left_out
 
 
 @pytest.mark.parametrize("locked", [False, True])

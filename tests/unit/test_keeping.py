@@ -145,3 +145,25 @@ def test_what_it_prints_torn_is_no_answer(ends: Ends) -> None:
     assert keeping.told == {**keeping.told, "kept": None, "bytes": None}
     ends.say(kept=3, bytes=7)
     assert keeping.told == {**keeping.told, "kept": 3, "bytes": 7}
+
+
+@pytest.mark.parametrize(
+    "said", ["[" * 30_000, '{"collected": "one", "stage": "harmless", "outcomes": 7}', '{"tools": 7}']
+)
+def test_whatever_it_prints_the_supervisor_goes_on(ends: Ends, said: str) -> None:
+    ends.attach()
+    ends.say(tools={})
+    ends.keeping.collect("one", HARMLESS, 5)
+    ends.keeping.feed(said.encode() + b"\n")
+    assert all(outcomes == [] for _, outcomes in ends.collected)
+    assert ends.keeping.is_ready
+
+
+def test_a_flood_of_lines_is_not_read_and_what_a_keeper_says_at_most_is(ends: Ends) -> None:
+    ends.attach()
+    for incident in ("one", "two"):
+        ends.keeping.open(incident, None)
+    ends.keeping.feed(b'{"finished":"one"}\n' + b"1\n" * 32_000)
+    assert ends.keeping.knows("one") and not ends.keeping.is_ready
+    ends.keeping.feed(b'{"finished":"20261121T184455Z-a-27460.1"}\n' * 1_500 + b'{"finished":"two"}\n')
+    assert not ends.keeping.knows("two")

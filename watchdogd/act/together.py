@@ -104,6 +104,8 @@ class Together:
             watched = self._watched[name]
             state = watched.state
             follows = watched in self._to_restart
+            if state.phase is Phase.COLLECTING:  # its call may return yet, and then its end has not come
+                continue
             if change.asked_ns is not None or follows or self._comes_back(change.leader, now_ns):
                 continue
             if state.incarnation != change.incarnation or state.phase not in ALIVE:  # its end has come otherwise
@@ -147,6 +149,9 @@ class Together:
         for watched in self._to_restart:
             state = watched.state
             origin, ended_ns = state.follows or ("", 0)  # the latter: policy has had its word
+            if state.phase is Phase.COLLECTING:
+                left.append(watched)
+                continue
             if state.phase not in _TAKEN or (state.spawned_ns or 0) > ended_ns:  # it is not there, or is new already
                 watched.state = replace(state, follows=None)
                 watched.changed()

@@ -56,6 +56,8 @@ def coupled(one: WorkerSettings, other: WorkerSettings) -> bool:
     """Whether a hang of one can freeze the other: the same accelerator, or declared by either."""
     if one.accelerator is not None and one.accelerator == other.accelerator:
         return True
+    if not one.coupled_with and not other.coupled_with:
+        return False
     return bool(
         {one.name, one.accelerator} & set(other.coupled_with) or {other.name, other.accelerator} & set(one.coupled_with)
     )

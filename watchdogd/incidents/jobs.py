@@ -51,6 +51,7 @@ class Job:
         self.done = done
         self.began_ns = time.monotonic_ns()
         self._result = os.memfd_create("result")
+        self.pid = 0
         parent = os.getpid()
         try:
             self.pid = os.fork()
@@ -59,6 +60,9 @@ class Job:
             self.pidfd = os.pidfd_open(self.pid)
         except OSError:
             os.close(self._result)
+            if self.pid:  # what nobody can watch would have no deadline
+                self.kill()
+                os.waitpid(self.pid, 0)
             raise
 
     def kill(self) -> None:

@@ -22,18 +22,21 @@ blob ``WORKER/sums``      the sum of its cold blocks without their rings: what o
                           difference between the first capture and a later one
 ========================  =============================================================================================
 
-Invariant: a file under its own name is whole (it is written under another and renamed).
+Invariant: a file under its own name is whole (it is written under another and renamed); and however many there are that
+nobody has made a document of, they leave room for the heartbeats of workers that start.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 SUFFIX = ".spool"
+ROOM = 16 << 20  # bytes, or a quarter of a smaller file system
 
 
 class BadSpool(Exception):
@@ -49,6 +52,7 @@ def write(path: str, head: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Non
     """Raises OSError; nothing is left then."""
     sizes = [[name, len(blob)] for name, blob in blobs.items()]
     line = json.dumps({**head, "blobs": sizes}, separators=(",", ":")).encode() + b"\n"
+    _leave_room(os.path.dirname(path), len(line) + sum(map(len, blobs.values())))
     being_written = f"{path}.tmp"
     descriptor = os.open(being_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -62,6 +66,13 @@ def write(path: str, head: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Non
         raise
     finally:
         os.close(descriptor)
+
+
+def _leave_room(directory: str, size: int) -> None:
+    told = os.statvfs(directory)
+    room = min(ROOM // told.f_frsize, told.f_blocks // 4)  # without a limit a tmpfs has no blocks, and none are free
+    if told.f_blocks and told.f_bavail - size // told.f_frsize < room:
+        raise OSError(errno.ENOSPC, "the room that is left is for heartbeats")
 
 
 def read(path: str) -> Spool:

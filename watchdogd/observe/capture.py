@@ -3,7 +3,8 @@
 First what each worker is in, of all workers one after the other; then, again of each, what it did before: its rings and
 its histograms. As blobs whose names ``incidents.spool`` tells, in native byte order.
 
-Invariant: nothing is waited for and nothing decoded; it ends at the instant it is given, and says whom it left out.
+Invariant: nothing is waited for and nothing decoded; it ends at the instant it is given, and says whom it left out,
+which is never the first one, however many others there are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from watchdogd import abi, abi_driver
 from watchdogd.observe.heartbeat import HeartbeatError, HeartbeatReader
 from watchdogd.pulse import Pulse
 
+NEVER_NS = 1 << 62
 _HISTOGRAMS_MASK = (1 << 8 * abi.RING_OFFSET) - 1  # counts of a worker that writes nonsense may overflow
 
 
@@ -31,6 +33,7 @@ class Taken(NamedTuple):
 def take(workers: Sequence[tuple[str, HeartbeatReader | None]], until_ns: int) -> Taken:
     """Of these workers, in this order of worth, until that instant (CLOCK_MONOTONIC)."""
     at_ns = time.monotonic_ns()
+    present_ns = at_ns + (until_ns - at_ns) // 2  # the rest is for what the nearest did before
     blobs: dict[str, bytes] = {}
     unread: dict[str, str] = {}
     pulses: list[tuple[str, HeartbeatReader, Pulse]] = []
@@ -39,7 +42,7 @@ def take(workers: Sequence[tuple[str, HeartbeatReader | None]], until_ns: int) -
         if reader is None:
             unread[name] = "no process"
             continue
-        if time.monotonic_ns() >= until_ns:
+        if pulses and time.monotonic_ns() >= present_ns:
             left_out.append(name)
             continue
         try:
@@ -49,8 +52,8 @@ def take(workers: Sequence[tuple[str, HeartbeatReader | None]], until_ns: int) -
             continue
         blobs[f"{name}/pulse"] = pulse.raw
         pulses.append((name, reader, pulse))
-    for name, reader, pulse in pulses:
-        if not _before(name, reader, pulse, until_ns, blobs):
+    for number, (name, reader, pulse) in enumerate(pulses):
+        if not _before(name, reader, pulse, until_ns if number else NEVER_NS, blobs):
             left_out.append(name)
     return Taken(at_ns, time.monotonic_ns() - at_ns, blobs, unread, tuple(left_out))
 

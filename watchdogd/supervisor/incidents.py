@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from watchdogd import __version__
@@ -17,19 +18,19 @@ from watchdogd.act.fleet import Fleet
 from watchdogd.act.runtime import Runtime
 from watchdogd.act.watched import Watched
 from watchdogd.decide import orders
-from watchdogd.decide.kernel import Told
 from watchdogd.decide.orders import OpenIncident, Trigger
-from watchdogd.decide.suspicion import coupled
 from watchdogd.incidents import spool
 from watchdogd.instrument import core_dump
-from watchdogd.model import MILLISECOND, SECOND, Finding, Phase
+from watchdogd.model import MILLISECOND, SECOND, Phase
 from watchdogd.observe import capture, procfs
 from watchdogd.publish import events
 from watchdogd.publish.events import EventKind
 from watchdogd.publish.journal import Journal
+from watchdogd.supervisor import incident_words
 from watchdogd.supervisor.keeping import DUMP, HARMLESS, Keeping
 
-CAPTURE_NS = 3 * MILLISECOND  # of the 5 ms that are the kill's longest delay
+CAPTURE_NS = 2 * MILLISECOND  # of the 5 ms that are the kill's longest delay
+ENOUGH_NS = 3 * MILLISECOND  # of many at once, what is not on tmpfs by then is written when their kills are done
 LATER_NS = MILLISECOND  # for one that nobody needs before a kill
 AT_ONCE_NS = 20 * MILLISECOND  # a signal that follows so soon would show the same again
 LETS_GO_NS = 2 * SECOND  # a kill that lets another worker's call return does so within this
@@ -53,6 +54,7 @@ class Incidents:
         self._since: dict[str, int] = {}  # when the incident of a worker was opened, by its id
         self._killed: dict[str, int] = {}  # when a worker's last kill for a verdict began, by its name
         self._left: dict[str, dict[str, Any]] = {}  # to be told once its verdict is
+        self._later: list[Callable[[], None]] = []  # what no kill is to wait for
         self._credit: dict[str, tuple[float, int]] = {}
         self._lost = 0
         self.around: Callable[[], dict[str, Any]] = dict  # loads and sources, where there are any
@@ -71,14 +73,39 @@ class Incidents:
             return
         began_ns = time.monotonic_ns()
         victims = [watched for watched, _ in openings]
-        names = {watched.settings.name for watched in victims}
-        head, blobs = self._capture("verdict", victims, began_ns + CAPTURE_NS)
+        head, blobs = self._capture("verdict", victims, CAPTURE_NS)
         for watched, opening in openings:
-            if self._admits(watched, opening, began_ns):
-                if time.monotonic_ns() - began_ns > CAPTURE_NS:  # many at once: their kills wait for each other's
-                    blobs = {name: blob for name, blob in blobs.items() if name.split("/")[0] in names}
-                told = {**self._head(watched, opening), **head}
-                self._leave(watched, opening.incident, "", told, blobs, began_ns)
+            if not self._admits(watched, opening, began_ns):
+                continue
+            if (
+                self._left and time.monotonic_ns() - began_ns > ENOUGH_NS
+            ):  # many at once: their kills wait for each other's
+                self.keeping.open(opening.incident, self._target(watched))
+                self._later.append(partial(self._keep_late, watched, opening, head, blobs, began_ns))
+            else:
+                self._leave(watched, opening.incident, "", {**self._head(watched, opening), **head}, blobs, began_ns)
+
+    def _keep_late(
+        self, watched: Watched, opening: OpenIncident, head: dict[str, Any], blobs: dict[str, bytes], began_ns: int
+    ) -> None:  # fmt: skip
+        """Without the others: what is of them is with the first of those that came at once."""
+        name = watched.settings.name
+        workers = [told for told in head["workers"] if told["name"] == name]
+        own = {key: blob for key, blob in blobs.items() if key.split("/")[0] == name}
+        self._leave(
+            watched, opening.incident, "", {**self._head(watched, opening), **head, "workers": workers}, own, began_ns
+        )
+        self._tell_left(watched, opening.incident)
+
+    def settled(self) -> None:
+        """All that was decided is done: what could wait for it."""
+        later, self._later = self._later, []
+        for keep in later:
+            keep()
+
+    def _tell_left(self, watched: Watched, incident: str) -> None:
+        if incident in self._left:
+            self._tell(watched, incident, "memory", **self._left.pop(incident))
 
     def _admits(self, watched: Watched, opening: OpenIncident, now_ns: int) -> bool:
         if self.keeping.unfinished >= MOST_UNFINISHED:
@@ -113,14 +140,14 @@ class Incidents:
                 "deadline_ns": finding.deadline_ns, "pid": finding.pid, "tid": finding.tid, "detail": finding.detail,
                 "bisected": finding.bisected, "would_have_killed": opening.would_kill,
             },
-            "kernel": [_kernel_line(told) for told in watched.evidence.messages],
+            "kernel": [incident_words.kernel_line(told) for told in watched.evidence.messages],
             "suspects": self._fleet.suspects(watched, finding.detected_ns),
             "stalled_ns": watched.examination.stall_ns(finding.entered_ns or finding.detected_ns) or None,
             "command": settings.command,
             "environment": settings.environment,
             "heartbeat": None if watched.reader is None else watched.reader.path,
             "pids": pids,
-            "threads": _thread_named(finding, pids),
+            "threads": incident_words.thread_named(finding, pids),
             **self.around(),
         }  # fmt: skip
 
@@ -137,17 +164,24 @@ class Incidents:
             self.keeping.tell({"op": "capture", "id": incident, "when": when})
             return
         self._since[incident] = began_ns
-        self.keeping.open(incident, self._target(watched))
+        if not self.keeping.knows(incident):
+            self.keeping.open(incident, self._target(watched))
         seconds = round((time.monotonic_ns() - began_ns) / SECOND, 6)
         self._left[incident] = {"seconds": seconds, "left_out": head["capture"]["left_out"]}
 
     def _capture(
-        self, when: str, victims: Sequence[Watched], until_ns: int
+        self, when: str, victims: Sequence[Watched], for_ns: int
     ) -> tuple[dict[str, Any], dict[str, bytes]]:  # fmt: skip
-        ordered = sorted(self._watched, key=lambda each: _distance(each, victims))
-        taken = capture.take([(each.settings.name, each.reader) for each in ordered], until_ns)
+        names = {watched.settings.name for watched in victims}
+        accelerators = {watched.settings.accelerator for watched in victims} - {None}
+        ordered = sorted(self._watched, key=lambda each: incident_words.distance(each, victims, names, accelerators))
+        taken = capture.take([(each.settings.name, each.reader) for each in ordered], time.monotonic_ns() + for_ns)
         told = {"when": when, "at_ns": taken.at_ns, "took_ns": taken.took_ns, "left_out": taken.left_out}
-        workers = [_worker(each, taken.unread, self._killed) for each in ordered]
+        seen = [
+            each for each in ordered
+            if each.settings.name in taken.unread or f"{each.settings.name}/pulse" in taken.blobs
+        ]  # fmt: skip
+        workers = [incident_words.worker(each, taken.unread, self._killed) for each in seen]
         return {"capture": told, "workers": workers}, taken.blobs
 
     # --- from then on ---
@@ -156,8 +190,7 @@ class Incidents:
         """After the actor has done its part of it."""
         incident = watched.state.incident
         if isinstance(order, OpenIncident):
-            if order.incident in self._left:
-                self._tell(watched, order.incident, "memory", **self._left.pop(order.incident))
+            self._tell_left(watched, order.incident)
         elif isinstance(order, orders.CloseIncident):
             self._since.pop(order.incident, None)
             if order.outcome == "returned" and max(self._killed.values(), default=0) > time.monotonic_ns() - LETS_GO_NS:
@@ -165,7 +198,7 @@ class Incidents:
             self.keeping.close(order.incident, order.outcome)
         elif incident is None:
             if isinstance(order, PhaseChanged) and order.trigger is Trigger.READY:
-                self._look_again(watched, order.before.incident, "ready")
+                self._later.append(partial(self._look_again, watched, order.before.incident, "ready"))
         elif isinstance(order, orders.Collect):
             self._collect(watched, order)
         elif isinstance(order, orders.Dump):
@@ -176,11 +209,13 @@ class Incidents:
         elif isinstance(order, orders.Clear):
             self.keeping.forget(incident)
         elif isinstance(order, PhaseChanged) and order.trigger is Trigger.CLEARED:
-            self._look_again(watched, incident, "gone")
+            self._later.append(partial(self._look_again, watched, incident, "gone"))
 
     def collects(self, watched: Watched) -> bool:
         """Whether evidence of it can be taken that its kill waits for."""
         is_there = watched.process is not None and watched.exit is None
+        if watched.state.phase is Phase.COLLECTING and not self.keeping.knows(watched.state.incident or ""):
+            return False  # nothing is kept of it
         return watched.settings.evidence == "full" and is_there and self.keeping.is_ready
 
     def _target(self, watched: Watched) -> dict[str, Any] | None:
@@ -196,6 +231,9 @@ class Incidents:
         }  # fmt: skip
 
     def _collect(self, watched: Watched, order: orders.Collect) -> None:
+        if not self.keeping.knows(order.incident):  # the keeper would not answer
+            self._happenings.append(Happening(watched, Trigger.COLLECTED))
+            return
         self._tell(watched, order.incident, "begin", evidence_ns=time.monotonic_ns(), until_ns=order.until_ns)
         self.keeping.collect(order.incident, HARMLESS, order.until_ns)
 
@@ -222,14 +260,14 @@ class Incidents:
         if watched.state.committed and finding is not None and not watched.still(finding, now_ns):
             self._tell(watched, incident, "moved", moved_ns=now_ns)
         if now_ns - self._since.get(incident, now_ns) > AT_ONCE_NS:
-            self._look_again(watched, incident, "signal")
+            self._later.append(partial(self._look_again, watched, incident, "signal"))
 
     def _look_again(self, watched: Watched, incident: str | None, when: str) -> None:
         """Shared memory at a further moment of its story; nobody waits for it."""
         if incident is None or not self.keeping.knows(incident):
             return
         began_ns = time.monotonic_ns()
-        head, blobs = self._capture(when, [watched], began_ns + LATER_NS)
+        head, blobs = self._capture(when, [watched], LATER_NS)
         loads = (
             {"loads": self.around().get("loads")} if when == "ready" else {}
         )  # what they were since the verdict, too
@@ -262,38 +300,3 @@ class Incidents:
         if not self._keeps:
             return None
         return {**self.keeping.told, "unfinished": self.keeping.unfinished, "lost": self._lost}
-
-
-def _distance(watched: Watched, victims: Sequence[Watched]) -> int:
-    """How far its evidence is from the hang: the victims, their accelerator, what they may have frozen, the others."""
-    if watched in victims:
-        return 0
-    if any(watched.settings.accelerator == victim.settings.accelerator is not None for victim in victims):
-        return 1
-    return 2 if any(coupled(watched.settings, victim.settings) for victim in victims) else 3
-
-
-def _worker(watched: Watched, unread: Mapping[str, str], killed: Mapping[str, int]) -> dict[str, Any]:
-    settings, state, name = watched.settings, watched.state, watched.settings.name
-    return {
-        "name": name, "phase": state.phase.value, "incarnation": state.incarnation,
-        "accelerator": settings.accelerator, "pid": watched.process.pid if watched.process else None,
-        "coupled_with": settings.coupled_with, "spawned_ns": state.spawned_ns, "ready_ns": state.ready_ns,
-        "killed_ns": killed.get(name), "unread": unread.get(name), "orphaned": sorted(watched.examination.orphaned),
-    }  # fmt: skip
-
-
-def _thread_named(finding: Finding, pids: Sequence[int]) -> list[dict[str, Any]]:
-    """What the thread in the overdue call calls itself, where its ids are ids here as well: it may tell whose call."""
-    if finding.operation is None or not finding.tid or finding.pid is None or finding.pid not in pids:
-        return []
-    name = procfs.name(finding.pid, finding.tid)
-    return [{"pid": finding.pid, "tid": finding.tid, "name": name}] if name else []
-
-
-def _kernel_line(told: Told) -> dict[str, Any]:
-    message = told.message
-    return {
-        "at_ns": told.at_ns, "about": message.kind.value, "text": message.text, "number": message.number,
-        "worker": told.worker, "accelerator": told.accelerator, "pid": message.pid, "expected": told.expected,
-    }  # fmt: skip

@@ -169,6 +169,7 @@ class Judging:
                 self._incidents.perform(watched, order)
                 if self._responses is not None:
                     self._responses.perform(watched, order, now_ns)
+            self._incidents.settled()
 
     def _decide(self, happening: Happening, now_ns: int) -> list[tuple[Watched, Order]]:
         watched, before = happening.watched, happening.watched.state

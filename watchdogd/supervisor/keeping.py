@@ -17,6 +17,7 @@ from typing import Any
 MOST_QUEUED = 2_000  # lines; beyond that events of incidents are left to the record
 MOST_COLLECTING = 8  # workers at a time
 LONGEST_LINE = 1 << 16
+MOST_LINES = 2_000  # at a time: of more, each is shorter than any that a keeper says, and they would cost the tick
 HARMLESS, DUMP = "harmless", "dump"  # stages of collecting
 
 
@@ -141,13 +142,16 @@ class Keeping:
     # --- from it ---
 
     def feed(self, data: bytes) -> None:
+        if data.count(b"\n") > MOST_LINES:
+            self._rest = b""
+            return
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > LONGEST_LINE:
             self._rest = b""
         for line in lines:
             try:
                 told = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # the torn line of one that died
             if isinstance(told, dict):
                 self._take(told)
@@ -158,7 +162,8 @@ class Keeping:
         if isinstance(incident, str):
             if self._collecting.get(incident) == told.get("stage"):
                 del self._collecting[incident]
-                self._collected(incident, list(told.get("outcomes") or ()))
+                outcomes = told.get("outcomes")
+                self._collected(incident, outcomes if isinstance(outcomes, list) else [])
             return
         if "finished" in told:
             self._open.pop(str(told["finished"]), None)

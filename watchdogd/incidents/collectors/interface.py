@@ -23,7 +23,7 @@ class Target(NamedTuple):
     """The worker that evidence is about."""
 
     worker: str
-    pids: tuple[int, ...]  # those known, the first process first; the collectors look for their descendants
+    pids: tuple[int, ...]  # those known, the first process first: of that one alone the collectors look for its family
     folder: str  # where a collector may leave files; it is there
     incarnation: int
     heartbeat: str = ""  # path of this incarnation's

@@ -77,10 +77,14 @@ def collect(target: Target) -> Evidence:
     return Evidence("no permission" if refused else "ok", "; ".join(notes), tuple(threads), processes)
 
 
-def family(roots: tuple[int, ...]) -> list[int]:
-    """Those of ``roots`` that are there and their descendants, the first of ``roots`` first."""
-    found = usage.families(set(roots))
-    return list(dict.fromkeys(pid for root in roots for pid in (root, *found.get(root, ())) if root in found))
+def family(known: tuple[int, ...]) -> list[int]:
+    """The first of ``known`` if it is there, first, and its descendants and session.
+
+    The others are what stands in its lanes, which proves nothing: the number may be another's by now, and a worker may
+    write there that of the supervisor, who must not be stopped by a tool nor be sent a signal.
+    """
+    found = usage.families(set(known[:1]))
+    return list(dict.fromkeys(pid for root in known[:1] if root in found for pid in (root, *found[root])))
 
 
 def tids(pid: int) -> list[int]:

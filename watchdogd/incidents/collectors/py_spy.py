@@ -1,8 +1,9 @@
 """Stacks by py-spy, where it is installed: Python's from outside, then with the native frames below.
 
 Python's are read while the process runs (``--nonblocking``), in about 30 ms. For the native ones every thread is held
-by ptrace; py-spy killed at its deadline may leave the stop signal that ptrace sends behind, and the process would stay
-stopped: so it is told to go on. Invariant: a process that was stopped before is not touched by that.
+by ptrace; py-spy that is killed may leave the stop signal that ptrace sends behind, and the process would stay stopped:
+also a healthy one, since the collector is killed as well where the call returns meanwhile. So a process that outlives
+both has it go on. Invariant: a process that was stopped before is not touched by that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import time
 from contextlib import suppress
 from functools import partial
+from typing import NoReturn
 
 from watchdogd.incident import Stack
 from watchdogd.incidents.collectors import proc, tool
@@ -37,10 +39,11 @@ def collect(native: bool, target: Target) -> Evidence:
         if native and _is_stopped(pid):
             problems.append(f"pid {pid} is stopped")
             continue
-        ran = tool.run([*command, str(pid)], give_up)
-        if ran.status is None and native:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)  # it takes a stop signal that waits out of the queue, too
+        try:
+            ran = _held(pid, [*command, str(pid)], give_up) if native else tool.run([*command, str(pid)], give_up)
+        except ProcessLookupError:
+            problems.append(f"pid {pid} has ended")
+            continue
         if ran.status == 0:
             found += parse(ran.output, "native" if native else "python")
         else:
@@ -48,6 +51,35 @@ def collect(native: bool, target: Target) -> Evidence:
     if not found and not problems:
         return Evidence("not asked for", "none of its processes is a Python that we know by its name")
     return Evidence("ok" if found else "failed", "; ".join(problems), stacks=tuple(found))
+
+
+def _held(pid: int, command: list[str], give_up: int) -> tool.Ran:
+    """``tool.run``, after which the process goes on: also where py-spy is killed, and where we are."""
+    process = os.pidfd_open(pid)
+    end, held = os.pipe2(os.O_CLOEXEC)
+    try:
+        guard = os.fork()
+        if guard == 0:
+            _guard(process, end, held)
+        os.setpgid(guard, guard)  # not ended with our group
+        ran = tool.run(command, give_up, held=(held,))
+        if ran.status is not None:
+            os.write(held, b"1")  # it let go by itself
+    finally:
+        os.close(held)
+        os.close(end)
+        os.close(process)
+    return ran
+
+
+def _guard(process: int, end: int, held: int) -> NoReturn:
+    """Who runs and who is run hold the other end of the pipe."""
+    try:
+        os.close(held)
+        if not os.read(end, 1):
+            signal.pidfd_send_signal(process, signal.SIGCONT)  # takes a stop signal that waits out of the queue, too
+    finally:
+        os._exit(0)
 
 
 def _pythons(roots: tuple[int, ...]) -> list[int]:

@@ -43,19 +43,19 @@ def find(name: str, path: str | None = None) -> str | None:
     return shutil.which(name, path=path) or shutil.which(name, path=os.path.dirname(sys.executable))
 
 
-def run(command: Sequence[str], give_up_ns: int, *, both: bool = False) -> Ran:
-    """``both``: standard error in the output. Raises OSError: it cannot be started."""
+def run(command: Sequence[str], give_up_ns: int, *, both: bool = False, held: tuple[int, ...] = ()) -> Ran:
+    """``both``: standard error in the output; ``held``: descriptors that it has, too. Raises OSError: no start."""
     errors = os.memfd_create("errors")
     try:
-        ran = _run(command, give_up_ns, subprocess.STDOUT if both else errors)
+        ran = _run(command, give_up_ns, subprocess.STDOUT if both else errors, held)
         return ran._replace(errors=os.pread(errors, MOST_ERRORS, 0))
     finally:
         os.close(errors)
 
 
-def _run(command: Sequence[str], give_up_ns: int, errors: int) -> Ran:
+def _run(command: Sequence[str], give_up_ns: int, errors: int, held: tuple[int, ...]) -> Ran:
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, pass_fds=held,
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - a collector has one thread
     )  # fmt: skip
     assert process.stdout is not None
