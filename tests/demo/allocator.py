@@ -28,7 +28,7 @@ from tests.demo.allocator_cases import (
 )
 from tests.demo.counters import Counters
 from tests.demo.story import HEADING, ROOT, Say, milliseconds, observe, shown, table, until
-from tests.helpers.running import Supervised
+from tests.helpers.running import KEPT, Supervised
 from tests.simulator.control import SimulatedDevice
 
 STILL_SECONDS = 1.5  # a deadlock, where a healthy worker counts one each ms
@@ -136,7 +136,7 @@ def none_for(seconds: float, counters: Mapping[str, Counters]) -> dict[str, int]
 def are_found(directory: Path, device: SimulatedDevice, say: Say) -> dict[str, Found]:
     """Each with the operations of both sides named, killed, and replaced by one that works."""
     workers = {name: supervised(unguarded(name, directory), device, name) for name in CASES}
-    with Supervised(workers, directory=directory) as supervisor:
+    with Supervised(workers, directory=directory, incidents=KEPT) as supervisor:
         counters = {name: Counters(directory / f"{name}.counters", COUNTED) for name in CASES}
         for name in CASES:
             work(name, counters[name])

@@ -14,7 +14,7 @@ from tests.demo.dla_episode import Episode, gpu_models, lost
 from tests.demo.dla_unguarded import FREEZE
 from tests.demo.story import Say, Told, milliseconds, observe, until
 from tests.demo.vehicle import DLA_MODEL, GPU_MODELS, MODELS, PERIOD_NS, QUEUE, counts
-from tests.helpers.running import Supervised
+from tests.helpers.running import KEPT, Supervised
 from tests.simulator.control import SimulatedDevice
 
 CONTEXTS = "apart"
@@ -126,4 +126,4 @@ def _supervised(here: Path, device: SimulatedDevice, workers: Mapping[str, Colle
         }
         for name, models in workers.items()
     }
-    return Supervised(tables, directory=directory, tegrastats={"command": story.tegrastats(device)})
+    return Supervised(tables, directory=directory, incidents=KEPT, tegrastats={"command": story.tegrastats(device)})

@@ -28,7 +28,7 @@ from tests.demo.lost_context_requests import (
     Tally,
 )
 from tests.demo.story import HEADING, ROOT, Say, answer, command, milliseconds, observe, shown, table
-from tests.helpers.running import Supervised
+from tests.helpers.running import KEPT, Supervised
 from tests.simulator.control import SimulatedDevice
 
 PLAIN = "tests.demo.lost_context_plain"
@@ -80,7 +80,7 @@ def are_told(directory: Path, device: SimulatedDevice, say: Say) -> list[str]:
     }  # fmt: skip
     here = directory / "supervisor"
     here.mkdir()
-    with Supervised(workers, directory=here) as supervisor:
+    with Supervised(workers, directory=here, incidents=KEPT) as supervisor:
         for name in workers:
             supervisor.wait_phase(name, "running", 1)
             (directory / name).touch()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tests.demo import story, zero_worker
 from tests.demo.story import Say, at, milliseconds, observe, until
-from tests.helpers.running import Supervised
+from tests.helpers.running import KEPT, Supervised
 from tests.simulator.control import SimulatedDevice
 
 FRAMES = 200
@@ -82,7 +82,7 @@ def _judged(directory: Path, plan: Path, device: SimulatedDevice) -> tuple[list[
         "deadlines": {"sync": "200ms"},
         "outputs": RULE,
     }
-    with Supervised({WORKER: worker}, directory=here) as supervised:
+    with Supervised({WORKER: worker}, directory=here, incidents=KEPT) as supervised:
         pid = int(supervised.wait_phase(WORKER, "running", 1)["pid"])
         healthy = until("50 outputs", 10, lambda: _of(log, pid, 50))
         observe(all(one.found == "good" for one in healthy), "a bad output with the order inserted")

@@ -13,7 +13,7 @@ from tests.gpu.conftest import Machine
 from tests.gpu.results import Results
 from tests.gpu.test_incident_dump import LINES, compiled
 from tests.helpers.gpu_core import spinning
-from tests.helpers.running import Supervised, wait_until, worker
+from tests.helpers.running import KEPT, Supervised, wait_until, worker
 
 SERVES = """
 import ctypes
@@ -62,7 +62,7 @@ def test_the_first_three_lines_name_the_kernel_that_spins_and_its_line(
         "neighbour": worker(body.replace("{hangs}", "False"), **keys),
     }
     environment = {**machine.environment, "SIMCUDA_COREDUMP": str(tmp_path / "core")}
-    with Supervised(workers, environment=environment) as running:
+    with Supervised(workers, environment=environment, incidents=KEPT) as running:
         for each in workers:
             wait_running(running, each, 1)
         wait_until(lambda: running.snapshot()["incidents"]["tools"] is not None, what=running.log)

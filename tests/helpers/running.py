@@ -38,7 +38,9 @@ OFF: dict[str, dict[str, Any]] = {
     "nvgpu": {"enabled": False},
     "nvdla": {"enabled": False},
     "kmsg": {"enabled": False},
+    "incidents": {"max_count": 0},  # its keeper takes as long to start as a supervisor: for those who look at incidents
 }
+KEPT: dict[str, Any] = {"max_count": 100}  # what those give as ``incidents``
 
 
 def wait_until(predicate: Callable[[], object], timeout: float = TIMEOUT_SECONDS, what: object = "") -> None:
@@ -74,7 +76,7 @@ def worker(body: str, **keys: Any) -> dict[str, Any]:
 
 
 class Supervised:
-    """``tables``: the configuration beyond the defaults here, which switch the exporter and all sources off."""
+    """``tables``: the configuration beyond the defaults here, which switch exporter, sources and incidents off."""
 
     def __init__(
         self, workers: Mapping[str, Mapping[str, Any]], *, directory: Path | None = None,

@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers.browser import Browser
 from tests.helpers.fake_runtime import FakeRuntime
-from tests.helpers.running import ROOT, Supervised, wait_until, worker
+from tests.helpers.running import KEPT, ROOT, Supervised, wait_until, worker
 from tests.page.test_page import EVIL
 from tests.process.test_exporter import Exporter
 from tests.simulator.control import SimulatedDevice
@@ -57,7 +57,10 @@ def vehicle(tmp_path: Path, browser: Browser) -> Iterator[Vehicle]:
         workers = {"detector": waits_for("never"), "tracker": waits_for("hang", observe_only=True),
                    "segmenter": waits_for("die")}  # fmt: skip
         with Supervised(
-            workers, metrics={"listen": "127.0.0.1:0"}, tegrastats={"command": [*reader, "--interval", "100"]}
+            workers,
+            metrics={"listen": "127.0.0.1:0"},
+            incidents=KEPT,
+            tegrastats={"command": [*reader, "--interval", "100"]},
         ) as supervised:
             supervised.wait_phase("segmenter", "running")
             supervised.wait_phase("tracker", "observed")

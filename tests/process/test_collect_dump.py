@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.gpu_core import spinning
-from tests.helpers.running import Supervised, worker
+from tests.helpers.running import KEPT, Supervised, worker
 from tests.helpers.worker_process import LineProcess, wait_until
 from tests.simulator.control import SimulatedDevice
 from watchdogd.incident import Kernel
@@ -255,7 +255,7 @@ def test_a_supervised_worker_has_the_variables_where_the_setting_asks_for_them(
     keys: dict[str, object], there: bool
 ) -> None:
     full = {"evidence": "full", "evidence_budget": "500ms", **keys}
-    with Supervised({"w": worker("serve()", deadlines={"sync": "60s"}, **full)}) as supervised:
+    with Supervised({"w": worker("serve()", deadlines={"sync": "60s"}, **full)}, incidents=KEPT) as supervised:
         wait_until(lambda: supervised.phase("w") == "running")
         environment = Path(f"/proc/{supervised.worker('w')['pid']}/environ").read_bytes().split(b"\0")
         folder = f"{os.path.realpath(supervised.state)}/dumps/w.1"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.gpu_core import spinning
-from tests.helpers.running import Supervised, wait_until, worker
+from tests.helpers.running import KEPT, Supervised, wait_until, worker
 from tests.simulator.control import SimulatedDevice
 
 BODY = """
@@ -49,7 +49,7 @@ def hung(tmp_path: Path, **keys: Any) -> tuple[dict[str, Any], list[str], dict[s
     (tmp_path / "core").write_bytes(spinning())
     with SimulatedDevice(tmp_path / "device") as device:
         environment = {**device.environment("w"), "SIMCUDA_COREDUMP": str(tmp_path / "core")}
-        with Supervised({"w": worker(BODY, **{**KEYS, **keys})}, environment=environment) as running:
+        with Supervised({"w": worker(BODY, **{**KEYS, **keys})}, environment=environment, incidents=KEPT) as running:
             running.wait_phase("w", "running", 1)
             wait_until(lambda: running.snapshot()["incidents"]["tools"] is not None, what=running.log)
             running.touch("go")

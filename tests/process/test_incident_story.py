@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import Any
 
-from tests.helpers.running import Supervised, wait_until, worker
+from tests.helpers.running import KEPT, Supervised, wait_until, worker
 from tests.process.test_cli import run
 
 HANG = """
@@ -22,7 +22,7 @@ SECRET = "hunter2"
 def test_the_next_morning_the_first_three_lines_say_what_hung_where_since_when_and_who_first() -> None:
     keys: dict[str, Any] = {"deadlines": {"sync": "150ms"}, "accelerator": "gpu0", "evidence": "full"}
     victim = worker(HANG, **keys, environment={"API_TOKEN": SECRET, "MODEL": "a"})
-    with Supervised({"a": victim, "b": worker("serve()", accelerator="gpu0")}) as running:
+    with Supervised({"a": victim, "b": worker("serve()", accelerator="gpu0")}, incidents=KEPT) as running:
         for name in ("a", "b"):
             running.wait_phase(name, "running", 1)
         wait_until(lambda: running.snapshot()["incidents"]["tools"] is not None, what=running.log)  # else: memory

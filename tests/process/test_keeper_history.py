@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.helpers.fake_runtime import MS, FakeRuntime
-from tests.helpers.running import Supervised, wait_until, worker
+from tests.helpers.running import KEPT, Supervised, wait_until, worker
 from watchdogd.decide import reporting
 from watchdogd.incidents import history, jobs
 from watchdogd.incidents.recording import LOOK_NS, Recording
@@ -36,7 +36,7 @@ def keeper_of(running: Supervised) -> psutil.Process:
 
 
 def test_all_calls_of_every_incarnation_are_on_record_after_the_end() -> None:
-    with Supervised({"a": worker(SYNCS, deadlines={"sync": "5s"})}) as running:
+    with Supervised({"a": worker(SYNCS, deadlines={"sync": "5s"})}, incidents=KEPT) as running:
         running.wait_file("done1")
         keeper = keeper_of(running)
         heartbeat = running.snapshot()["workers"][0]["heartbeat"]

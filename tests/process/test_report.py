@@ -20,7 +20,7 @@ else:
 
 from tests.helpers.fake_runtime import MS, SECOND, FakeRuntime
 from tests.helpers.incidents import deadlock
-from tests.helpers.running import Supervised, worker
+from tests.helpers.running import KEPT, Supervised, worker
 from watchdogd.incident import Incident
 from watchdogd.incidents import folders, history
 from watchdogd.incidents.history import EVERY_NS, Follower
@@ -239,7 +239,7 @@ while True:
 
 def test_a_real_hang_and_real_calls_are_in_the_report() -> None:
     workers = {"lane_dla": worker(HANGS, deadlines={"startup": "20s", "sync": "200ms"})}
-    with Supervised(workers) as supervised:
+    with Supervised(workers, incidents=KEPT) as supervised:
         supervised.wait_phase("lane_dla", "running")
         follower = Follower(str(supervised.runtime), 0)
         follower.look(0, time.time_ns())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.collectors import environment
-from tests.helpers.running import ROOT, Supervised, wait_until, worker
+from tests.helpers.running import KEPT, ROOT, Supervised, wait_until, worker
 
 DEADLINES = {"sync": "100ms"}
 HANG = "serve_until('go')\nif INCARNATION == 1:\n    with worker.call('sync'): tell('in'); hang()\nserve()"
@@ -21,7 +21,7 @@ SECOND = 1_000_000_000
 
 def supervised(collectors: str = "", body: str = HANG, **keys: Any) -> Supervised:
     told = environment(ROOT, collectors)
-    return Supervised({"a": worker(body, **{"deadlines": DEADLINES, **keys})}, environment=told)
+    return Supervised({"a": worker(body, **{"deadlines": DEADLINES, **keys})}, environment=told, incidents=KEPT)
 
 
 def keeper_is_ready(running: Supervised) -> None:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.helpers.running import ROOT, Supervised, wait_until, worker
+from tests.helpers.running import KEPT, ROOT, Supervised, wait_until, worker
 from tests.prometheus.server import RULES, Prometheus
 from tests.simulator.control import SimulatedDevice
 from watchdogd.publish.snapshot import HANG_KEYS
@@ -75,7 +75,10 @@ def vehicle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vehicle]:
             "detector": worker(BUSY.replace("'hang'", "'never'"), accelerator="gpu0", deadlines=DEADLINES),
         }
         with Supervised(
-            workers, metrics={"listen": "127.0.0.1:0"}, tegrastats={"command": [*reader, "--interval", "100"]}
+            workers,
+            metrics={"listen": "127.0.0.1:0"},
+            incidents=KEPT,
+            tegrastats={"command": [*reader, "--interval", "100"]},
         ) as supervised:
             supervised.wait_phase("detector", "running")
             supervised.wait_phase("lane_dla", "running")
