@@ -106,9 +106,9 @@ def test_nothing_kept_yet_is_no_mystery(tmp_path: Path) -> None:
 
 
 def test_a_directory_may_be_the_state_dir_or_the_one_in_it_and_what_is_shown_names_it(
-    state: Path, tmp_path: Path
+    state: Path,
 ) -> None:
-    for directory in (tmp_path / "state", tmp_path / "state" / folders.DIRECTORY):
+    for directory in (state.parent / "state", state.parent / "state" / folders.DIRECTORY):
         assert ids(run("incidents", "--directory", directory)) == list(NAMES)
         told = run("incidents", "show", "last", "--directory", directory).stdout
         assert f"`watchdogd incidents --directory {directory} --signature" in told and "watchdogd events" not in told

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.journal import Journald, journald
-from tests.helpers.running import Supervised, wait_until, worker
+from tests.helpers.running import KEPT, Supervised, wait_until, worker
 from tests.process.test_recorder import Recorder, line, recorders, seqs
 from watchdogd.publish.events import EventKind, encode
 from watchdogd.publish.journald import MESSAGE_IDS
@@ -88,7 +88,7 @@ def test_where_there_is_no_journald_the_record_goes_on(tmp_path: Path, recorders
 
 def test_under_systemd_a_hang_is_in_the_journal_with_its_fields_and_not_as_text(journal: Journald) -> None:
     hung = worker(HANG_ONCE, deadlines={"sync": "100ms"})
-    with Supervised({"model_x": hung}, before=journal.as_service) as supervised:
+    with Supervised({"model_x": hung}, before=journal.as_service, incidents=KEPT) as supervised:
         supervised.touch("hang")
         incident = supervised.wait_event("ready", "model_x", incarnation=2)["incident"]
         journal.wait_entry("WATCHDOGD_KIND=ready", "WATCHDOGD_WORKER=model_x", "WATCHDOGD_INCARNATION=2")
