@@ -88,12 +88,15 @@ def _judged(directory: Path, plan: Path, device: SimulatedDevice) -> tuple[list[
         observe(all(one.found == "good" for one in healthy), "a bad output with the order inserted")
         before = len(healthy)
         os.kill(pid, signal.SIGUSR1)
-        verdict = until("a verdict", VERDICT_SECONDS, lambda: supervised.events("verdict", WORKER))[0]
+        until("a verdict", VERDICT_SECONDS, lambda: supervised.events("verdict", WORKER))
         killed = supervised.wait_event("signal", WORKER)
         gone = supervised.wait_event("gone", WORKER)
         ready = supervised.wait_event("ready", WORKER, incarnation=2)
         again = until("50 outputs of the successor", 10, lambda: _of(log, ready["pid"], 50))
-        observe(len(supervised.events("verdict")) == 1, "there was another verdict")
+        # On a busy machine an output may be right by chance, just before the kill: then there is none, and a verdict more.
+        verdicts = supervised.events("verdict")
+        observe(all(found["incarnation"] == 1 for found in verdicts), "there was a verdict on the successor")
+        verdict = verdicts[-1]
         shown = story.shown(supervised.config, verdict["incident"])
     sick = _of(log, pid, before)[before:]
     observe(verdict["verdict"] == "silent_output", f"the verdict was {verdict['verdict']}")
