@@ -93,7 +93,7 @@ def _judged(directory: Path, plan: Path, device: SimulatedDevice) -> tuple[list[
         gone = supervised.wait_event("gone", WORKER)
         ready = supervised.wait_event("ready", WORKER, incarnation=2)
         again = until("50 outputs of the successor", 10, lambda: _of(log, ready["pid"], 50))
-        # On a busy machine an output may be right by chance just before the kill: then there is none, and one verdict more.
+        # On a busy machine an output may be right by chance before the kill: then there is none, and a verdict more.
         verdicts = supervised.events("verdict")
         observe(all(found["incarnation"] == 1 for found in verdicts), "there was a verdict on the successor")
         verdict = verdicts[-1]
