@@ -56,6 +56,16 @@ def test_without_a_soft_level_no_call_is_slow() -> None:
     assert ms(59.9) < found.next_check_ns <= ms(60)
 
 
+def test_the_next_deadline_is_the_first_of_what_is_in_flight_and_has_not_passed() -> None:
+    past, slow, fresh = (call("sync", ms(at)) for at in (10, 20, 50))
+    lanes = [{"outer": past}, {"outer": fresh}, {"outer": slow}]
+    for soft in (0.5, None):
+        found = looked(pulse(*lanes), 61, soft=soft, sync=50)
+        assert found.due_ns == abi.stamp(ms(20), 0) + 50 * MILLISECOND
+    assert looked(pulse({"outer": past}), 61, sync=50).due_ns is None
+    assert looked(pulse({}), 61, sync=50).due_ns is None
+
+
 def test_an_operation_without_a_deadline_is_never_overdue() -> None:
     found = looked(pulse({"outer": call("free", ms(10))}), 10**6, sync=50)
     assert (found.overdue, found.slow, found.error) == ((), (), None)

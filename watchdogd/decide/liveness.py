@@ -70,6 +70,7 @@ class Look(NamedTuple):  # made for every worker at every tick: a third of a fro
     next_check_ns: int
     overdue: tuple[Pending, ...] = ()  # past the hard level, longest entered first
     slow: tuple[Pending, ...] = ()  # past the soft level only
+    due_ns: int | None = None  # the first deadline of what is in flight; None: none that is due before the next check
     error: str | None = None  # words that cannot be; they were left out
 
 
@@ -85,7 +86,7 @@ def look_starting(pulse: Pulse, rules: Rules, spawned_ns: int, now_ns: int) -> L
         return Look(soonest)
     deadline = spawned_ns + startup
     if now_ns < deadline:
-        return Look(min(soonest, deadline))
+        return Look(min(soonest, deadline), due_ns=deadline)
     offset = abi.H["state"] * abi.WORD
     item = Pending(Verdict.STARTUP, None, spawned_ns, spawned_ns, deadline, pulse.header("state"), offset, None)
     return Look(soonest, (item,))
@@ -109,6 +110,7 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
     next_check = now_ns + rules.shortest_ns
     overdue: list[Pending] = []
     slow: list[Pending] = []
+    deadlines: list[int] = []
     for are_calls, entries in ((True, words), (False, begun)):
         for word in entries:
             since = max(word & ~abi.CODE_MASK, armed_ns)
@@ -124,6 +126,7 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
             if hard is None:
                 continue
             notice_ns = since + (hard if soft is None else soft)
+            deadlines.append(since + hard)
             if now_ns < notice_ns:
                 next_check = min(next_check, notice_ns)
                 continue
@@ -133,11 +136,12 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
                 slow.append(item)
             else:
                 overdue.append(item)
+    due = min((at_ns for at_ns in deadlines if at_ns > now_ns), default=None) if deadlines else None
     if not overdue and not slow:
-        return Look(next_check, error=error)
+        return Look(next_check, due_ns=due, error=error)
     # A call says where it is stuck, a step only that it is: the call comes first.
     overdue.sort(key=lambda item: (item.verdict is not Verdict.CALL, item.deadline_ns))
-    return Look(next_check, tuple(overdue), tuple(slow), error)
+    return Look(next_check, tuple(overdue), tuple(slow), due, error)
 
 
 def _pending(

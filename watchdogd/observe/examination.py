@@ -38,6 +38,12 @@ class Examination:
         self._baseline_ns = 0
         self._stalls: deque[tuple[int, int]] = deque(maxlen=64)  # (when, how long) the supervisor woke late
 
+    @property
+    def due_ns(self) -> int | None:
+        """The first instant at which it may have to be condemned, as far as is known."""
+        known = [at_ns for at_ns in (self.look.due_ns, self.waiting_ns) if at_ns is not None]
+        return min(known, default=None)
+
     def forget(self) -> None:
         """The incarnation is gone."""
         self._patience.clear()

@@ -54,7 +54,7 @@ class Incidents:
         self._since: dict[str, int] = {}  # when the incident of a worker was opened, by its id
         self._killed: dict[str, int] = {}  # when a worker's last kill for a verdict began, by its name
         self._left: dict[str, dict[str, Any]] = {}  # to be told once its verdict is
-        self._later: list[Callable[[], None]] = []  # what no kill is to wait for
+        self._later: deque[Callable[[], None]] = deque()  # what no kill is to wait for
         self._credit: dict[str, tuple[float, int]] = {}
         self._lost = 0
         self.around: Callable[[], dict[str, Any]] = dict  # loads and sources, where there are any
@@ -97,11 +97,10 @@ class Incidents:
         )
         self._tell_left(watched, opening.incident)
 
-    def settled(self) -> None:
-        """All that was decided is done: what could wait for it."""
-        later, self._later = self._later, []
-        for keep in later:
-            keep()
+    def settled(self, may_begin: Callable[[], bool]) -> None:
+        """All that was decided is done: what could wait for it, as far as there is time."""
+        while self._later and may_begin():
+            self._later.popleft()()
 
     def _tell_left(self, watched: Watched, incident: str) -> None:
         if incident in self._left:

@@ -23,8 +23,9 @@ from watchdogd.act.runtime import CannotStart, Runtime
 from watchdogd.act.sweep import reap_ended
 from watchdogd.act.together import Together
 from watchdogd.act.watched import Watched
+from watchdogd.decide.leeway import Piece
 from watchdogd.decide.orders import Leave, Trigger
-from watchdogd.model import SECOND, Phase, Settings, Verdict
+from watchdogd.model import MILLISECOND, SECOND, Phase, Settings, Verdict
 from watchdogd.observe import procfs
 from watchdogd.observe.loop import CAUGHT, Loop
 from watchdogd.publish import events
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from watchdogd.supervisor.household import Household
 
 HOUSEKEEPING_NS = SECOND // 2
+SOON_NS = MILLISECOND  # after a deadline that it gave way to
 BOARD_BYTES_PER_WORKER = 5120
 BOARD_BYTES_BASE = 65536
 
@@ -191,9 +193,11 @@ class Supervisor:
         self._judge(stalled_ns, now_ns)
         self.household.start_due(now_ns)
         if now_ns >= self._housekeeping_ns:
-            self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
-            self._keep_house(now_ns)
-            self.judging.settle(now_ns)
+            may_begin = self.judging.may_begin(Piece.HOUSEKEEPING)
+            self._housekeeping_ns = now_ns + (HOUSEKEEPING_NS if may_begin else SOON_NS)
+            if may_begin:
+                self._keep_house(now_ns)
+                self.judging.settle(now_ns)
         if forget_retired(self.watched):
             self.publication.changed()
         if self.actor.left is not None and not self.stopping:
@@ -201,11 +205,13 @@ class Supervisor:
         if self.stopping and all(w.state.phase in (Phase.STOPPED, Phase.UNKILLABLE) for w in self.watched):
             self.finished = True
         self._publish()
+        self.judging.ended()
         self._next_ns = self._when_next(now_ns)
         self.board.tick(now_ns, time.monotonic_ns() - now_ns, self._next_ns)
         self.notifier.feed(now_ns)
         is_committed = self.responses is not None and self.responses.escalator.is_committed
         may_go = not self.stopping and not is_committed
+        may_go = may_go and self.judging.is_settled
         if self._reload.is_due and may_go and all(map(self.actor.has_said_who_it_is, self.watched)):
             self._reload.execute(self.runtime, self._publish, self._let_go, self.notifier)
             self._next_ns = now_ns  # it stays, perhaps because it has just been told to end
