@@ -30,7 +30,7 @@ def told(*records: bytes | OSError, **keys: object) -> list[KernelLine]:
         return item
 
     items: Iterator[bytes | OSError] = iter((*records, BlockingIOError()))
-    return kernel_log.lines(read, Target("w", (os.getpid(),), "", 1, **keys), LATER)  # type: ignore[arg-type]
+    return kernel_log.lines(read, Target("w", (os.getpid(),), "", 1, **keys), LATER)  # type: ignore[arg-type]  # any of its fields
 
 
 def test_a_message_about_a_process_of_the_worker_is_its() -> None:

@@ -80,7 +80,7 @@ def test_loads_go_on_with_the_samples_of_a_further_capture_and_no_sample_is_ther
     for _ in range(2):
         ready = spools.spool(spools.told("model_h"), when="ready", at_ns=AT_NS + 2 * SECOND, loads=[other, more])
         incident = assemble.with_capture(incident, ready)
-    assert incident.loads == (Load("dla0", (*map(tuple, first), (AT_NS + SECOND, 0.0))),)  # type: ignore[arg-type]
+    assert incident.loads == (Load("dla0", (*map(tuple, first), (AT_NS + SECOND, 0.0))),)  # type: ignore[arg-type]  # of that length
     with pytest.raises(BadSpool):
         assemble.with_capture(incident, spools.spool(spools.told("model_h"), when="ready", loads=[{}]))
 

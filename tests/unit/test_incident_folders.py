@@ -26,7 +26,7 @@ from watchdogd.incidents.folders import BadFolder, Kept
 
 def incident(number: int = 1, **changes: object) -> Incident:
     made = replace(begun(), id=f"{number}-{spools.ID}", opened_unix_ns=number)
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)  # type: ignore[arg-type]  # any of its fields
 
 
 def keep(root: Path, one: Incident, files: dict[str, bytes] | None = None) -> Path:
@@ -53,9 +53,9 @@ def test_a_document_is_changed_from_what_it_was_and_a_torn_one_anew(tmp_path: Pa
     one = incident()
     folder = keep(tmp_path, one)
     seen = []
-    folders.update(str(tmp_path), one.id, lambda before: seen.append(before) or replace(one, state="open"))  # type: ignore[func-returns-value]
+    folders.update(str(tmp_path), one.id, lambda before: seen.append(before) or replace(one, state="open"))  # type: ignore[func-returns-value]  # what append returns
     (folder / folders.DOCUMENT).write_text('{"schema": 1, "id"')
-    folders.update(str(tmp_path), one.id, lambda before: seen.append(before) or one)  # type: ignore[func-returns-value]
+    folders.update(str(tmp_path), one.id, lambda before: seen.append(before) or one)  # type: ignore[func-returns-value]  # what append returns
     assert seen == [one, None]
     assert folders.read(str(folder)) == one
 

@@ -108,7 +108,7 @@ def test_a_keeper_that_does_not_read_is_not_waited_for_and_not_asked(ends: Ends)
     assert not keeping.is_ready
     keeping.close("i", "recovered")  # told all the same
     heard: list[bytes] = []
-    while some := os.read(ends.read, 1 << 20) if keeping._queue or not heard else b"":
+    while some := os.read(ends.read, 1 << 20) if keeping._pipe or not heard else b"":
         heard.append(some)
         keeping.flush()
     lines = [json.loads(line) for line in b"".join(heard).splitlines()]

@@ -22,7 +22,7 @@ NOW = 1_795_132_800 * SECOND
 
 def this(name: str = "h200-spinning-kernel", **changes: object) -> Incident:
     incident = from_json(json.loads(EVIDENCE.joinpath(f"{name}.json").read_text()))
-    return replace(incident, id="now", opened="now", opened_unix_ns=NOW, **changes)  # type: ignore[arg-type]
+    return replace(incident, id="now", opened="now", opened_unix_ns=NOW, **changes)  # type: ignore[arg-type]  # any of its fields
 
 
 THIS = summary(this())
@@ -30,7 +30,7 @@ THIS = summary(this())
 
 def before(days: float, **changes: object) -> Summary:
     at = NOW - int(days * DAY)
-    return replace(THIS, id=f"{days}", opened=f"{days} days ago", opened_unix_ns=at, **changes)  # type: ignore[arg-type]
+    return replace(THIS, id=f"{days}", opened=f"{days} days ago", opened_unix_ns=at, **changes)  # type: ignore[arg-type]  # any of its fields
 
 
 def other(days: float, **changes: object) -> Summary:

@@ -42,7 +42,7 @@ def row(counts: Histogram, deadline_ms: int | None = 200, operation: str = "sync
 
 def ended(number: int, verdict: str = "call", recovery_ms: int | None = None, **more: object) -> Ended:
     recovery_ns = None if recovery_ms is None else recovery_ms * MS
-    return Ended(f"i{number}", "a", number * HOUR, verdict, recovery_ns=recovery_ns, **more)  # type: ignore[arg-type]
+    return Ended(f"i{number}", "a", number * HOUR, verdict, recovery_ns=recovery_ns, **more)  # type: ignore[arg-type]  # any of its fields
 
 
 # --- hangs ----------------------------------------------------------------------------------------------------------

@@ -7,15 +7,14 @@ is on record before it is done. A full queue drops the newest and counts them. W
 
 from __future__ import annotations
 
-import errno
-import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from watchdogd.model import SECOND
 from watchdogd.publish.events import EventKind, encode
+from watchdogd.publish.pipe import LinePipe
 from watchdogd.publish.throttle import Throttle
 
 MOST_QUEUED = 10_000
@@ -28,9 +27,7 @@ class Journal:
         self._boot_id = boot_id
         self._seq = first_seq
         self._throttle = throttle
-        self._queue: deque[bytes] = deque()
-        self._partial = b""
-        self._descriptor: int | None = None
+        self._pipe = LinePipe()
         self.dropped = 0
         self.emitted = 0
         self.suppressed = 0  # by either bound, in all
@@ -87,13 +84,12 @@ class Journal:
     def _hand_over(self, line: bytes) -> None:
         self._seq += 1
         self.emitted += 1
-        if len(self._queue) >= MOST_QUEUED:
+        if len(self._pipe) >= MOST_QUEUED:
             self.flush()
-        if len(self._queue) >= MOST_QUEUED:
+        if len(self._pipe) >= MOST_QUEUED:
             self.dropped += 1
             return
-        self._queue.append(line)
-        self.flush()
+        self._pipe.put(line)
 
     @property
     def next_seq(self) -> int:
@@ -101,27 +97,12 @@ class Journal:
 
     def attach(self, descriptor: int | None) -> None:
         """A (new) recorder's standard input; what a dead one had half of is sent again whole."""
-        self._descriptor = descriptor
-        self._partial = b""
-        self.flush()
+        self._pipe.attach(descriptor)
 
     @property
     def backlog(self) -> bool:
-        return bool(self._queue)
+        return len(self._pipe) > 0
 
     def flush(self) -> None:
         """Write as much as the pipe takes now."""
-        while self._queue and self._descriptor is not None:
-            line = self._partial or self._queue[0]
-            try:
-                written = os.write(self._descriptor, line)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.EPIPE:
-                    raise
-                self.attach(None)  # the recorder died; the next one gets the line whole
-                return
-            self._partial = line[written:]
-            if not self._partial:
-                self._queue.popleft()
+        self._pipe.flush()

@@ -6,13 +6,12 @@ nothing that a kill would wait for; what it is told of an incident it is told ag
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from watchdogd.publish.pipe import LinePipe
 
 MOST_QUEUED = 2_000  # lines; beyond that events of incidents are left to the record
 MOST_COLLECTING = 8  # workers at a time
@@ -32,9 +31,7 @@ class Keeping:
         self._boot = boot_id
         self._collected = collected
         self._exported = exported
-        self._queue: deque[bytes] = deque()
-        self._partial = b""
-        self._descriptor: int | None = None
+        self._pipe = LinePipe()
         self._rest = b""  # of a line that is not whole
         self._has_spoken = False  # it is warm
         self._is_deaf = False  # it has not answered in time
@@ -47,9 +44,8 @@ class Keeping:
 
     def attach(self, descriptor: int | None) -> None:
         """A new keeper's standard input. It is told what there is, and reads the rest in the record."""
-        self._descriptor = descriptor
-        self._partial = b""
-        self._queue.clear()
+        self._pipe.clear()
+        self._pipe.attach(descriptor)
         self._rest = b""
         self._has_spoken = self._is_deaf = False
         self.tell({"op": "known", "ids": list(self._open), "before_ns": time.monotonic_ns(), "boot_id": self._boot})
@@ -59,7 +55,7 @@ class Keeping:
 
     def lost(self) -> None:
         """It has ended: nobody waits for its answers."""
-        self._descriptor = None
+        self._pipe.attach(None)
         self._has_spoken = False
         waited_for, self._collecting = list(self._collecting), {}
         for incident in waited_for:
@@ -68,7 +64,7 @@ class Keeping:
     @property
     def is_ready(self) -> bool:
         """Whether evidence that a kill would wait for may be asked for."""
-        there = self._descriptor is not None and self._has_spoken and not self._is_deaf and not self._queue
+        there = self._pipe.is_attached and self._has_spoken and not self._is_deaf and not len(self._pipe)
         return there and len(self._collecting) < MOST_COLLECTING
 
     # --- to it ---
@@ -110,34 +106,20 @@ class Keeping:
 
     def event(self, incident: str, line: bytes) -> None:
         """An event of the record."""
-        if incident in self._open and len(self._queue) < MOST_QUEUED:
+        if incident in self._open and len(self._pipe) < MOST_QUEUED:
             self._put(b'{"op":"event","id":%b,"line":%b}\n' % (json.dumps(incident).encode(), line.rstrip()))
 
     def tell(self, line: Mapping[str, Any]) -> None:
-        if len(self._queue) < 2 * MOST_QUEUED:
+        if len(self._pipe) < 2 * MOST_QUEUED:
             self._put(json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
     def _put(self, line: bytes) -> None:
-        if self._descriptor is not None:  # else it is told when it is there
-            self._queue.append(line)
-            self.flush()
+        if self._pipe.is_attached:  # else it is told when it is there
+            self._pipe.put(line)
 
     def flush(self) -> None:
         """Write as much as the pipe takes now."""
-        while self._queue and self._descriptor is not None:
-            line = self._partial or self._queue[0]
-            try:
-                written = os.write(self._descriptor, line)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.EPIPE:
-                    raise
-                self._descriptor = None  # its end is told as well
-                return
-            self._partial = line[written:]
-            if not self._partial:
-                self._queue.popleft()
+        self._pipe.flush()
 
     # --- from it ---
 

@@ -20,7 +20,7 @@ def register() -> bool:
     descriptor = -1
     try:
         import faulthandler  # noqa: PLC0415 - a Python may be built without it
-        import fcntl  # noqa: PLC0415
+        import fcntl  # noqa: PLC0415 - with it
 
         if not _is_default():
             return False
