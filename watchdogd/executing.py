@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import stat
 import sys
@@ -67,7 +68,10 @@ def run(options: argparse.Namespace) -> int:
             foreground = Foreground(settings, signals)
         except (CannotStart, OSError) as error:
             raise Failed(str(error), exits.REFUSED) from None
-        return foreground.run()
+        status = foreground.run()
+        if status == exits.VERDICT and options.incidents is not None:
+            _say(f"what it was: `watchdogd incidents --directory {shlex.quote(options.incidents)} show last`")
+        return status
     finally:
         private.remove()
 

@@ -20,6 +20,7 @@ from watchdogd import exits, places
 from watchdogd.exits import Failed
 from watchdogd.model import Verdict
 from watchdogd.report_command import days
+from watchdogd.span import size
 
 if TYPE_CHECKING:
     from watchdogd.incidents.folders import Kept, Listing
@@ -252,7 +253,7 @@ def _prune(options: argparse.Namespace) -> int:
         else:
             done = quota.enforce(root, listing, options.keep_bytes, options.keep)
     _told_removed(done.removed, "would be removed" if options.dry_run else "removed")
-    print(f"{len(done.kept)} kept, {done.size} bytes")
+    print(f"{len(done.kept)} kept, {size(done.size)}")
     for problem in done.problems:
         print(f"watchdogd: {problem}", file=sys.stderr)
     _skipped(listing.skipped)
@@ -263,4 +264,4 @@ def _prune(options: argparse.Namespace) -> int:
 
 def _told_removed(removed: Sequence[Kept], how: str) -> None:
     for one in removed:
-        print(f"{how}: {one.incident.id} ({one.size} bytes)")
+        print(f"{how}: {one.incident.id} ({size(one.size)})")

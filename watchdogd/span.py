@@ -1,4 +1,4 @@
-"""A duration as a person reads it at a glance: three digits, the largest unit that fits.
+"""A duration or a size as a person reads it at a glance: three digits, the largest unit that fits.
 
 Invariant: unlike ``duration.show`` this rounds; nothing reads it back.
 """
@@ -20,3 +20,11 @@ def span(value_ns: int | None) -> str:
         return f"{minutes} m {rest:02} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} m" if hours < 48 else f"{hours // 24} d {hours % 24:02} h"
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    for unit, bits in (("GiB", 30), ("MiB", 20)):
+        if count >= 1 << bits:
+            return f"{count / (1 << bits):.3g} {unit}"
+    return f"{count / 1024:.3g} KiB"

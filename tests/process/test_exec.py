@@ -247,6 +247,7 @@ def test_a_hang_is_kept_where_asked_for(tmp_path: Path) -> None:
     kept = tmp_path / "kept" / "here"
     ran = run([*SLOW, "--incidents", str(kept)], HANGS)
     assert ran.status == exits.VERDICT
+    assert f"`watchdogd incidents --directory {kept} show last`" in ran.said
     (path,) = kept.glob("*/incident.json")
     told = json.loads(path.read_text())
     assert (told["state"], told["verdict"]["operation"], told["exit"]) == ("closed", "sync", "killed by signal 9")
@@ -256,6 +257,7 @@ def test_a_hang_is_kept_where_asked_for(tmp_path: Path) -> None:
 def test_a_hang_is_kept_nowhere_unless_asked_for() -> None:
     ran = run(SLOW, HANGS)
     assert (ran.status, [event for event in ran.events if event["kind"] == "evidence"]) == (exits.VERDICT, [])
+    assert "incidents" not in ran.said
 
 
 def test_a_place_for_incidents_that_cannot_be_made_is_refused_before_the_program_starts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -148,7 +149,7 @@ def test_a_dry_run_removes_nothing_and_a_prune_what_it_said(state: Path) -> None
     told = run("incidents", "prune", "--keep", "1", "--dry-run", "-c", state)
     assert told.returncode == 0 and f"would be removed: {NAMES[0]}" in told.stdout and sorted(root.iterdir()) == before
     told = run("incidents", "prune", "--keep", "1", "-c", state)
-    assert told.stdout.startswith(f"removed: {NAMES[0]}") and "2 kept" in told.stdout
+    assert told.stdout.startswith(f"removed: {NAMES[0]}") and re.search(r"\n2 kept, [\d.]+ KiB\n", told.stdout)
     assert "last of its signature" in told.stderr
     assert sorted(path.name for path in root.iterdir()) == sorted((*NAMES[1:], "torn"))
 

@@ -14,6 +14,7 @@ from watchdogd.doctor.rights import mounts
 from watchdogd.doctor.words import Machine, Outcome, degraded, missing, ok
 from watchdogd.model import SupervisorSettings
 from watchdogd.places import RUNTIME_DIR
+from watchdogd.span import size
 
 _IN_MEMORY = ("tmpfs", "ramfs")
 _INCARNATIONS = 2  # of a worker, whose heartbeats are kept
@@ -32,12 +33,12 @@ def runtime_directory(machine: Machine) -> Outcome:
         remedy = f"make {path} for its user (RuntimeDirectory= in the unit), or change supervisor.runtime_dir"
         return missing(f"{place} {refused}", lost=lost, remedy=remedy)
     kind, free = _file_system(machine, place), _free_bytes(place)
-    found = f"{path} on {kind}, {_size(free)} free"
+    found = f"{path} on {kind}, {size(free)} free"
     workers = len(machine.settings.workers) if machine.settings else 1
     need = workers * _INCARNATIONS * abi_driver.FILE_SIZE + _BOARD_BYTES
     if free < need:
-        remedy = f"a larger tmpfs (mount -o remount,size=...), with {_size(need)} free"
-        return missing(f"{found}, {_size(need)} needed", lost=lost, remedy=remedy)
+        remedy = f"a larger tmpfs (mount -o remount,size=...), with {size(need)} free"
+        return missing(f"{found}, {size(need)} needed", lost=lost, remedy=remedy)
     if kind not in _IN_MEMORY:
         lost = "every heartbeat is written back to that disk over and over, and a store into it may wait for the disk"
         return degraded(found, lost=lost, remedy="a directory under /run or /dev/shm as supervisor.runtime_dir")
@@ -61,12 +62,12 @@ def state_directory(machine: Machine) -> Outcome:
     else:
         synced = f", to be made in {place}"
     kind, free, need = _file_system(machine, place), _free_bytes(place), _KEPT_FILES * settings.events_max_bytes
-    found = f"{path} on {kind}, {_size(free)} free{synced}"
+    found = f"{path} on {kind}, {size(free)} free{synced}"
     if kind in _IN_MEMORY:
         lost = "the record does not survive a reboot"
         return degraded(found, lost=lost, remedy="a directory on a disk as supervisor.state_dir")
     if free < need:
-        lost = f"the record may need {_size(need)}: the last events may be lost"
+        lost = f"the record may need {size(need)}: the last events may be lost"
         return degraded(found, lost=lost, remedy="free some space there, or lower supervisor.events_max_bytes")
     return ok(found)
 
@@ -110,10 +111,3 @@ def _write_and_sync(directory: str) -> float:
         file.flush()
         os.fsync(file.fileno())
     return time.monotonic() - began
-
-
-def _size(count: int) -> str:
-    for unit, bits in (("GiB", 30), ("MiB", 20)):
-        if count >= 1 << bits:
-            return f"{count / (1 << bits):.3g} {unit}"
-    return f"{count / 1024:.3g} KiB"

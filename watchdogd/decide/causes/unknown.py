@@ -165,7 +165,9 @@ def _outside(case: Case) -> Remaining:
 
 
 def detail(case: Case) -> list[str]:
-    return [f"the verdict said: {case.verdict.detail}"] if case.verdict.detail else []
+    told, thread = case.verdict.detail, case.hung_thread
+    is_in_states = told.startswith("thread state ") and thread is not None and thread.state is not None
+    return [] if not told or is_in_states else [f"the verdict said: {told}"]
 
 
 def states(case: Case) -> list[str]:
