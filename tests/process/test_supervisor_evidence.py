@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.collectors import environment
 from tests.helpers.running import KEPT, ROOT, Supervised, wait_until, worker
+from watchdogd.supervisor.incidents import BURST
 
 DEADLINES = {"sync": "100ms"}
 HANG = "serve_until('go')\nif INCARNATION == 1:\n    with worker.call('sync'): tell('in'); hang()\nserve()"
@@ -150,6 +151,8 @@ def test_a_keeper_that_stands_still_costs_the_budget_once() -> None:
         first, second = ((kill - verdict) / SECOND for kill, verdict in zip(kills, verdicts, strict=True))
         assert 0.38 < first < 0.45
         assert second < 0.05
+        skipped = running.wait_event("evidence", "a", step="skipped")
+        assert "keeper" in skipped["reason"] and skipped["incident"].endswith(".3")
         wait_until(lambda: len(list(running.state.glob("incidents/*/incident.json"))) == 2, what=running.log)
 
 
@@ -169,6 +172,25 @@ def test_a_call_that_returns_while_evidence_is_taken_is_not_killed() -> None:
         assert running.wait_event("near_miss", "a")["incident"] == told["id"]
         assert running.events("signal", "a") == []
         assert running.snapshot()["supervisor"]["kills"] == []
+
+
+LATE = """import time
+serve_until('go')
+while INCARNATION == 1:
+    with worker.call('sync'): time.sleep(0.2)
+serve()"""
+
+
+def test_a_worker_that_is_a_little_late_again_and_again_is_not_looked_into_each_time() -> None:
+    with supervised("hangs", LATE, **{**FULL, "evidence_budget": "10s"}) as running:
+        hung(running)
+        running.wait_phase("a", "running", 2)
+        skipped = running.wait_event("evidence", "a", step="skipped")
+        assert "too many of its calls returned" in skipped["reason"]
+        (killed,) = running.events("signal", "a")
+        assert killed["incident"] == skipped["incident"]
+        spared = [event for event in running.events("near_miss", "a") if event["incident"] is not None]
+        assert len(spared) == BURST
 
 
 DUMPED = """serve_until('go')

@@ -21,7 +21,8 @@ near_miss   ``operation`` (``outputs``: a verdict stood on a run of bad ones), `
 evidence    of an incident, by ``step``: ``memory`` (``seconds`` that it took, ``left_out``: workers), ``begin``
             (``evidence_ns``: collectors began, ``until_ns``), ``collected`` (``collectors``: of each its ``outcome``
             and ``seconds``), ``commit`` (``committed_ns``: from then on its kill was), ``moved`` (``moved_ns``: its
-            call returned all the same), ``lost`` (``reason``)
+            call returned all the same), ``skipped`` (``reason``: nothing was collected before its kill), ``lost``
+            (``reason``)
 refrained   ``reason``: what is not done to a worker that is only observed, besides a kill
 hook        ``hook`` (``on_verdict``, ``export_hook``), ``reason`` (how it ended), ``seconds``; of ``on_verdict`` also
             ``status`` or null, ``veto``, ``told_ns`` (when it was started)

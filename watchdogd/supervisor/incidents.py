@@ -18,6 +18,7 @@ from watchdogd.act.fleet import Fleet
 from watchdogd.act.runtime import Runtime
 from watchdogd.act.watched import Watched
 from watchdogd.decide import orders
+from watchdogd.decide.credit import Credit
 from watchdogd.decide.orders import OpenIncident, Trigger
 from watchdogd.incidents import spool
 from watchdogd.instrument import core_dump
@@ -35,7 +36,8 @@ LATER_NS = MILLISECOND  # for one that nobody needs before a kill
 AT_ONCE_NS = 20 * MILLISECOND  # a signal that follows so soon would show the same again
 LETS_GO_NS = 2 * SECOND  # a kill that lets another worker's call return does so within this
 MOST_UNFINISHED = 64  # incidents that nobody has written yet: a disk that hangs must not fill the memory
-# Verdicts that end nobody may come ten times a second: so many of a worker are kept, then one each so often.
+# Verdicts that end nobody may come ten times a second: so many of a worker are kept, then one each so often. And so
+# many calls may return while evidence is taken, a little late each time: what stops it for that is to stay rare.
 BURST, EVERY_NS = 10, 10 * SECOND
 
 
@@ -55,7 +57,8 @@ class Incidents:
         self._killed: dict[str, int] = {}  # when a worker's last kill for a verdict began, by its name
         self._left: dict[str, dict[str, Any]] = {}  # to be told once its verdict is
         self._later: deque[Callable[[], None]] = deque()  # what no kill is to wait for
-        self._credit: dict[str, tuple[float, int]] = {}
+        self._kept = Credit(BURST, EVERY_NS)  # of verdicts that end nobody
+        self._spared = Credit(BURST, EVERY_NS)  # of calls that returned while evidence was taken
         self._lost = 0
         self.around: Callable[[], dict[str, Any]] = dict  # loads and sources, where there are any
         self.keeping = Keeping(self._boot, self._collected, self._exported)
@@ -109,13 +112,9 @@ class Incidents:
     def _admits(self, watched: Watched, opening: OpenIncident, now_ns: int) -> bool:
         if self.keeping.unfinished >= MOST_UNFINISHED:
             return self._lose(watched, opening.incident, f"{MOST_UNFINISHED} incidents wait to be written")
-        if opening.would_kill or watched.held is not None:
-            level, since_ns = self._credit.get(watched.settings.name, (float(BURST), now_ns))
-            level = min(float(BURST), level + (now_ns - since_ns) / EVERY_NS)
-            is_enough = level >= 1
-            self._credit[watched.settings.name] = (level - is_enough, now_ns)
-            if not is_enough:
-                return self._lose(watched, opening.incident, "verdicts on it that end nobody come too often")
+        ends_nobody = opening.would_kill or watched.held is not None
+        if ends_nobody and not self._kept.take(watched.settings.name, now_ns):
+            return self._lose(watched, opening.incident, "verdicts on it that end nobody come too often")
         return True
 
     def _head(self, watched: Watched, opening: OpenIncident) -> dict[str, Any]:
@@ -190,7 +189,12 @@ class Incidents:
         incident = watched.state.incident
         if isinstance(order, OpenIncident):
             self._tell_left(watched, order.incident)
+            is_asked_for = watched.settings.evidence == "full" and watched.exit is None
+            if is_asked_for and watched.state.phase is Phase.KILLING and (why := self._hindrance(watched)):
+                self._tell(watched, order.incident, "skipped", reason=why)
         elif isinstance(order, orders.CloseIncident):
+            if order.outcome == "returned":
+                self._spared.take(watched.settings.name, time.monotonic_ns())
             self._since.pop(order.incident, None)
             if order.outcome == "returned" and max(self._killed.values(), default=0) > time.monotonic_ns() - LETS_GO_NS:
                 self._look_again(watched, order.incident, "closed")  # whose kill let it return
@@ -215,7 +219,15 @@ class Incidents:
         is_there = watched.process is not None and watched.exit is None
         if watched.state.phase is Phase.COLLECTING and not self.keeping.knows(watched.state.incident or ""):
             return False  # nothing is kept of it
-        return watched.settings.evidence == "full" and is_there and self.keeping.is_ready
+        return watched.settings.evidence == "full" and is_there and self._hindrance(watched) is None
+
+    def _hindrance(self, watched: Watched) -> str | None:
+        """Why no evidence is taken that a kill would wait for."""
+        if not self.keeping.is_ready:
+            return "the keeper of incidents is not there, or busy"
+        if self._spared.left(watched.settings.name, time.monotonic_ns()) < 1:
+            return "too many of its calls returned while evidence was taken"
+        return None
 
     def _target(self, watched: Watched) -> dict[str, Any] | None:
         """Of whom collectors may take evidence, if they may."""

@@ -165,6 +165,8 @@ def _evidence(incident: Incident) -> Iterator[tuple[str, str]]:
     if went:
         yield "", ", ".join(went)
     yield from (("", told) for told in _failed(incident.collectors))
+    skipped = [event for event in incident.events if event.get("step") == "skipped"]
+    yield from (("", f"no collectors: {event.get('reason')}") for event in skipped)
     if incident.export is not None:
         yield "", ": ".join(filter(None, ("export_hook", incident.export.outcome, incident.export.detail)))
     yield from (("", f"! {problem}") for problem in incident.problems)
