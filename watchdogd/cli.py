@@ -245,7 +245,7 @@ def _status_text(runtime_dir: str, options: argparse.Namespace) -> tuple[str, in
 
     detail = status_detail.collect(view, view.workers[0]) if view.only else None
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return places.naming(table(view, _columns(), colour, detail), options.config), view.exit_status
+    return table(view, _columns(), colour, detail, options.config), view.exit_status
 
 
 def _start_it(options: argparse.Namespace) -> str:

@@ -7,8 +7,6 @@ it names, so that problems elsewhere in it do not blind anybody.
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -27,12 +25,6 @@ RUNTIME_DIR = "WATCHDOGD_RUNTIME_DIR"
 UNIT = "gpu-watchdogd.service"
 UNIT_DIRECTORIES = tuple(f"{where}/systemd/system" for where in ("/etc", "/usr/local/lib", "/usr/lib", "/lib"))
 PORT_SECONDS = 1.0
-_COMMAND = re.compile(r"`watchdogd [a-z-]+")
-
-
-def naming(text: str, config: str | None) -> str:
-    """The text, each command that it tells a person to type with the configuration they named."""
-    return text if config is None else _COMMAND.sub(lambda found: f"{found[0]} -c {shlex.quote(config)}", text)
 
 
 def load(config: str | None) -> tuple[Settings, list[str]]:

@@ -1,4 +1,4 @@
-"""What takes long gives way to a look that is due: which of what has happened is dealt with, and when."""
+"""What forks gives way to a look that is due, and nothing else does: what has happened is known at once."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ FORK_NS = FIRST_NS[Piece.FORK]
 
 
 class Bench:
-    """Judging with real workers, decisions and leeway; what is ordered is told, and takes as long as a fork does."""
+    """Judging with real workers, decisions and leeway; what is done is told, and a fork takes its time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = NOW
-        self.ordered: list[tuple[str, type]] = []  # and "published" between those that were dealt with one by one
+        self.done: list[tuple[str, str]] = []
         monkeypatch.setattr(judging, "time", self)
-        self.watched = [Watched(WorkerSettings(name, ("program",))) for name in ("a", "b", "c")]
+        self.watched = [Watched(WorkerSettings(name, ("program",), redundancy="g")) for name in ("a", "b", "c", "d")]
         self.happenings: deque[Happening] = deque()
-        actor: Any = types.SimpleNamespace(perform=self._perform, count_incident=lambda *_: None)
+        actor: Any = types.SimpleNamespace(
+            perform=self._perform, begin_sweep=self._begin_sweep, count_incident=lambda *_: None
+        )
         incidents: Any = types.SimpleNamespace(
             perform=lambda *_: None, opened=self._opened, collects=lambda _: False, settled=lambda _: None
         )
-        nothing: Any = types.SimpleNamespace(until_ns=None)
-        fleet = Fleet(self.watched, SupervisorSettings())
+        nothing: Any = types.SimpleNamespace(until_ns=None, look=lambda _: None, advance=lambda _: False)
+        self.fleet = Fleet(self.watched, SupervisorSettings())
         self.judging = Judging(
-            SupervisorSettings(), self.watched, fleet, actor, nothing, None, nothing, incidents, self.happenings,
+            SupervisorSettings(), self.watched, self.fleet, actor, nothing, None, nothing, incidents, self.happenings,
             lambda: None,
         )  # fmt: skip
 
@@ -53,29 +55,45 @@ class Bench:
     def gmtime(self) -> None: ...
 
     def _perform(self, watched: Watched, order: Order, *_: object) -> None:
-        if isinstance(order, Clear | Spawn | Signal):
-            self.ordered.append((watched.settings.name, type(order)))
-            self.now_ns += FORK_NS if isinstance(order, Clear | Spawn) else 0
+        if isinstance(order, Clear):
+            watched.clearing.ask(self.now_ns)
+        if isinstance(order, Spawn | Signal):
+            self.done.append((watched.settings.name, type(order).__name__))
+        if isinstance(order, Spawn):
+            self.now_ns += FORK_NS
+            watched.examination.look = Look(self.now_ns + SECOND)
 
-    def _opened(self, _openings: Sequence[object]) -> None:
-        self.ordered.append(("published", Sequence))
+    def _begin_sweep(self, watched: Watched, _now_ns: int) -> None:
+        self.done.append((watched.settings.name, "sweep"))
+        watched.clearing.again_ns = None
+        self.now_ns += FORK_NS
+
+    def _opened(self, openings: Sequence[Any]) -> None:
+        self.done += [(watched.settings.name, "opened") for watched, _ in openings]
+
+    def round(self) -> None:
+        self.judging.settle(self.now_ns)
+        self.judging.end_round()
 
     def is_in(self, number: int, phase: Phase, deadline_ns: int | None = None) -> Watched:
         watched = self.watched[number]
         watched.state = WorkerState(watched.settings.name, phase, NOW, deadline_ns, incarnation=1, wanted=True)
         return watched
 
-    def runs(self, number: int, due_ns: int | None) -> None:
+    def runs(self, number: int, due_ns: int | None) -> Watched:
         watched = self.is_in(number, Phase.RUNNING)
         watched.examination.look = Look(NOW + SECOND, due_ns=due_ns)
+        return watched
 
-    def ends(self, number: int) -> None:
-        watched = self.is_in(number, Phase.KILLING, NOW + SECOND)
+    def ends(self, number: int) -> Watched:
+        watched = self.is_in(number, Phase.RUNNING)
         watched.exit = Exit(signal=9)
-        self.happenings.append(Happening(watched, Trigger.EXITED))
+        finding = Finding(Verdict.CRASHED, self.now_ns)
+        self.happenings.append(Happening(watched, Trigger.EXITED, finding))
+        return watched
 
-    def names(self) -> list[str]:
-        return [name for name, _ in self.ordered if name != "published"]
+    def wakes_ns(self) -> int:
+        return min(self.judging.next_ns(self.now_ns))
 
 
 @pytest.fixture
@@ -83,76 +101,101 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(monkeypatch)
 
 
-def test_a_fork_waits_for_a_look_that_is_due(bench: Bench) -> None:
+def test_a_sweep_waits_for_a_look_that_is_due(bench: Bench) -> None:
     bench.runs(0, NOW + SOON)
     bench.ends(1)
-    bench.judging.settle(NOW)
-    assert not bench.names() and not bench.judging.is_settled
+    bench.round()
+    assert bench.done == [("b", "opened")] and bench.wakes_ns() == NOW + PATIENCE_NS
     bench.runs(0, None)
-    bench.judging.settle(NOW)
-    assert bench.ordered[1:] == [("b", Clear)] and bench.judging.is_settled
+    bench.round()
+    assert bench.done[1:] == [("b", "sweep")] and bench.wakes_ns() > NOW + PATIENCE_NS
+
+
+def test_an_end_is_known_at_once_and_holds_the_kill_of_a_peer(bench: Bench) -> None:
+    ended, peer = bench.ends(1), bench.runs(0, NOW + SOON)
+    bench.round()
+    assert ended.state.phase is Phase.KILLING and not ended.clearing.sweeper
+    finding = Finding(Verdict.CALL, NOW, operation="sync", entered_ns=NOW - SECOND, deadline_ns=NOW)
+    bench.fleet.found(peer, finding)
+    bench.judging._reconsider(peer, NOW)
+    bench.round()
+    assert peer.held is not None and "redundancy" in peer.held and ("a", "Signal") not in bench.done
 
 
 def test_where_no_deadline_is_near_it_does_not_wait(bench: Bench) -> None:
     bench.runs(0, NOW + FAR)
     bench.ends(1)
-    bench.judging.settle(NOW)
-    assert bench.names() == ["b"]
+    bench.round()
+    assert bench.done == [("b", "opened"), ("b", "sweep")]
 
 
-def test_it_waits_for_no_longer_than_its_patience_for_which_it_is_looked_at_again(bench: Bench) -> None:
+def test_it_waits_for_no_longer_than_its_patience(bench: Bench) -> None:
     bench.runs(0, NOW + SOON)
     bench.ends(1)
-    bench.judging.settle(NOW)
-    assert min(bench.judging.next_ns(NOW)) == NOW + PATIENCE_NS
-    bench.now_ns += PATIENCE_NS
-    bench.judging.settle(bench.now_ns)
-    assert bench.names() == ["b"]
+    bench.round()
+    bench.now_ns = bench.wakes_ns()
+    bench.runs(0, bench.now_ns + SOON)
+    bench.round()
+    assert bench.now_ns == NOW + PATIENCE_NS + FORK_NS and bench.done[1:] == [("b", "sweep")]
 
 
-def test_several_are_done_one_by_one_and_stop_before_a_deadline(bench: Bench) -> None:
-    bench.runs(0, NOW + 2 * FORK_NS)
+def test_between_two_forks_is_a_look_at_once(bench: Bench) -> None:
+    bench.ends(1)
+    bench.is_in(2, Phase.BACKOFF, NOW)
+    bench.ends(3)
+    forks = []
+    for _ in range(4):
+        bench.round()
+        forks.append([what for what in bench.done if what[1] != "opened"])
+        assert (bench.wakes_ns() == bench.now_ns) == (len(forks[-1]) < 3)
+    assert [len(each) for each in forks] == [1, 2, 3, 3]
+    assert forks[-1] == [("b", "sweep"), ("c", "Spawn"), ("d", "sweep")]
+
+
+def test_a_second_one_that_gives_way_wakes_nobody_sooner(bench: Bench) -> None:
     bench.ends(1)
     bench.ends(2)
-    bench.judging.settle(NOW)
-    assert bench.names() == ["b"] and not bench.judging.is_settled
-
-
-def test_where_nothing_is_in_flight_all_are_done_at_once(bench: Bench) -> None:
-    bench.ends(1)
-    bench.ends(2)
-    bench.judging.settle(NOW)
-    assert bench.ordered == [("published", Sequence), ("b", Clear), ("c", Clear)]
+    bench.round()
+    bench.runs(0, bench.now_ns + SOON)
+    bench.round()
+    assert bench.wakes_ns() == bench.now_ns + PATIENCE_NS
+    assert [what for what in bench.done if what[1] == "sweep"] == [("b", "sweep")]
 
 
 def test_a_kill_does_not_wait_with_it_nor_for_it(bench: Bench) -> None:
     bench.ends(1)
-    bench.runs(0, NOW + SOON)
+    hung = bench.runs(0, NOW + SOON)
     finding = Finding(Verdict.CALL, NOW, operation="sync", entered_ns=NOW - SECOND, deadline_ns=NOW)
-    bench.happenings.append(Happening(bench.watched[0], Trigger.VERDICT, finding))
-    bench.judging.settle(NOW)
-    assert bench.ordered[:2] == [("published", Sequence), ("a", Signal)]
+    bench.happenings.append(Happening(hung, Trigger.VERDICT, finding))
+    bench.round()
+    assert bench.done[:3] == [("b", "opened"), ("a", "opened"), ("a", "Signal")]
 
 
-def test_what_happens_to_a_worker_keeps_its_order(bench: Bench) -> None:
-    """A stop that was asked for after its end is not dealt with before it."""
-    bench.runs(0, NOW + SOON)
-    bench.ends(1)
-    bench.happenings.append(Happening(bench.watched[1], Trigger.STOP))
-    bench.judging.settle(NOW)
-    assert bench.watched[1].state.wanted and not bench.names()
-    bench.runs(0, None)
-    bench.judging.settle(NOW)
-    assert not bench.watched[1].state.wanted and bench.names() == ["b"] and bench.judging.is_settled
+def test_its_own_deadline_keeps_nobody_who_has_ended_from_being_swept(bench: Bench) -> None:
+    hung = bench.is_in(0, Phase.COLLECTING, NOW + SOON)
+    hung.exit = Exit(signal=9)
+    bench.happenings.append(Happening(hung, Trigger.EXITED))
+    bench.round()
+    assert bench.done == [("a", "sweep")]
 
 
-def test_a_start_that_waits_is_asked_for_once_and_wakes_nobody(bench: Bench) -> None:
+def test_a_start_whose_time_has_come_waits_for_a_look_too_and_wakes_nobody(bench: Bench) -> None:
     bench.runs(0, NOW + SOON)
     waiting = bench.is_in(1, Phase.BACKOFF, NOW)
     for _ in range(3):
         bench.judging._observe(waiting, 0, NOW)
-        bench.judging.settle(NOW)
-    assert min(bench.judging.next_ns(NOW)) > NOW
+        bench.round()
+    assert bench.done == [] and bench.wakes_ns() == NOW + PATIENCE_NS
     bench.runs(0, NOW + FAR)
-    bench.judging.settle(NOW)
-    assert bench.ordered == [("published", Sequence), ("b", Spawn)]
+    bench.round()
+    assert bench.done == [("b", "Spawn")] and waiting.state.incarnation == 2
+
+
+def test_an_operator_who_stops_a_start_that_waits_has_stopped_it(bench: Bench) -> None:
+    bench.runs(0, NOW + SOON)
+    waiting = bench.is_in(1, Phase.BACKOFF, NOW)
+    bench.round()
+    bench.happenings.append(Happening(waiting, Trigger.STOP))
+    bench.runs(0, None)
+    bench.round()
+    assert bench.done == [] and waiting.state.phase is Phase.STOPPED

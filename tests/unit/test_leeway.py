@@ -7,12 +7,13 @@ from watchdogd.model import MILLISECOND, SECOND
 
 NOW = 100 * SECOND
 FORK_NS = int(MARGIN * FIRST_NS[Piece.FORK])
+SOON = MILLISECOND
 
 
 def begin_and_end(leeway: Leeway, took_ns: int, times: int = 1) -> None:
     for _ in range(times):
         assert leeway.may_begin(Piece.FORK, None, NOW)
-        leeway.ended(NOW + took_ns)
+        leeway.end_round(NOW + took_ns)
 
 
 def test_where_nothing_is_due_all_may_begin() -> None:
@@ -27,16 +28,50 @@ def test_what_would_end_after_a_deadline_gives_way_to_it() -> None:
         assert Leeway().may_begin(piece, NOW + usual_ns, NOW)
 
 
-def test_it_waits_for_no_longer_than_its_patience_and_the_next_has_its_own() -> None:
-    leeway, due_ns = Leeway(), NOW + MILLISECOND
-    assert not leeway.may_begin(Piece.FORK, due_ns, NOW)
-    assert leeway.until_ns == NOW + PATIENCE_NS
-    assert not leeway.may_begin(Piece.FORK, due_ns + PATIENCE_NS, NOW + PATIENCE_NS - 1)
-    now_ns = NOW + PATIENCE_NS
-    assert leeway.may_begin(Piece.FORK, due_ns + PATIENCE_NS, now_ns)
+def test_it_waits_for_no_longer_than_its_patience() -> None:
+    leeway = Leeway()
+    for now_ns in (NOW, NOW + PATIENCE_NS - 1):
+        assert not leeway.may_begin(Piece.FORK, now_ns + SOON, now_ns)
+        leeway.end_round(now_ns)
+        assert leeway.until_ns == NOW + PATIENCE_NS
+    assert leeway.may_begin(Piece.FORK, NOW + PATIENCE_NS + SOON, NOW + PATIENCE_NS)
+    leeway.end_round(NOW + PATIENCE_NS)
     assert leeway.until_ns is None
-    assert not leeway.may_begin(Piece.FORK, due_ns + PATIENCE_NS, now_ns)
-    assert leeway.until_ns == now_ns + PATIENCE_NS
+
+
+def test_after_its_patience_one_of_its_kind_begins_in_each_round() -> None:
+    leeway, now_ns = Leeway(), NOW
+    assert not leeway.may_begin(Piece.FORK, now_ns + SOON, now_ns)
+    leeway.end_round(now_ns)
+    now_ns += PATIENCE_NS
+    for _ in range(3):
+        assert leeway.may_begin(Piece.FORK, now_ns + SOON, now_ns)
+        assert not leeway.may_begin(Piece.FORK, now_ns + SOON, now_ns)
+        leeway.end_round(now_ns)
+        assert leeway.until_ns == NOW + PATIENCE_NS  # at once
+        now_ns += SOON
+
+
+def test_each_kind_has_its_own_patience() -> None:
+    """A shorter one for which there is room makes the longer one wait no longer."""
+    leeway = Leeway()
+    assert not leeway.may_begin(Piece.FORK, NOW + FORK_NS - 1, NOW)
+    assert leeway.may_begin(Piece.CAPTURE, NOW + FORK_NS - 1, NOW)
+    leeway.end_round(NOW)
+    assert leeway.until_ns == NOW + PATIENCE_NS
+    later_ns = NOW + PATIENCE_NS - 1
+    assert not leeway.may_begin(Piece.HOUSEKEEPING, later_ns + SOON, later_ns)
+    assert not leeway.may_begin(Piece.FORK, later_ns + SOON, later_ns)
+    assert not leeway.may_begin(Piece.HOUSEKEEPING, NOW + PATIENCE_NS + SOON, NOW + PATIENCE_NS)
+    assert leeway.may_begin(Piece.FORK, NOW + PATIENCE_NS + SOON, NOW + PATIENCE_NS)
+
+
+def test_what_is_not_asked_for_any_more_waits_no_more() -> None:
+    leeway = Leeway()
+    assert not leeway.may_begin(Piece.FORK, NOW + SOON, NOW)
+    leeway.end_round(NOW)
+    leeway.end_round(NOW)
+    assert leeway.until_ns is None
 
 
 def test_what_is_expected_of_it_is_what_it_took_of_late() -> None:
@@ -58,6 +93,6 @@ def test_what_follows_ends_what_was_begun_before() -> None:
     leeway = Leeway()
     assert leeway.may_begin(Piece.FORK, None, NOW)
     assert leeway.may_begin(Piece.CAPTURE, None, NOW + MILLISECOND)
-    leeway.ended(NOW + 9 * MILLISECOND)
+    leeway.end_round(NOW + 9 * MILLISECOND)
     assert leeway.may_begin(Piece.FORK, NOW + FORK_NS, NOW)
     assert not leeway.may_begin(Piece.CAPTURE, NOW + 10 * MILLISECOND, NOW)

@@ -66,6 +66,20 @@ def test_the_next_deadline_is_the_first_of_what_is_in_flight_and_has_not_passed(
     assert looked(pulse({}), 61, sync=50).due_ns is None
 
 
+ENTRIES = st.lists(st.tuples(st.sampled_from(["sync", "copy", "free"]), st.integers(0, 200)), max_size=6)
+
+
+@given(entries=ENTRIES, now=st.integers(0, 250), soft=st.sampled_from([None, 0.1, 0.5, 0.9]))
+def test_no_deadline_of_what_is_in_flight_passes_before_the_next_one_that_is_told(
+    entries: list[tuple[str, int]], now: int, soft: float | None
+) -> None:
+    lengths = {"sync": 100, "copy": 10}
+    found = looked(pulse(*({"outer": call(name, ms(at))} for name, at in entries)), now, soft=soft, **lengths)
+    deadlines = [abi.stamp(ms(at), 0) + lengths[name] * MILLISECOND for name, at in entries if name in lengths]
+    to_pass = [at_ns for at_ns in deadlines if at_ns > ms(now)]
+    assert not to_pass or (found.due_ns is not None and found.due_ns <= min(to_pass))
+
+
 def test_an_operation_without_a_deadline_is_never_overdue() -> None:
     found = looked(pulse({"outer": call("free", ms(10))}), 10**6, sync=50)
     assert (found.overdue, found.slow, found.error) == ((), (), None)

@@ -386,6 +386,15 @@ def test_a_quarantined_worker_is_shown_with_no_restart_left_and_the_command_that
     assert "3 (0 left)" in text and "`watchdogd reset model_h`" in text
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_what_is_to_be_typed_names_the_configuration_that_was_named(runtime: FakeRuntime, width: int) -> None:
+    runtime.worker("model_h", phase="quarantined", budget_left=0)
+    runtime.publish()
+    text = table(view(runtime), width, colour=False, config="/etc/my vehicle.toml")
+    assert "`watchdogd reset -c '/etc/my vehicle.toml' model_h`" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= width
+
+
 def test_a_worker_that_waits_for_its_restart_is_shown_with_those_left(runtime: FakeRuntime) -> None:
     runtime.worker("model_h", phase="backoff", budget_left=5)
     runtime.publish()
@@ -549,7 +558,8 @@ def test_a_dead_service_is_systemds_to_start(tmp_path: Path, gone: int, monkeypa
     assert "watchdogd run" not in service
     runtime.supervisor["config"] = ["/home/me/trial.toml"]
     runtime.publish()
-    assert "`watchdogd run -c /home/me/trial.toml`" in table(view(runtime), 120, colour=False)
+    for named in (None, "/home/me/trial.toml"):
+        assert "`watchdogd run -c /home/me/trial.toml`" in table(view(runtime), 120, colour=False, config=named)
 
 
 def test_a_stuck_supervisor_is_told_apart_and_its_workers_still_have_advice(tmp_path: Path) -> None:

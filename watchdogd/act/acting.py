@@ -80,7 +80,7 @@ class Actor:
         elif isinstance(order, orders.Spawn):
             self._spawn(watched, order, now_ns)
         elif isinstance(order, orders.Clear):
-            self.begin_sweep(watched, now_ns)
+            watched.clearing.ask(now_ns)
         elif isinstance(order, orders.CloseIncident):
             watched.closed(order)
         elif isinstance(order, orders.Bisect):

@@ -25,6 +25,11 @@ class Clearing:
         self.trouble = ""  # of the last search, for people
         self.left: tuple[int, ...] = ()  # what SIGKILL did not end
 
+    def ask(self, now_ns: int) -> None:
+        """As soon as there is time for a fork; one that runs sees all that there is to see."""
+        if self.sweeper is None:
+            self.again_ns = now_ns
+
     def begin(self, root: Process, heartbeat: str, cgroup: str | None, now_ns: int, *, patiently: bool = False) -> None:
         """Unless one is running. With no process to be had it is tried again later: the phase has its own deadline.
 

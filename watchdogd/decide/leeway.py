@@ -1,7 +1,7 @@
 """Whether what takes long may begin, or gives way to a deadline that would pass meanwhile.
 
-Invariant: pure. Nothing gives way for longer than ``PATIENCE_NS``, and then one piece of work begins whatever is due:
-a worker whose deadlines are shorter than a start takes must not keep another from being replaced.
+Invariant: pure. A piece of work waits for ``PATIENCE_NS`` at most; from then on one of its kind begins in each round,
+whatever is due: a worker whose deadlines are shorter than a start takes must not keep others from being replaced.
 """
 
 from __future__ import annotations
@@ -29,27 +29,37 @@ FIRST_NS = {Piece.FORK: 6 * MILLISECOND, Piece.CAPTURE: 2 * MILLISECOND, Piece.H
 class Leeway:
     def __init__(self) -> None:
         self._usual = dict(FIRST_NS)
-        self._since_ns: int | None = None  # when the first that gives way did
         self._begun: tuple[Piece, int] | None = None
+        self._waiting: dict[Piece, int] = {}  # since when
+        self._refused: set[Piece] = set()  # in this round
+        self._impatient: set[Piece] = set()  # that have begun in this round all the same
 
     @property
     def until_ns(self) -> int | None:
-        """When what gives way may begin at the latest; None if nothing does."""
-        return None if self._since_ns is None else self._since_ns + PATIENCE_NS
+        """When what gives way may begin at the latest; None if nothing does. To be asked between two rounds."""
+        return min(self._waiting.values()) + PATIENCE_NS if self._waiting else None
 
     def may_begin(self, piece: Piece, due_ns: int | None, now_ns: int) -> bool:
         """``due_ns``: the first instant at which something in flight is past its deadline. If so, it begins now."""
-        self.ended(now_ns)
+        self._end(now_ns)
         if due_ns is not None and due_ns - now_ns < MARGIN * self._usual[piece]:
-            self._since_ns = now_ns if self._since_ns is None else self._since_ns
-            if now_ns < self._since_ns + PATIENCE_NS:
+            is_patient = now_ns < self._waiting.setdefault(piece, now_ns) + PATIENCE_NS
+            if is_patient or piece in self._impatient:
+                self._refused.add(piece)
                 return False
-        self._since_ns = None
+            self._impatient.add(piece)
         self._begun = piece, now_ns
         return True
 
-    def ended(self, now_ns: int) -> None:
-        """All that was begun is done. The longest of late is what the next is expected to take."""
+    def end_round(self, now_ns: int) -> None:
+        """All that was begun is done; what was not asked for in this round waits no more."""
+        self._end(now_ns)
+        self._waiting = {piece: since_ns for piece, since_ns in self._waiting.items() if piece in self._refused}
+        self._refused.clear()
+        self._impatient.clear()
+
+    def _end(self, now_ns: int) -> None:
+        """The longest of late is what the next is expected to take."""
         if self._begun is not None:
             piece, began_ns = self._begun
             usual_ns = self._usual[piece]

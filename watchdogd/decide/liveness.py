@@ -15,6 +15,7 @@ from watchdogd.model import MILLISECOND, SECOND, Deadlines, Exit, Finding, Threa
 from watchdogd.pulse import Pulse, word_offset
 
 FUTURE_TOLERANCE_NS = SECOND  # lanes are read after ``now``: a little later than now is fresh
+NEVER_NS = 1 << 62
 IDLE_CHECK_NS = SECOND  # with no deadline armed, look this often all the same
 STARTING_CHECK_NS = 50 * MILLISECOND  # how soon "ready" is noticed; its own stamp says when it was
 RECHECK_NS = 2 * MILLISECOND
@@ -32,6 +33,7 @@ class Rules(NamedTuple):
     hard: tuple[int | None, ...]  # by operation code; _STEP, _FIRST_STEP and _ANY_STEP below
     soft: tuple[int | None, ...]
     shortest_ns: int  # no check can find anything new sooner than this after the last
+    shortest_hard_ns: int
 
 
 def prepare(deadlines: Deadlines, soft: float | None) -> Rules:
@@ -40,7 +42,9 @@ def prepare(deadlines: Deadlines, soft: float | None) -> Rules:
     lengths = [*deadlines.calls_ns, step_ns, first_ns, any_ns]
     softened = [None if length is None or soft is None else int(length * soft) for length in lengths]
     armed = [length for length in (*lengths, *softened) if length is not None]
-    return Rules(deadlines, tuple(lengths), tuple(softened), min([IDLE_CHECK_NS, *armed]))
+    hard = [length for length in lengths if length is not None]
+    shortest_ns, shortest_hard_ns = min([IDLE_CHECK_NS, *armed]), min(hard, default=NEVER_NS)
+    return Rules(deadlines, tuple(lengths), tuple(softened), shortest_ns, shortest_hard_ns)
 
 
 _STEP = len(abi.OPERATIONS)
@@ -70,7 +74,7 @@ class Look(NamedTuple):  # made for every worker at every tick: a third of a fro
     next_check_ns: int
     overdue: tuple[Pending, ...] = ()  # past the hard level, longest entered first
     slow: tuple[Pending, ...] = ()  # past the soft level only
-    due_ns: int | None = None  # the first deadline of what is in flight; None: none that is due before the next check
+    due_ns: int | None = None  # no deadline of what is in flight passes sooner; None: there is none to pass
     error: str | None = None  # words that cannot be; they were left out
 
 
@@ -110,11 +114,12 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
     next_check = now_ns + rules.shortest_ns
     overdue: list[Pending] = []
     slow: list[Pending] = []
-    deadlines: list[int] = []
+    dues: list[int] = []
     for are_calls, entries in ((True, words), (False, begun)):
         for word in entries:
             since = max(word & ~abi.CODE_MASK, armed_ns)
             if since + rules.shortest_ns >= next_check:
+                dues.append(since + rules.shortest_hard_ns)
                 break  # it and all after it: entered too late to be due before the next check
             code = word & abi.CODE_MASK if are_calls else _STEP_CODES.get(word & abi.CODE_MASK, 0)
             if not 0 < code < (_STEP if are_calls else _ANY_STEP + 1):
@@ -126,7 +131,7 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
             if hard is None:
                 continue
             notice_ns = since + (hard if soft is None else soft)
-            deadlines.append(since + hard)
+            dues.append(since + hard)
             if now_ns < notice_ns:
                 next_check = min(next_check, notice_ns)
                 continue
@@ -136,7 +141,7 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
                 slow.append(item)
             else:
                 overdue.append(item)
-    due = min((at_ns for at_ns in deadlines if at_ns > now_ns), default=None) if deadlines else None
+    due = min((at_ns for at_ns in dues if at_ns > now_ns), default=None) if dues else None
     if not overdue and not slow:
         return Look(next_check, due_ns=due, error=error)
     # A call says where it is stuck, a step only that it is: the call comes first.

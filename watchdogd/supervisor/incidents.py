@@ -56,7 +56,8 @@ class Incidents:
         self._since: dict[str, int] = {}  # when the incident of a worker was opened, by its id
         self._killed: dict[str, int] = {}  # when a worker's last kill for a verdict began, by its name
         self._left: dict[str, dict[str, Any]] = {}  # to be told once its verdict is
-        self._later: deque[Callable[[], None]] = deque()  # what no kill is to wait for
+        self._unsaved: deque[Callable[[], None]] = deque()  # what no kill is to wait for
+        self._later: deque[Callable[[], None]] = deque()  # nor a look
         self._kept = Credit(BURST, EVERY_NS)  # of verdicts that end nobody
         self._spared = Credit(BURST, EVERY_NS)  # of calls that returned while evidence was taken
         self._lost = 0
@@ -84,7 +85,7 @@ class Incidents:
                 self._left and time.monotonic_ns() - began_ns > ENOUGH_NS
             ):  # many at once: their kills wait for each other's
                 self.keeping.open(opening.incident, self._target(watched))
-                self._later.append(partial(self._keep_late, watched, opening, head, blobs, began_ns))
+                self._unsaved.append(partial(self._keep_late, watched, opening, head, blobs, began_ns))
             else:
                 self._leave(watched, opening.incident, "", {**self._head(watched, opening), **head}, blobs, began_ns)
 
@@ -101,9 +102,16 @@ class Incidents:
         self._tell_left(watched, opening.incident)
 
     def settled(self, may_begin: Callable[[], bool]) -> None:
-        """All that was decided is done: what could wait for it, as far as there is time."""
+        """All that was decided is done: what could wait for it, and as far as there is time what can for longer."""
+        while self._unsaved:
+            self._unsaved.popleft()()
         while self._later and may_begin():
             self._later.popleft()()
+
+    @property
+    def has_more(self) -> bool:
+        """Something that there was no time for yet."""
+        return bool(self._later)
 
     def _tell_left(self, watched: Watched, incident: str) -> None:
         if incident in self._left:

@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 
 _CONDEMNED = (Phase.COLLECTING, Phase.KILLING)
-# Triggers after which a process is forked: for the sweep, or to start it.
-_FORKS = frozenset(
-    [(phase, trigger) for phase in Phase for trigger in (Trigger.EXITED, Trigger.CLEARED)]
-    + [(Phase.BACKOFF, trigger) for trigger in (Trigger.TIMEOUT, Trigger.PROBED, Trigger.START, Trigger.RESTART)]
-    + [(Phase.STOPPED, Trigger.START), (Phase.STOPPED, Trigger.RESTART), (Phase.QUARANTINED, Trigger.RESET)]
-)
 
 
 class Judging:
@@ -55,7 +49,7 @@ class Judging:
         self._publish = publish
         self._opened = 0
         self._leeway = Leeway()
-        self._forking: deque[Happening] = deque()  # after which a process is forked; the last to be dealt with
+        self._has_more = False  # a fork could have begun, but a look comes between any two
 
     def judge(self, late_ns: int, now_ns: int, *, stopping: bool) -> None:
         """``late_ns``: how long the machine may have stood still before this look, or how late it comes."""
@@ -73,39 +67,34 @@ class Judging:
     def next_ns(self, now_ns: int) -> list[int]:
         """Instants at which it is to look again."""
         instants = [] if self._responses is None else self._responses.next_ns()
-        if self._leeway.until_ns is not None:
-            instants.append(self._leeway.until_ns)
         if self._succession.until_ns is not None:
             instants.append(self._succession.until_ns)
-        waiting = self._waiting()
+        if self._has_more:
+            instants.append(now_ns)
+        if self._leeway.until_ns is not None:
+            instants.append(self._leeway.until_ns)
         for watched in self._watched:
-            if watched not in waiting:
+            if not _waits_for_a_fork(watched, now_ns):
                 instants += watched.due_ns(now_ns)
         return instants
 
     def may_begin(self, piece: Piece) -> bool:
         """Whether there is time for it; if not, there is when the look has been taken that is due."""
-        return self._leeway.may_begin(piece, self._due_ns(), time.monotonic_ns())
+        dues = [due_ns for due_ns in map(_due_ns, self._watched) if due_ns is not None]
+        return self._leeway.may_begin(piece, min(dues, default=None), time.monotonic_ns())
 
-    @property
-    def is_settled(self) -> bool:
-        """Nothing that has happened waits to be dealt with."""
-        return not self._forking
-
-    def ended(self) -> None:
-        """The round is over."""
-        self._leeway.ended(time.monotonic_ns())
+    def end_round(self) -> None:
+        self._leeway.end_round(time.monotonic_ns())
 
     # --- observe ---
 
     def _observe(self, watched: Watched, late_ns: int, now_ns: int) -> None:
         state = watched.state
-        if state.deadline_ns is not None and now_ns >= state.deadline_ns and watched not in self._waiting():
+        is_start = state.phase is Phase.BACKOFF
+        if state.deadline_ns is not None and now_ns >= state.deadline_ns and not is_start:
             self._happenings.append(Happening(watched, Trigger.TIMEOUT))
         clearing = watched.clearing
-        if clearing.again_ns is not None and now_ns >= clearing.again_ns:
-            self._actor.begin_sweep(watched, now_ns)
-        elif clearing.sweeper is not None and now_ns >= clearing.deadline_ns:
+        if clearing.sweeper is not None and now_ns >= clearing.deadline_ns:
             self._actor.check_sweep(watched, now_ns)
         if state.phase is Phase.COLLECTING and not state.committed and watched.exit is None:
             if state.finding is not None:  # what is hung no longer need not wait for the end of the budget
@@ -179,11 +168,25 @@ class Judging:
     # --- decide ---
 
     def settle(self, now_ns: int) -> None:
+        """All that has happened is dealt with; then, as far as there is time, what no kill waits for."""
+        self._deal(now_ns)
+        self._incidents.settled(lambda: self.may_begin(Piece.CAPTURE))
+        self._has_more = False
+        waiting = sorted((w for w in self._watched if _waits_for_a_fork(w, now_ns)), key=lambda w: w.state.since_ns)
+        if waiting and self.may_begin(Piece.FORK):
+            self._has_more = len(waiting) > 1
+            if waiting[0].state.phase is Phase.BACKOFF:
+                self._happenings.append(Happening(waiting[0], Trigger.TIMEOUT))
+            else:
+                self._actor.begin_sweep(waiting[0], now_ns)
+            self._deal(now_ns)
+
+    def _deal(self, now_ns: int) -> None:
         """Feed what happened to ``decide`` and carry out what it orders, until nothing is left to do."""
-        while happenings := self._take():
+        while self._happenings:
             orders: list[tuple[Watched, Order]] = []
-            for happening in happenings:
-                orders += self._decide(happening, now_ns)
+            while self._happenings:
+                orders += self._decide(self._happenings.popleft(), now_ns)
             incidents = [(w, order) for w, order in orders if isinstance(order, OpenIncident)]
             for watched, incident in incidents:
                 self._actor.count_incident(watched, incident)
@@ -195,32 +198,6 @@ class Judging:
                 self._incidents.perform(watched, order)
                 if self._responses is not None:
                     self._responses.perform(watched, order, now_ns)
-        self._incidents.settled(lambda: self.may_begin(Piece.CAPTURE))
-
-    def _take(self) -> list[Happening]:
-        """What is to be dealt with next: all at once, but what forks one by one, and not where a look is due."""
-        taken: list[Happening] = []
-        while self._happenings:
-            happening = self._happenings.popleft()
-            waits = self._forking and happening.watched in self._waiting()  # what happens to a worker keeps its order
-            if waits or _forks(happening):
-                self._forking.append(happening)
-            else:
-                taken.append(happening)
-        if taken or not self._forking or (_forks(self._forking[0]) and not self.may_begin(Piece.FORK)):
-            return taken
-        if self._due_ns() is None:  # as at the start of a supervisor
-            taken, self._forking = list(self._forking), deque()
-            return taken
-        return [self._forking.popleft()]
-
-    def _waiting(self) -> list[Watched]:
-        return [happening.watched for happening in self._forking]
-
-    def _due_ns(self) -> int | None:
-        """When the first worker may have to be condemned, or killed, as far as is known."""
-        dues = [due_ns for due_ns in map(_due_ns, self._watched) if due_ns is not None]
-        return min(dues, default=None)
 
     def _decide(self, happening: Happening, now_ns: int) -> list[tuple[Watched, Order]]:
         watched, before = happening.watched, happening.watched.state
@@ -262,13 +239,19 @@ class Judging:
         return IncidentId(f"{stamp}-{watched.settings.name}-{os.getpid()}.{self._opened}")
 
 
-def _forks(happening: Happening) -> bool:
-    return (happening.watched.state.phase, happening.trigger) in _FORKS
+def _waits_for_a_fork(watched: Watched, now_ns: int) -> bool:
+    """Its start or the sweep of what it left is due."""
+    state, clearing = watched.state, watched.clearing
+    if state.phase is Phase.BACKOFF:
+        return state.deadline_ns is not None and now_ns >= state.deadline_ns
+    return clearing.again_ns is not None and now_ns >= clearing.again_ns and clearing.sweeper is None
 
 
 def _due_ns(watched: Watched) -> int | None:
+    """When it may have to be condemned, or killed, as far as is known."""
     state = watched.state
+    if watched.exit is not None or state.phase is Phase.PAUSED:
+        return None
     if state.phase is Phase.COLLECTING:
         return state.deadline_ns
-    is_judged = state.phase in ALIVE and state.phase is not Phase.PAUSED and watched.exit is None
-    return watched.examination.due_ns if is_judged else None
+    return watched.examination.due_ns if state.phase in ALIVE else None

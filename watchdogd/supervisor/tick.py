@@ -25,7 +25,7 @@ from watchdogd.act.together import Together
 from watchdogd.act.watched import Watched
 from watchdogd.decide.leeway import Piece
 from watchdogd.decide.orders import Leave, Trigger
-from watchdogd.model import MILLISECOND, SECOND, Phase, Settings, Verdict
+from watchdogd.model import SECOND, Phase, Settings, Verdict
 from watchdogd.observe import procfs
 from watchdogd.observe.loop import CAUGHT, Loop
 from watchdogd.publish import events
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from watchdogd.supervisor.household import Household
 
 HOUSEKEEPING_NS = SECOND // 2
-SOON_NS = MILLISECOND  # after a deadline that it gave way to
 BOARD_BYTES_PER_WORKER = 5120
 BOARD_BYTES_BASE = 65536
 
@@ -177,9 +176,10 @@ class Supervisor:
         """At adopted workers, before anything else. How late the next one then is."""
         now_ns = time.monotonic_ns()
         self._judge(self._adoption.unwatched_ns(now_ns), now_ns)
-        due_ns = self.judging.next_ns(now_ns)
+        self.judging.end_round()
+        due_ns = [at_ns for at_ns in self.judging.next_ns(now_ns) if at_ns > now_ns]  # what is to be begun is no look
         self._furnish()
-        return max(0, time.monotonic_ns() - max(now_ns, min(due_ns))) if due_ns else 0
+        return max(0, time.monotonic_ns() - min(due_ns)) if due_ns else 0
 
     def _judge(self, late_ns: int, now_ns: int) -> None:
         if late_ns > self.settings.supervisor.late_margin_ns:
@@ -192,12 +192,10 @@ class Supervisor:
         self._reload.watch(now_ns)
         self._judge(stalled_ns, now_ns)
         self.household.start_due(now_ns)
-        if now_ns >= self._housekeeping_ns:
-            may_begin = self.judging.may_begin(Piece.HOUSEKEEPING)
-            self._housekeeping_ns = now_ns + (HOUSEKEEPING_NS if may_begin else SOON_NS)
-            if may_begin:
-                self._keep_house(now_ns)
-                self.judging.settle(now_ns)
+        if now_ns >= self._housekeeping_ns and self.judging.may_begin(Piece.HOUSEKEEPING):
+            self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
+            self._keep_house(now_ns)
+            self.judging.settle(now_ns)
         if forget_retired(self.watched):
             self.publication.changed()
         if self.actor.left is not None and not self.stopping:
@@ -205,22 +203,24 @@ class Supervisor:
         if self.stopping and all(w.state.phase in (Phase.STOPPED, Phase.UNKILLABLE) for w in self.watched):
             self.finished = True
         self._publish()
-        self.judging.ended()
+        self.judging.end_round()
         self._next_ns = self._when_next(now_ns)
         self.board.tick(now_ns, time.monotonic_ns() - now_ns, self._next_ns)
         self.notifier.feed(now_ns)
         is_committed = self.responses is not None and self.responses.escalator.is_committed
         may_go = not self.stopping and not is_committed
-        may_go = may_go and self.judging.is_settled
+        may_go = may_go and not self.incidents.has_more
         if self._reload.is_due and may_go and all(map(self.actor.has_said_who_it_is, self.watched)):
             self._reload.execute(self.runtime, self._publish, self._let_go, self.notifier)
             self._next_ns = now_ns  # it stays, perhaps because it has just been told to end
 
     def _when_next(self, now_ns: int) -> int:
-        instants = [self._housekeeping_ns, *self.household.next_ns(), *self.judging.next_ns(now_ns)]
+        instants = [*self.household.next_ns(), *self.judging.next_ns(now_ns)]
+        if self._housekeeping_ns > now_ns:  # else it gives way, as judging knows
+            instants.append(self._housekeeping_ns)
         if self._reload.deadline_ns is not None:
             instants.append(self._reload.deadline_ns)
-        return max(min(instants), now_ns)
+        return max(min(instants, default=now_ns), now_ns)
 
     # --- told from outside ---
 

@@ -7,6 +7,8 @@ a kernel reaches the terminal with control characters in it.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +24,19 @@ if TYPE_CHECKING:
 _RED, _YELLOW, _PLAIN = "\033[1;31m", "\033[33m", ""
 _HEAD = ("WORKER", "PHASE", "PID", "INC", "UP", "RESTARTS", "CALL / DEADLINE", "SYNC p50 / p99", "STEPS")
 _FIRST_TO_YIELD = ("STEPS", "SYNC p50 / p99", "INC", "UP", "RESTARTS", "PID")  # to a line below the row
+_COMMAND = re.compile(r"`watchdogd [a-z-]+\b(?! -c )")
 _ALREADY_JUDGED = {Phase.TERMINATING, Phase.COLLECTING, Phase.KILLING, Phase.UNKILLABLE}
 
 
-def table(view: StatusView, width: int, colour: bool, detail: Detail | None = None) -> str:
-    """The whole status, newline at the end. ``detail``: of the only worker."""
+def table(view: StatusView, width: int, colour: bool, detail: Detail | None = None, config: str | None = None) -> str:
+    """The whole status, newline at the end. ``detail``: of the only worker; ``config``: the one that was named."""
     lines = [*_supervisor(view), ("", _PLAIN), *_workers(view, width, detail), *_loads(view)]
-    return "".join(_line(text, tone if colour else _PLAIN, width) for text, tone in lines)
+    return "".join(_line(_to_type(text, config), tone if colour else _PLAIN, width) for text, tone in lines)
+
+
+def _to_type(text: str, config: str | None) -> str:
+    """Each command in it with the configuration that it needs."""
+    return text if config is None else _COMMAND.sub(lambda found: f"{found[0]} -c {shlex.quote(config)}", text)
 
 
 def _line(text: str, tone: str, width: int) -> str:
