@@ -214,8 +214,8 @@ ok(launch(function, stream)); d.cuStreamSynchronize(stream)
         line = shim.line(heartbeat, lane)
         assert line["object"] == stream
         assert (line["queued"], line["completed"]) == (1, 0)
-        tick_ns = int(time.clock_getres(6) * 1e9)  # of CLOCK_MONOTONIC_COARSE, by which launches are stamped
-        assert before_ns - tick_ns <= line["queued_ns"] <= time.monotonic_ns()
+        # A launch is stamped by the kernel's tick, and the tick of a virtual machine may come late.
+        assert before_ns - 2 * abi_driver.LONGEST_TICK_NS <= line["queued_ns"] <= time.monotonic_ns()
 
 
 # --- progress -------------------------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ while True:
         if (HERE / 'hang').exists() and INCARNATION == 1: hang()
         time.sleep(0.02)
 """
-DEADLINES = {"startup": "20s", "step": "500ms", "sync": "200ms"}
+# A busy machine that runs a call of 20 ms for 100 is no near miss here: it would raise an alert of its own.
+TIMES: dict[str, Any] = {"deadlines": {"startup": "20s", "step": "500ms", "sync": "200ms"}, "soft": 0.95}
 
 
 def shorter_rules() -> dict[str, Any]:
@@ -71,8 +72,8 @@ def vehicle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vehicle]:
         device.set_load("gpu", 37)
         reader = [sys.executable, str(ROOT / "tests/simulator/tegrastats.py"), "--state", str(device.path)]
         workers = {
-            "lane_dla": worker(BUSY, accelerator="dla0", deadlines=DEADLINES),
-            "detector": worker(BUSY.replace("'hang'", "'never'"), accelerator="gpu0", deadlines=DEADLINES),
+            "lane_dla": worker(BUSY, accelerator="dla0", **TIMES),
+            "detector": worker(BUSY.replace("'hang'", "'never'"), accelerator="gpu0", **TIMES),
         }
         with Supervised(
             workers,
