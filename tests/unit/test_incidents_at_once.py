@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.fake_runtime import FakeHeartbeat
+from watchdogd.act.acting import PhaseChanged
 from watchdogd.act.fleet import Fleet
 from watchdogd.act.watched import Watched
-from watchdogd.decide.orders import OpenIncident
+from watchdogd.decide.orders import CloseIncident, OpenIncident, Trigger
 from watchdogd.incidents import spool
-from watchdogd.model import SECOND, Finding, IncidentId, SupervisorSettings, Verdict, WorkerSettings
+from watchdogd.model import SECOND, Finding, IncidentId, Phase, SupervisorSettings, Verdict, WorkerSettings
 from watchdogd.observe.heartbeat import HeartbeatReader
 from watchdogd.publish.journal import Journal
 from watchdogd.publish.throttle import Throttle
@@ -92,3 +95,21 @@ def test_the_hung_one_is_in_its_own_incident_however_many_others_there_are(
     assert "w4/pulse" in found.blobs
     assert [worker["name"] for worker in found.head["workers"]] == ["w4"]
     assert sorted(found.head["capture"]["left_out"]) == ["w0", "w1", "w2", "w3", "w5"]
+
+
+def change(watched: Watched, before: Phase, after: Phase, trigger: Trigger) -> PhaseChanged:
+    return PhaseChanged(replace(watched.state, phase=before), replace(watched.state, phase=after), trigger)
+
+
+def test_what_returns_while_evidence_is_taken_is_counted_and_what_returned_while_it_was_held_is_not(kept: Kept) -> None:
+    late, held = kept.watched[:2]
+    for _ in range(incidents.BURST):
+        kept.incidents.perform(late, change(late, Phase.COLLECTING, Phase.RUNNING, Trigger.RETURNED))
+        kept.incidents.perform(held, CloseIncident(IncidentId("i"), "returned"))
+        kept.incidents.perform(held, change(held, Phase.COLLECTING, Phase.KILLING, Trigger.COLLECTED))
+    told = [kept.incidents._hindrance(watched) or "" for watched in (late, held)]
+    assert "keeper" in told[0] and "keeper" in told[1]
+    kept.incidents.keeping.attach(os.open("/dev/null", os.O_WRONLY))
+    kept.incidents.keeping.feed(b'{"tools":{}}\n')
+    assert "too many of its calls returned" in (kept.incidents._hindrance(late) or "")
+    assert kept.incidents._hindrance(held) is None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import types
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from watchdogd.act.acting import Happening, Order
+from watchdogd.act.acting import Actor, Happening, Order
 from watchdogd.act.fleet import Fleet
 from watchdogd.act.watched import Watched
 from watchdogd.decide.leeway import FIRST_NS, PATIENCE_NS, Piece
@@ -30,6 +31,8 @@ class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = NOW
         self.done: list[tuple[str, str]] = []
+        self.nobody: Any = types.SimpleNamespace()
+        self.refused: set[str] = set()
         monkeypatch.setattr(judging, "time", self)
         self.watched = [Watched(WorkerSettings(name, ("program",), redundancy="g")) for name in ("a", "b", "c", "d")]
         self.happenings: deque[Happening] = deque()
@@ -54,25 +57,30 @@ class Bench:
 
     def gmtime(self) -> None: ...
 
-    def _perform(self, watched: Watched, order: Order, *_: object) -> None:
+    def _perform(self, watched: Watched, order: Order, _published_ns: int | None, now_ns: int) -> None:
         if isinstance(order, Clear):
-            watched.clearing.ask(self.now_ns)
+            Actor.perform(self.nobody, watched, order, None, now_ns)
         if isinstance(order, Spawn | Signal):
             self.done.append((watched.settings.name, type(order).__name__))
         if isinstance(order, Spawn):
             self.now_ns += FORK_NS
+            if watched.settings.name in self.refused:
+                watched.exit = Exit(code=126)
+                self.happenings.append(Happening(watched, Trigger.EXITED, Finding(Verdict.CRASHED, self.now_ns)))
             watched.examination.look = Look(self.now_ns + SECOND)
 
     def _begin_sweep(self, watched: Watched, _now_ns: int) -> None:
         self.done.append((watched.settings.name, "sweep"))
         watched.clearing.again_ns = None
+        watched.clearing.sweeper = self.nobody
         self.now_ns += FORK_NS
 
     def _opened(self, openings: Sequence[Any]) -> None:
         self.done += [(watched.settings.name, "opened") for watched, _ in openings]
 
     def round(self) -> None:
-        self.judging.settle(self.now_ns)
+        self.began_ns = self.now_ns
+        self.judging.settle(self.began_ns)
         self.judging.end_round()
 
     def is_in(self, number: int, phase: Phase, deadline_ns: int | None = None) -> Watched:
@@ -93,7 +101,8 @@ class Bench:
         return watched
 
     def wakes_ns(self) -> int:
-        return min(self.judging.next_ns(self.now_ns))
+        """As the tick has it: by the time at which its round began."""
+        return max(min(self.judging.next_ns(self.began_ns)), self.now_ns)
 
 
 @pytest.fixture
@@ -189,6 +198,59 @@ def test_a_start_whose_time_has_come_waits_for_a_look_too_and_wakes_nobody(bench
     bench.runs(0, NOW + FAR)
     bench.round()
     assert bench.done == [("b", "Spawn")] and waiting.state.incarnation == 2
+
+
+def is_cleared(bench: Bench, number: int) -> Watched:
+    """All of its last incarnation is gone."""
+    watched = bench.is_in(number, Phase.KILLING, NOW + SECOND)
+    watched.state = replace(watched.state, reason=Verdict.CALL.value)
+    bench.happenings.append(Happening(watched, Trigger.CLEARED))
+    return watched
+
+
+def test_a_start_without_delay_follows_at_once_where_there_is_time(bench: Bench) -> None:
+    bench.runs(0, NOW + FAR)
+    cleared = is_cleared(bench, 1)
+    bench.round()
+    assert bench.done == [("b", "Spawn")] and cleared.state.phase is Phase.STARTING
+
+
+def test_and_else_it_waits_for_a_look_as_well(bench: Bench) -> None:
+    bench.runs(0, NOW + SOON)
+    cleared = is_cleared(bench, 1)
+    bench.round()
+    assert bench.done == [] and cleared.state.phase is Phase.BACKOFF and bench.wakes_ns() == NOW + PATIENCE_NS
+    bench.runs(0, None)
+    bench.round()
+    assert bench.done == [("b", "Spawn")] and len(cleared.state.restarts) == 1
+
+
+def test_of_several_starts_without_delay_there_is_one_in_a_round(bench: Bench) -> None:
+    for number in (1, 2, 3):
+        is_cleared(bench, number)
+    for number in (1, 2, 3):
+        bench.round()
+        assert len(bench.done) == number and (bench.wakes_ns() == bench.now_ns) == (number < 3)
+
+
+def test_a_start_that_is_refused_is_swept_without_waiting_for_anything_else(bench: Bench) -> None:
+    bench.refused = {"b"}
+    bench.is_in(1, Phase.BACKOFF, NOW)
+    bench.round()
+    assert bench.wakes_ns() == bench.now_ns
+    bench.round()
+    assert bench.done == [("b", "Spawn"), ("b", "opened"), ("b", "sweep")]
+
+
+def test_a_sweep_that_had_ended_with_the_worker_s_own_end_asks_for_no_other_one(bench: Bench) -> None:
+    """It was told of after the end, in one wake-up; the sweep would be the next incarnation's."""
+    ended = bench.is_in(1, Phase.UNKILLABLE)
+    bench.happenings.append(Happening(ended, Trigger.EXITED))
+    ended.forget_incarnation()  # as the sweep's result does
+    bench.happenings.append(Happening(ended, Trigger.CLEARED))
+    for _ in range(2):
+        bench.round()
+    assert bench.done == [("b", "Spawn")] and ended.clearing.again_ns is None
 
 
 def test_an_operator_who_stops_a_start_that_waits_has_stopped_it(bench: Bench) -> None:

@@ -35,7 +35,8 @@ def test_it_waits_for_no_longer_than_its_patience() -> None:
         leeway.end_round(now_ns)
         assert leeway.until_ns == NOW + PATIENCE_NS
     assert leeway.may_begin(Piece.FORK, NOW + PATIENCE_NS + SOON, NOW + PATIENCE_NS)
-    leeway.end_round(NOW + PATIENCE_NS)
+    for _ in range(2):  # another one may be waiting: the next round tells
+        leeway.end_round(NOW + PATIENCE_NS)
     assert leeway.until_ns is None
 
 
@@ -50,6 +51,17 @@ def test_after_its_patience_one_of_its_kind_begins_in_each_round() -> None:
         leeway.end_round(now_ns)
         assert leeway.until_ns == NOW + PATIENCE_NS  # at once
         now_ns += SOON
+
+
+def test_so_it_is_where_it_is_asked_for_once_in_a_round() -> None:
+    leeway, now_ns = Leeway(), NOW
+    begun: list[int] = []
+    while len(begun) < 5:
+        if leeway.may_begin(Piece.FORK, now_ns + SOON, now_ns):
+            begun.append(now_ns - NOW)
+        leeway.end_round(now_ns)
+        now_ns += SOON
+    assert begun == [PATIENCE_NS + number * SOON for number in range(5)]
 
 
 def test_each_kind_has_its_own_patience() -> None:

@@ -80,7 +80,8 @@ class Actor:
         elif isinstance(order, orders.Spawn):
             self._spawn(watched, order, now_ns)
         elif isinstance(order, orders.Clear):
-            watched.clearing.ask(now_ns)
+            if watched.process is not None or watched.exit is not None:  # else a sweep that ran has found nothing more
+                watched.clearing.ask(now_ns)
         elif isinstance(order, orders.CloseIncident):
             watched.closed(order)
         elif isinstance(order, orders.Bisect):
@@ -204,6 +205,7 @@ class Actor:
     def _spawn(self, watched: Watched, order: orders.Spawn, now_ns: int) -> None:
         settings, incarnation = watched.settings, order.incarnation
         watched.note = ""
+        watched.clearing.forget()  # a sweep that was asked for was not for this one
         if incarnation > 1:
             watched.tally.restart(watched.state.reason)
         watched.left = watched.left or legacy.for_successor(self._runtime, settings, incarnation)

@@ -54,7 +54,8 @@ class Leeway:
     def end_round(self, now_ns: int) -> None:
         """All that was begun is done; what was not asked for in this round waits no more."""
         self._end(now_ns)
-        self._waiting = {piece: since_ns for piece, since_ns in self._waiting.items() if piece in self._refused}
+        asked = self._refused | self._impatient
+        self._waiting = {piece: since_ns for piece, since_ns in self._waiting.items() if piece in asked}
         self._refused.clear()
         self._impatient.clear()
 

@@ -191,3 +191,4 @@ class Occasion(NamedTuple):
     ready_ns: int | None = None  # with READY: when, by the worker's own stamp
     usable: bool | None = None  # with PROBED; None = unknown
     collects: bool = False  # somebody is there to take evidence
+    may_fork: bool = True  # with CLEARED: else a start without delay waits for a look, too

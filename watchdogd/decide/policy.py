@@ -213,7 +213,7 @@ def _cleared(state: WorkerState, occasion: Occasion) -> Step:
         return replace(state, spawned_ns=None, ready_ns=None), actions
     restarts = (*budget.recent(state.restarts, now, settings.window_ns), now + delay)
     state = replace(state, restarts=restarts)
-    if delay == 0:
+    if delay == 0 and occasion.may_fork:
         return _start_again(state, occasion)
     return replace(_enter(state, Phase.BACKOFF, now, now + delay), spawned_ns=None, ready_ns=None), ()
 

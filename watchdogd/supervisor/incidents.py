@@ -195,14 +195,11 @@ class Incidents:
     def perform(self, watched: Watched, order: Order) -> None:
         """After the actor has done its part of it."""
         incident = watched.state.incident
+        if isinstance(order, PhaseChanged):
+            self._count_spared(watched, order)
         if isinstance(order, OpenIncident):
             self._tell_left(watched, order.incident)
-            is_asked_for = watched.settings.evidence == "full" and watched.exit is None
-            if is_asked_for and watched.state.phase is Phase.KILLING and (why := self._hindrance(watched)):
-                self._tell(watched, order.incident, "skipped", reason=why)
         elif isinstance(order, orders.CloseIncident):
-            if order.outcome == "returned":
-                self._spared.take(watched.settings.name, time.monotonic_ns())
             self._since.pop(order.incident, None)
             if order.outcome == "returned" and max(self._killed.values(), default=0) > time.monotonic_ns() - LETS_GO_NS:
                 self._look_again(watched, order.incident, "closed")  # whose kill let it return
@@ -221,6 +218,17 @@ class Incidents:
             self.keeping.forget(incident)
         elif isinstance(order, PhaseChanged) and order.trigger is Trigger.CLEARED:
             self._later.append(partial(self._look_again, watched, incident, "gone"))
+
+    def _count_spared(self, watched: Watched, change: PhaseChanged) -> None:
+        """And say where nothing is collected because there were too many."""
+        if change.before.phase is Phase.COLLECTING and change.trigger is Trigger.RETURNED:
+            self._spared.take(watched.settings.name, time.monotonic_ns())
+        is_kill = change.after.phase is Phase.KILLING and change.trigger in (Trigger.VERDICT, Trigger.RELEASED)
+        if not is_kill or watched.settings.evidence != "full" or change.after.incident is None:
+            return
+        why = self._hindrance(watched)
+        if why is not None:
+            self._tell(watched, change.after.incident, "skipped", reason=why)
 
     def collects(self, watched: Watched) -> bool:
         """Whether evidence of it can be taken that its kill waits for."""

@@ -49,7 +49,8 @@ class Judging:
         self._publish = publish
         self._opened = 0
         self._leeway = Leeway()
-        self._has_more = False  # a fork could have begun, but a look comes between any two
+        self._has_forked = False  # in this round: a look comes between any two
+        self._has_more = False
 
     def judge(self, late_ns: int, now_ns: int, *, stopping: bool) -> None:
         """``late_ns``: how long the machine may have stood still before this look, or how late it comes."""
@@ -85,6 +86,14 @@ class Judging:
 
     def end_round(self) -> None:
         self._leeway.end_round(time.monotonic_ns())
+        self._has_forked = False
+
+    def _may_fork(self) -> bool:
+        """Once in a round."""
+        if self._has_forked:
+            return False
+        self._has_forked = self.may_begin(Piece.FORK)
+        return self._has_forked
 
     # --- observe ---
 
@@ -170,16 +179,18 @@ class Judging:
     def settle(self, now_ns: int) -> None:
         """All that has happened is dealt with; then, as far as there is time, what no kill waits for."""
         self._deal(now_ns)
-        self._incidents.settled(lambda: self.may_begin(Piece.CAPTURE))
-        self._has_more = False
-        waiting = sorted((w for w in self._watched if _waits_for_a_fork(w, now_ns)), key=lambda w: w.state.since_ns)
-        if waiting and self.may_begin(Piece.FORK):
-            self._has_more = len(waiting) > 1
-            if waiting[0].state.phase is Phase.BACKOFF:
-                self._happenings.append(Happening(waiting[0], Trigger.TIMEOUT))
+        waiting = self._waiting_for_a_fork(now_ns)
+        if waiting and self._may_fork():
+            first = min(waiting, key=lambda watched: watched.state.since_ns)
+            if first.state.phase is Phase.BACKOFF:
+                self._happenings.append(Happening(first, Trigger.TIMEOUT))
             else:
-                self._actor.begin_sweep(waiting[0], now_ns)
+                self._actor.begin_sweep(first, now_ns)
             self._deal(now_ns)
+        self._has_more = self._has_forked and bool(self._waiting_for_a_fork(now_ns))
+
+    def _waiting_for_a_fork(self, now_ns: int) -> list[Watched]:
+        return [watched for watched in self._watched if _waits_for_a_fork(watched, now_ns)]
 
     def _deal(self, now_ns: int) -> None:
         """Feed what happened to ``decide`` and carry out what it orders, until nothing is left to do."""
@@ -198,6 +209,7 @@ class Judging:
                 self._incidents.perform(watched, order)
                 if self._responses is not None:
                     self._responses.perform(watched, order, now_ns)
+        self._incidents.settled(lambda: self.may_begin(Piece.CAPTURE))
 
     def _decide(self, happening: Happening, now_ns: int) -> list[tuple[Watched, Order]]:
         watched, before = happening.watched, happening.watched.state
@@ -214,6 +226,7 @@ class Judging:
             ready_ns=watched.ready_ns() if happening.trigger is Trigger.READY else None,
             usable=happening.usable,
             collects=self._incidents.collects(watched),
+            may_fork=happening.trigger is not Trigger.CLEARED or self._may_fork(),
         )
         after, actions = policy.decide(before, happening.trigger, occasion)
         watched.state = after

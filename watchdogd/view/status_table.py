@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _RED, _YELLOW, _PLAIN = "\033[1;31m", "\033[33m", ""
 _HEAD = ("WORKER", "PHASE", "PID", "INC", "UP", "RESTARTS", "CALL / DEADLINE", "SYNC p50 / p99", "STEPS")
 _FIRST_TO_YIELD = ("STEPS", "SYNC p50 / p99", "INC", "UP", "RESTARTS", "PID")  # to a line below the row
-_COMMAND = re.compile(r"`watchdogd [a-z-]+\b(?! -c )")
+_COMMAND = re.compile(r"`watchdogd [a-z-]+(?![a-z-]| -c )")
 _ALREADY_JUDGED = {Phase.TERMINATING, Phase.COLLECTING, Phase.KILLING, Phase.UNKILLABLE}
 
 
