@@ -156,6 +156,21 @@ def test_a_keeper_that_stands_still_costs_the_budget_once() -> None:
         wait_until(lambda: len(list(running.state.glob("incidents/*/incident.json"))) == 2, what=running.log)
 
 
+def test_a_keeper_that_stands_still_for_ever_is_replaced() -> None:
+    told = {**environment(ROOT, ""), "WATCHDOGD_TEST_KEEPER_SECONDS": "1"}
+    workers = {"a": worker(HANG, deadlines=DEADLINES)}
+    with Supervised(workers, environment=told, incidents=KEPT) as running:
+        running.wait_phase("a", "running", 1)
+        keeper_is_ready(running)
+        first = keeper(running)
+        running.let_pass(3)  # it answers
+        assert keeper(running) == first
+        os.kill(first, signal.SIGSTOP)
+        running.touch("go")
+        assert document(running)["outcome"] == "recovered"
+        assert keeper(running) != first
+
+
 RETURNS = """serve_until('go')
 with worker.call('sync'): wait_for('return')
 serve()"""

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from watchdogd.supervisor.keeping import DUMP, HARMLESS, MOST_COLLECTING, MOST_QUEUED, Keeping
+from watchdogd.model import SECOND
+from watchdogd.supervisor.keeping import (
+    ASK_NS,
+    DUMP,
+    HARMLESS,
+    MOST_COLLECTING,
+    MOST_QUEUED,
+    STANDS_STILL_NS,
+    Keeping,
+)
 
 
 class Ends:
@@ -167,3 +177,21 @@ def test_a_flood_of_lines_is_not_read_and_what_a_keeper_says_at_most_is(ends: En
     assert ends.keeping.knows("one") and not ends.keeping.is_ready
     ends.keeping.feed(b'{"finished":"20261121T184455Z-a-27460.1"}\n' * 1_500 + b'{"finished":"two"}\n')
     assert not ends.keeping.knows("two")
+
+
+def test_one_that_is_silent_is_asked_and_stands_still_only_if_it_does_not_answer(ends: Ends) -> None:
+    keeping = warm(ends)
+    now_ns = time.monotonic_ns()
+    assert not keeping.stands_still(now_ns) and ends.heard() == []
+    asked_ns = now_ns + ASK_NS + SECOND
+    for later_ns in (asked_ns, asked_ns + STANDS_STILL_NS):
+        assert not keeping.stands_still(later_ns)
+    assert ends.heard() == [{"op": "here"}]
+    assert keeping.stands_still(asked_ns + STANDS_STILL_NS + 1)
+    ends.say(here=True)
+    assert not keeping.stands_still(now_ns + ASK_NS)
+    ends.attach()  # another one has its time to begin
+    assert not keeping.stands_still(time.monotonic_ns() + STANDS_STILL_NS - SECOND)
+    assert keeping.stands_still(time.monotonic_ns() + 2 * STANDS_STILL_NS)
+    keeping.lost()
+    assert not keeping.stands_still(time.monotonic_ns() + 2 * STANDS_STILL_NS)

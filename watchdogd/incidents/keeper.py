@@ -12,11 +12,12 @@ dump      ``id``, ``until_ns``: what makes the hung call return, now
 event     ``id``, ``line``: an event of the record
 capture   ``id``, ``when``: a further spool is there
 close     ``id``, ``outcome``
+here      whether it does not stand still
 ========  =============================================================================================================
 
 and go to standard output: ``{"collected": ID, "stage", "outcomes"}``, ``{"finished": ID}``,
 ``{"tools": {NAME: remedy or null}}``, ``{"kept", "bytes", "error", "last"}``, ``{"exported": ID, "outcome", "detail",
-"seconds"}``.
+"seconds"}``, ``{"here": true}``.
 
 Invariant: it waits for no job. It ends by the end of its input, once what it was told is written, or 10 s later.
 """
@@ -136,6 +137,9 @@ class Keeper:
         if op == "known":
             self._cases |= {str(name): Case(str(name), from_record=True) for name in told["ids"]}
             self._unfinished = (list(self._cases), int(told["before_ns"]), str(told["boot_id"]))
+            return
+        if op == "here":
+            self._say({"here": True})
             return
         name = str(told["id"])
         if op == "open":

@@ -105,6 +105,8 @@ class Household:
         self.dirty = self.dirty or suppressed != self._suppressed
         self._suppressed = suppressed
         self._incidents.keeping.flush()
+        if self._keeper is not None and self._incidents.keeping.stands_still(now_ns):
+            self._keeper.kill()  # the next one writes what it left
         self._journal.tell_suppressed(now_ns)
         self._journal.flush()
 

@@ -11,12 +11,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from watchdogd.model import SECOND
 from watchdogd.publish.pipe import LinePipe
 
 MOST_QUEUED = 2_000  # lines; beyond that events of incidents are left to the record
 MOST_COLLECTING = 8  # workers at a time
 LONGEST_LINE = 1 << 16
 MOST_LINES = 2_000  # at a time: of more, each is shorter than any that a keeper says, and they would cost the tick
+ASK_NS = 30 * SECOND  # of silence, then it is asked whether it is there
+STANDS_STILL_NS = (
+    60 * SECOND
+)  # without an answer: it only listens and forks, so nothing but a standstill takes that long
 HARMLESS, DUMP = "harmless", "dump"  # stages of collecting
 
 
@@ -35,6 +40,8 @@ class Keeping:
         self._rest = b""  # of a line that is not whole
         self._has_spoken = False  # it is warm
         self._is_deaf = False  # it has not answered in time
+        self._heard_ns = 0
+        self._asked_ns: int | None = None  # when something was said first that it is to answer
         self._collecting: dict[str, str] = {}  # the stage that is waited for, by incident
         self._open: dict[str, str | None] = {}  # incidents that it is not done with, and their outcomes
         self.told: dict[str, Any] = {"kept": None, "bytes": None, "error": None, "last": None, "tools": None}
@@ -48,6 +55,7 @@ class Keeping:
         self._pipe.attach(descriptor)
         self._rest = b""
         self._has_spoken = self._is_deaf = False
+        self._asked_ns = time.monotonic_ns()  # it says what tools there are
         self.tell({"op": "known", "ids": list(self._open), "before_ns": time.monotonic_ns(), "boot_id": self._boot})
         for incident, outcome in self._open.items():
             if outcome is not None:
@@ -60,6 +68,15 @@ class Keeping:
         waited_for, self._collecting = list(self._collecting), {}
         for incident in waited_for:
             self._collected(incident, [])
+
+    def stands_still(self, now_ns: int) -> bool:
+        """Whether it is there and does nothing any more. To be asked now and then, as it is asked itself."""
+        if not self._pipe.is_attached:
+            return False
+        if self._asked_ns is None and now_ns - self._heard_ns > ASK_NS:
+            self._asked_ns = now_ns
+            self.tell({"op": "here"})
+        return self._asked_ns is not None and now_ns - self._asked_ns > STANDS_STILL_NS
 
     @property
     def is_ready(self) -> bool:
@@ -140,6 +157,9 @@ class Keeping:
 
     def _take(self, told: dict[str, Any]) -> None:
         self._has_spoken, self._is_deaf = True, False
+        self._heard_ns, self._asked_ns = time.monotonic_ns(), None
+        if "here" in told:
+            return
         incident = told.get("collected")
         if isinstance(incident, str):
             if self._collecting.get(incident) == told.get("stage"):
