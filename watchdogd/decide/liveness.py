@@ -114,12 +114,13 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
     next_check = now_ns + rules.shortest_ns
     overdue: list[Pending] = []
     slow: list[Pending] = []
-    dues: list[int] = []
+    due = NEVER_NS
     for are_calls, entries in ((True, words), (False, begun)):
         for word in entries:
             since = max(word & ~abi.CODE_MASK, armed_ns)
             if since + rules.shortest_ns >= next_check:
-                dues.append(since + rules.shortest_hard_ns)
+                soonest = since + rules.shortest_hard_ns
+                due = soonest if now_ns < soonest < due else due
                 break  # it and all after it: entered too late to be due before the next check
             code = word & abi.CODE_MASK if are_calls else _STEP_CODES.get(word & abi.CODE_MASK, 0)
             if not 0 < code < (_STEP if are_calls else _ANY_STEP + 1):
@@ -131,7 +132,7 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
             if hard is None:
                 continue
             notice_ns = since + (hard if soft is None else soft)
-            dues.append(since + hard)
+            due = since + hard if now_ns < since + hard < due else due
             if now_ns < notice_ns:
                 next_check = min(next_check, notice_ns)
                 continue
@@ -141,12 +142,12 @@ def look(pulse: Pulse, rules: Rules, spawned_ns: int, armed_ns: int, now_ns: int
                 slow.append(item)
             else:
                 overdue.append(item)
-    due = min((at_ns for at_ns in dues if at_ns > now_ns), default=None) if dues else None
+    due_ns = due if due < NEVER_NS else None
     if not overdue and not slow:
-        return Look(next_check, due_ns=due, error=error)
+        return Look(next_check, due_ns=due_ns, error=error)
     # A call says where it is stuck, a step only that it is: the call comes first.
     overdue.sort(key=lambda item: (item.verdict is not Verdict.CALL, item.deadline_ns))
-    return Look(next_check, tuple(overdue), tuple(slow), due, error)
+    return Look(next_check, tuple(overdue), tuple(slow), due_ns, error)
 
 
 def _pending(
