@@ -149,6 +149,7 @@ def test_it_waits_for_no_longer_than_its_patience(bench: Bench) -> None:
 
 
 def test_between_two_forks_is_a_look_at_once(bench: Bench) -> None:
+    bench.runs(0, NOW + FAR)
     bench.ends(1)
     bench.is_in(2, Phase.BACKOFF, NOW)
     bench.ends(3)
@@ -161,7 +162,16 @@ def test_between_two_forks_is_a_look_at_once(bench: Bench) -> None:
     assert forks[-1] == [("b", "sweep"), ("c", "Spawn"), ("d", "sweep")]
 
 
+def test_where_nobody_could_be_late_for_it_all_are_done_at_once(bench: Bench) -> None:
+    """As when all are stopped: none is to be called unkillable for waiting for its turn."""
+    for number in range(4):
+        bench.ends(number)
+    bench.round()
+    assert [what for what in bench.done if what[1] == "sweep"] == [(name, "sweep") for name in "abcd"]
+
+
 def test_a_second_one_that_gives_way_wakes_nobody_sooner(bench: Bench) -> None:
+    bench.runs(0, NOW + FAR)
     bench.ends(1)
     bench.ends(2)
     bench.round()
@@ -225,7 +235,17 @@ def test_and_else_it_waits_for_a_look_as_well(bench: Bench) -> None:
     assert bench.done == [("b", "Spawn")] and len(cleared.state.restarts) == 1
 
 
+def test_what_is_cleared_and_not_started_takes_nobody_s_turn(bench: Bench) -> None:
+    bench.runs(0, NOW + FAR)
+    stopped = is_cleared(bench, 1)
+    stopped.state = replace(stopped.state, wanted=False)
+    bench.ends(2)
+    bench.round()
+    assert stopped.state.phase is Phase.STOPPED and bench.done == [("c", "opened"), ("c", "sweep")]
+
+
 def test_of_several_starts_without_delay_there_is_one_in_a_round(bench: Bench) -> None:
+    bench.runs(0, NOW + FAR)
     for number in (1, 2, 3):
         is_cleared(bench, number)
     for number in (1, 2, 3):
@@ -234,6 +254,7 @@ def test_of_several_starts_without_delay_there_is_one_in_a_round(bench: Bench) -
 
 
 def test_a_start_that_is_refused_is_swept_without_waiting_for_anything_else(bench: Bench) -> None:
+    bench.runs(0, NOW + FAR)
     bench.refused = {"b"}
     bench.is_in(1, Phase.BACKOFF, NOW)
     bench.round()

@@ -39,10 +39,14 @@ class Leeway:
         """When what gives way may begin at the latest; None if nothing does. To be asked between two rounds."""
         return min(self._waiting.values()) + PATIENCE_NS if self._waiting else None
 
+    def has_room(self, piece: Piece, due_ns: int | None, now_ns: int) -> bool:
+        """``due_ns``: the first instant at which something in flight is past its deadline."""
+        return due_ns is None or due_ns - now_ns >= MARGIN * self._usual[piece]
+
     def may_begin(self, piece: Piece, due_ns: int | None, now_ns: int) -> bool:
-        """``due_ns``: the first instant at which something in flight is past its deadline. If so, it begins now."""
+        """If so, it begins now."""
         self._end(now_ns)
-        if due_ns is not None and due_ns - now_ns < MARGIN * self._usual[piece]:
+        if not self.has_room(piece, due_ns, now_ns):
             is_patient = now_ns < self._waiting.setdefault(piece, now_ns) + PATIENCE_NS
             if is_patient or piece in self._impatient:
                 self._refused.add(piece)

@@ -18,7 +18,7 @@ from watchdogd.act.together import Together
 from watchdogd.act.watched import Watched
 from watchdogd.decide import liveness, policy
 from watchdogd.decide.leeway import Leeway, Piece
-from watchdogd.decide.orders import ALIVE, Occasion, OpenIncident, Trigger
+from watchdogd.decide.orders import ALIVE, Occasion, OpenIncident, Spawn, Trigger
 from watchdogd.model import Finding, IncidentId, Phase, SupervisorSettings, Verdict
 from watchdogd.supervisor.incidents import Incidents
 from watchdogd.supervisor.succession import Succession
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 _BACKOFF = Phase.BACKOFF  # found by this name in a tenth of the time
+_JUDGED = (Phase.RUNNING, Phase.OBSERVED, Phase.COLLECTING)
 _CONDEMNED = (Phase.COLLECTING, Phase.KILLING)
 
 
@@ -84,19 +85,26 @@ class Judging:
 
     def may_begin(self, piece: Piece) -> bool:
         """Whether there is time for it; if not, there is when the look has been taken that is due."""
+        return self._leeway.may_begin(piece, self._due_ns(), time.monotonic_ns())
+
+    def _due_ns(self) -> int | None:
         dues = [due_ns for due_ns in map(_due_ns, self._watched) if due_ns is not None]
-        return self._leeway.may_begin(piece, min(dues, default=None), time.monotonic_ns())
+        return min(dues, default=None)
 
     def end_round(self) -> None:
         self._leeway.end_round(time.monotonic_ns())
         self._has_forked = False
 
     def _may_fork(self) -> bool:
-        """Once in a round."""
-        if self._has_forked:
+        """Once in a round, where anybody could be late for it."""
+        if self._has_forked and any(map(_is_judged, self._watched)):
             return False
-        self._has_forked = self.may_begin(Piece.FORK)
-        return self._has_forked
+        may_begin = self.may_begin(Piece.FORK)
+        self._has_forked = self._has_forked or may_begin
+        return may_begin
+
+    def _has_room(self) -> bool:
+        return not self._has_forked and self._leeway.has_room(Piece.FORK, self._due_ns(), time.monotonic_ns())
 
     # --- observe ---
 
@@ -181,15 +189,14 @@ class Judging:
     def settle(self, now_ns: int) -> None:
         """All that has happened is dealt with; then, as far as there is time, what no kill waits for."""
         self._deal(now_ns)
-        waiting = self._waiting_for_a_fork(now_ns)
-        if waiting and self._may_fork():
+        while (waiting := self._waiting_for_a_fork(now_ns)) and self._may_fork():
             first = min(waiting, key=lambda watched: watched.state.since_ns)
             if first.state.phase is Phase.BACKOFF:
                 self._happenings.append(Happening(first, Trigger.TIMEOUT))
             else:
                 self._actor.begin_sweep(first, now_ns)
             self._deal(now_ns)
-        self._has_more = self._has_forked and bool(self._waiting_for_a_fork(now_ns))
+        self._has_more = self._has_forked and bool(waiting)
 
     def _waiting_for_a_fork(self, now_ns: int) -> list[Watched]:
         # Hardly ever anybody, and there may be hundreds: not a call for each.
@@ -230,10 +237,11 @@ class Judging:
             ready_ns=watched.ready_ns() if happening.trigger is Trigger.READY else None,
             usable=happening.usable,
             collects=self._incidents.collects(watched),
-            may_fork=happening.trigger is not Trigger.CLEARED or self._may_fork(),
+            may_fork=happening.trigger is not Trigger.CLEARED or self._has_room(),
         )
         after, actions = policy.decide(before, happening.trigger, occasion)
         watched.state = after
+        self._has_forked = self._has_forked or any(isinstance(action, Spawn) for action in actions)
         if after.finding is None:
             watched.held = None
         if after is not before:
@@ -262,6 +270,10 @@ def _waits_for_a_fork(watched: Watched, now_ns: int) -> bool:
     if state.phase is Phase.BACKOFF:
         return state.deadline_ns is not None and now_ns >= state.deadline_ns
     return clearing.again_ns is not None and now_ns >= clearing.again_ns and clearing.sweeper is None
+
+
+def _is_judged(watched: Watched) -> bool:
+    return watched.exit is None and watched.state.phase in _JUDGED
 
 
 def _due_ns(watched: Watched) -> int | None:

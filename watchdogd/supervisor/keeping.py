@@ -22,6 +22,7 @@ ASK_NS = 30 * SECOND  # of silence, then it is asked whether it is there
 STANDS_STILL_NS = (
     60 * SECOND
 )  # without an answer: it only listens and forks, so nothing but a standstill takes that long
+FIRST_WORDS_NS = 600 * SECOND  # of one that has never answered: it may take long to load where the CPUs are taken
 HARMLESS, DUMP = "harmless", "dump"  # stages of collecting
 
 
@@ -41,6 +42,7 @@ class Keeping:
         self._has_spoken = False  # it is warm
         self._is_deaf = False  # it has not answered in time
         self._heard_ns = 0
+        self._answers = False  # it has, since it is there
         self._asked_ns: int | None = None  # when something was said first that it is to answer
         self._collecting: dict[str, str] = {}  # the stage that is waited for, by incident
         self._open: dict[str, str | None] = {}  # incidents that it is not done with, and their outcomes
@@ -55,11 +57,16 @@ class Keeping:
         self._pipe.attach(descriptor)
         self._rest = b""
         self._has_spoken = self._is_deaf = False
-        self._asked_ns = time.monotonic_ns()  # it says what tools there are
+        self._answers = False
         self.tell({"op": "known", "ids": list(self._open), "before_ns": time.monotonic_ns(), "boot_id": self._boot})
         for incident, outcome in self._open.items():
             if outcome is not None:
                 self.tell({"op": "close", "id": incident, "outcome": outcome})
+        self._ask(time.monotonic_ns())
+
+    def _ask(self, now_ns: int) -> None:
+        self._asked_ns = now_ns
+        self.tell({"op": "here"})
 
     def lost(self) -> None:
         """It has ended: nobody waits for its answers."""
@@ -74,9 +81,9 @@ class Keeping:
         if not self._pipe.is_attached:
             return False
         if self._asked_ns is None and now_ns - self._heard_ns > ASK_NS:
-            self._asked_ns = now_ns
-            self.tell({"op": "here"})
-        return self._asked_ns is not None and now_ns - self._asked_ns > STANDS_STILL_NS
+            self._ask(now_ns)
+        longest_ns = STANDS_STILL_NS if self._answers else FIRST_WORDS_NS
+        return self._asked_ns is not None and now_ns - self._asked_ns > longest_ns
 
     @property
     def is_ready(self) -> bool:
@@ -159,6 +166,7 @@ class Keeping:
         self._has_spoken, self._is_deaf = True, False
         self._heard_ns, self._asked_ns = time.monotonic_ns(), None
         if "here" in told:
+            self._answers = True
             return
         incident = told.get("collected")
         if isinstance(incident, str):

@@ -218,6 +218,8 @@ class Supervisor:
         instants = [*self.household.next_ns(), *self.judging.next_ns(now_ns)]
         if self._housekeeping_ns > now_ns:  # else it gives way, as judging knows
             instants.append(self._housekeeping_ns)
+        if self._happenings:
+            instants.append(now_ns)
         if self._reload.deadline_ns is not None:
             instants.append(self._reload.deadline_ns)
         return max(min(instants, default=now_ns), now_ns)
